@@ -1,0 +1,56 @@
+"""The symmetric nearest-neighbour graph of a set of vectors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.neighbors import kneighbors_graph
+
+from exmap.errors import DataError
+
+__all__ = ["default_neighbors", "neighbor_graph"]
+
+
+def default_neighbors(n_samples: int) -> int:
+    """Return ``int(ln N)``, at least 2 (ExMap's choice; von Luxburg, 2007, section 8.2).
+
+    Examples
+    --------
+    >>> default_neighbors(10_000), default_neighbors(3)
+    (9, 2)
+    """
+    return max(2, int(math.log(max(n_samples, 1))))
+
+
+def neighbor_graph(vectors: NDArray[np.floating], n_neighbors: int) -> sparse.csr_array:
+    """Connect each vector with its nearest ones, with weight 1 where the relation is mutual and 1/2 where not.
+
+    Parameters
+    ----------
+    vectors : ndarray of float, shape (N, F)
+    n_neighbors : int in [2, N]
+        Counts the vector itself, as scikit-learn's spectral clustering does.
+
+    Returns
+    -------
+    csr_array of float64, shape (N, N)
+        Symmetric, with a zero diagonal.
+
+    Raises
+    ------
+    DataError
+        If there are fewer vectors than neighbours.
+    """
+    if not 2 <= n_neighbors <= len(vectors):
+        raise DataError(
+            f"n_neighbors must lie in [2, {len(vectors)}] for {len(vectors)} samples (a sample counts as its own "
+            f"neighbour), got {n_neighbors}; lower cluster.n_neighbors or give more samples"
+        )
+    directed = sparse.csr_array(kneighbors_graph(vectors, n_neighbors, include_self=True))
+    graph = sparse.csr_array((directed + directed.T) * 0.5)
+    graph.setdiag(0)
+    graph.eliminate_zeros()
+    return graph

@@ -1,0 +1,101 @@
+"""Spectral clustering whose number of clusters is read off the largest gap between eigenvalues (ExMap, section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from exmap.cluster.graph import default_neighbors, neighbor_graph
+from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
+from exmap.errors import DataError
+
+__all__ = ["SpectralEigengap"]
+
+
+class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """Spectral clustering on a nearest-neighbour graph, with the eigengap and labels by pivoted QR.
+
+    Parameters
+    ----------
+    n_clusters : int, optional
+        None takes the number from the eigengap.
+    n_neighbors : int, optional
+        Counts the sample itself. None is ``int(ln N)``.
+    n_eigenvalues : int
+        How many of the smallest eigenvalues the gap is looked for in.
+    random_state : int, RandomState or None
+        Starting vector of the eigenvalue iteration.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int64, shape (N,)
+    n_clusters_ : int
+    eigenvalues_ : ndarray of float64, ascending
+    n_components_ : int
+        Connected components of the graph.
+    note_ : str
+        Why this many clusters, in one sentence.
+
+    Examples
+    --------
+    >>> points = np.concatenate([np.random.default_rng(0).normal(c, 0.1, (50, 2)) for c in (0, 5, 9)])
+    >>> SpectralEigengap(random_state=0).fit(points).n_clusters_
+    3
+    """
+
+    def __init__(
+        self,
+        n_clusters: int | None = None,
+        *,
+        n_neighbors: int | None = None,
+        n_eigenvalues: int = 10,
+        random_state: Any = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_neighbors = n_neighbors
+        self.n_eigenvalues = n_eigenvalues
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Cluster the rows of `X`, shape (N, F).
+
+        Raises
+        ------
+        DataError
+            For fewer samples than clusters or neighbours.
+        """
+        vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        n = len(vectors)
+        if self.n_clusters is not None and not 1 <= self.n_clusters <= n:
+            raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
+        neighbors = min(default_neighbors(n), n) if self.n_neighbors is None else self.n_neighbors
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        wanted = max(self.n_eigenvalues, self.n_clusters or 0)
+        spectrum = laplacian_spectrum(neighbor_graph(vectors, neighbors), wanted, seed)
+        self.eigenvalues_ = spectrum.values
+        self.n_components_ = spectrum.components
+        first = spectrum.values[: self.n_eigenvalues]
+        self.n_clusters_ = eigengap(first) if self.n_clusters is None else self.n_clusters
+        self.note_ = self._note(first)
+        self.labels_ = cluster_qr(spectrum.vectors[:, : self.n_clusters_])
+        return self
+
+    def _note(self, values: np.ndarray) -> str:
+        if self.n_clusters is not None:
+            return f"{self.n_clusters} clusters were asked for"
+        k = self.n_clusters_
+        if self.n_components_ > 1:
+            why = (
+                "the gap only counts the graph's components"
+                if k == self.n_components_
+                else f"the graph falls into {self.n_components_} components, and as many eigenvalues are zero"
+            )
+            return f"{k} clusters; {why}: raise n_neighbors, or give n_clusters"
+        if len(values) <= k:
+            return f"{k} clusters; too few samples for a gap"
+        return f"{k} clusters: the gap between eigenvalues {k} and {k + 1} is the largest, {values[k] - values[k - 1]:.4f}"

@@ -1,0 +1,81 @@
+"""k-means on a UMAP embedding: GEORGE's way (Sohoni et al., 2020), an option of ExMap (supplement, section 2.2)."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.cluster import KMeans
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from exmap.cluster.graph import default_neighbors
+from exmap.errors import DataError
+
+__all__ = ["UmapKMeans"]
+
+
+class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """Embed with UMAP, then cluster with k-means.
+
+    Parameters
+    ----------
+    n_clusters : int
+    n_components : int
+        Dimensions of the embedding.
+    n_neighbors : int, optional
+        None is ``int(ln N)``.
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    labels_ : ndarray of int64, shape (N,)
+    embedding_ : ndarray of float32, shape (N, n_components)
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 2,
+        *,
+        n_components: int = 2,
+        n_neighbors: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_components = n_components
+        self.n_neighbors = n_neighbors
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Cluster the rows of `X`, shape (N, F).
+
+        Raises
+        ------
+        DataError
+            For fewer samples than clusters, or not more samples than neighbours.
+        """
+        vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        n = len(vectors)
+        if not 1 <= self.n_clusters <= n:
+            raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
+        neighbors = min(default_neighbors(n), n - 1) if self.n_neighbors is None else self.n_neighbors
+        if not 1 <= neighbors < n:
+            raise DataError(
+                f"n_neighbors must lie in [2, {n - 1}] for {n} samples, got {neighbors}; lower cluster.n_neighbors or "
+                "give more samples"
+            )
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        self.embedding_ = self._embed(vectors, max(neighbors, 2), seed)
+        means = KMeans(self.n_clusters, n_init=10, random_state=seed).fit(self.embedding_)
+        self.labels_ = means.labels_.astype(np.int64)
+        return self
+
+    def _embed(self, vectors: np.ndarray, neighbors: int, seed: int) -> np.ndarray:
+        if len(vectors) <= self.n_components + 2:  # UMAP's spectral start needs more; there is nothing to embed
+            return np.asarray(vectors, dtype=np.float32)
+        from umap import UMAP
+
+        reducer = UMAP(n_components=self.n_components, n_neighbors=neighbors, random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)

@@ -1,0 +1,17 @@
+"""Data sets: images, labels and ids; the true groups kept aside for evaluation."""
+
+from exmap.data.catalog import build_task, dataset_names
+from exmap.data.dataset import ArrayImages, Images, Split, Task, TrueGroups, array_split
+from exmap.data.planted import planted_shortcut
+
+__all__ = [
+    "ArrayImages",
+    "Images",
+    "Split",
+    "Task",
+    "TrueGroups",
+    "array_split",
+    "build_task",
+    "dataset_names",
+    "planted_shortcut",
+]

@@ -1,0 +1,210 @@
+"""The protocol every data set fits: images, labels, ids; true groups aside.
+
+A stage that learns or groups receives images, labels and ids. The true groups of a split sit behind
+:meth:`Split.true_groups`, which only evaluation, and the baselines that say "oracle", may call; a test of the
+project's own source keeps it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exmap.errors import DataError
+from exmap.records import IntArray
+
+__all__ = ["ArrayImages", "Images", "Split", "Task", "TrueGroups", "array_split", "batch_slices"]
+
+
+class Images(Protocol):
+    """Images that are read a batch at a time."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices` as the model wants them: float32, shape (n, C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images held as an array: uint8 in [0, 255], read as [0, 1], or floating point, read as it is."""
+
+    array: NDArray[np.uint8] | NDArray[np.floating]
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4:
+            raise DataError(f"images must have shape (N, C, H, W), got {self.array.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+        _, c, h, w = self.array.shape
+        return c, h, w
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def batch(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices`, float32, shape (n, C, H, W)."""
+        batch = self.array[indices]
+        scale = 255 if batch.dtype == np.uint8 else 1
+        return np.asarray(batch, dtype=np.float32) / np.float32(scale)
+
+
+@dataclass(frozen=True)
+class TrueGroups:
+    """The true group of each sample: for evaluation, and for baselines that say "oracle" in their name."""
+
+    index: IntArray
+    names: tuple[str, ...]
+
+    def counts(self) -> IntArray:
+        """Return the number of samples in each true group, shape (G,)."""
+        return np.bincount(self.index, minlength=len(self.names)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a task.
+
+    Attributes
+    ----------
+    name : str
+        ``train``, ``val`` or ``test``.
+    images : Images
+    labels : ndarray of int64, shape (N,), in [0, K)
+    ids : tuple of str
+        Unique within the split.
+    class_names : tuple of str
+        One per class.
+    """
+
+    name: str
+    images: Images
+    labels: IntArray
+    ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    truth: TrueGroups | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.labels) == len(self.ids):
+            raise DataError(
+                f"split {self.name} must have one label and id per image, got {len(self.images)} images, "
+                f"{len(self.labels)} labels, {len(self.ids)} ids"
+            )
+        if len(set(self.ids)) != len(self.ids):
+            raise DataError(f"split {self.name} must have unique ids; {len(self.ids) - len(set(self.ids))} repeat")
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            raise DataError(
+                f"labels of split {self.name} must lie in [0, {len(self.class_names) - 1}], got "
+                f"{self.labels.min()} to {self.labels.max()}; name every class"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    def batches(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield (slice of the split, images) in order, each image once."""
+        for part in batch_slices(len(self), size):
+            yield part, self.images.batch(np.arange(part.start, part.stop, dtype=np.int64))
+
+    def true_groups(self) -> TrueGroups:
+        """Return the true groups, for evaluation only.
+
+        Raises
+        ------
+        DataError
+            If the data set has none.
+        """
+        if self.truth is None:
+            raise DataError(f"split {self.name} has no true groups; evaluate by class, or name its group columns")
+        return self.truth
+
+
+@dataclass(frozen=True)
+class Task:
+    """Train, validation and test split of one data set, and the digests of the files they were read from."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return self.train.n_classes
+
+    def check(self) -> None:
+        """Raise DataError unless every split has at least two samples of every class."""
+        for split in (self.train, self.val, self.test):
+            counts = np.bincount(split.labels, minlength=split.n_classes)
+            for name, count in zip(split.class_names, counts, strict=True):
+                if count < 2:
+                    raise DataError(
+                        f"each class needs at least 2 samples in each split, but class {name!r} has {count} in split "
+                        f"{split.name}; add samples or leave the class out"
+                    )
+
+
+def batch_slices(total: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most `size` that cover ``range(total)``."""
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def array_split(
+    images: NDArray[np.uint8] | NDArray[np.floating],
+    labels: ArrayLike,
+    *,
+    name: str = "val",
+    class_names: Sequence[str] | None = None,
+    true_groups: ArrayLike | None = None,
+    group_names: Sequence[str] | None = None,
+) -> Split:
+    """Make a split from arrays of your own.
+
+    Parameters
+    ----------
+    images : ndarray, shape (N, C, H, W)
+        uint8 in [0, 255], or floating point as your model wants it.
+    labels : array-like of int, shape (N,)
+    name : str
+        Also the stem of the ids.
+    class_names : sequence of str, optional
+        By default the class numbers.
+    true_groups : array-like of int, shape (N,), optional
+        For evaluation only.
+    group_names : sequence of str, optional
+        One per true group.
+
+    Examples
+    --------
+    >>> split = array_split(np.zeros((2, 3, 8, 8), dtype=np.uint8), [0, 1])
+    >>> split.ids
+    ('val/0', 'val/1')
+    """
+    y = np.asarray(labels, dtype=np.int64)
+    classes = tuple(class_names or map(str, range(int(y.max(initial=-1)) + 1)))
+    truth = None
+    if true_groups is not None:
+        index = np.asarray(true_groups, dtype=np.int64)
+        names = tuple(group_names or (f"group {g}" for g in range(int(index.max(initial=-1)) + 1)))
+        truth = TrueGroups(index, names)
+    return Split(name, ArrayImages(images), y, tuple(f"{name}/{i}" for i in range(len(y))), classes, truth)

@@ -1,0 +1,134 @@
+"""IDX files (the format of MNIST and Fashion-MNIST), gzipped or not: find, download, read, verify.
+
+Format: two zero bytes, a type code (8 = unsigned byte), the number of dimensions, each dimension as a big-endian
+32-bit number, then the values.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.errors import DataError
+
+__all__ = ["FILES", "download_mnist", "find_idx", "read_idx", "read_pair"]
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def find_idx(folder: Path, name: str) -> Path:
+    """Return the path of `name` or `name`.gz in `folder`.
+
+    Raises
+    ------
+    DataError
+        If neither is there.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{folder} must hold {name} or {name}.gz, but has neither; give the folder of the IDX files with --data-dir, "
+        "or let them be downloaded with --set data.download=true"
+    )
+
+
+def read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], str]:
+    """Read one IDX file of unsigned bytes.
+
+    Parameters
+    ----------
+    path : Path
+        Gzipped if it ends in ``.gz``.
+    dimensions : int
+        3 for images, 1 for labels.
+
+    Returns
+    -------
+    array : ndarray of uint8
+        With the shape the header states.
+    digest : str
+        SHA-256 of the file as it lies on disk.
+
+    Raises
+    ------
+    DataError
+        For a wrong magic number, a damaged gzip stream, or fewer or more bytes than the header states.
+    """
+    stored = path.read_bytes()
+    try:
+        raw = gzip.decompress(stored) if path.suffix == ".gz" else stored
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+    magic = struct.pack(">HBB", 0, 8, dimensions)
+    if raw[:4] != magic:
+        raise DataError(
+            f"{path} must start with the IDX magic number {magic.hex()} ({dimensions}-dimensional unsigned bytes), "
+            f"found {raw[:4].hex() or 'an empty file'}; give the original IDX file"
+        )
+    header = 4 + 4 * dimensions
+    shape = struct.unpack(f">{dimensions}I", raw[4:header]) if len(raw) >= header else ()
+    expected = header + int(np.prod(shape, dtype=np.int64)) if shape else header
+    if len(raw) != expected:
+        raise DataError(
+            f"{path} must hold {expected:,} bytes by its header, found {len(raw):,}; it is "
+            f"{'truncated' if len(raw) < expected else 'too long'}: fetch it again"
+        )
+    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape), hashlib.sha256(stored).hexdigest()
+
+
+def read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, str]]:
+    """Read the images and labels of ``train`` or ``t10k``, with the digests of both files.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_idx`, or if there is not one label per image.
+    """
+    images_path = find_idx(folder, f"{stem}-images-idx3-ubyte")
+    labels_path = find_idx(folder, f"{stem}-labels-idx1-ubyte")
+    images, images_digest = read_idx(images_path, 3)
+    labels, labels_digest = read_idx(labels_path, 1)
+    if len(images) != len(labels):
+        raise DataError(
+            f"{images_path} and {labels_path} must hold one label per image, found {len(images)} images and "
+            f"{len(labels)} labels; they belong to different sets"
+        )
+    return images, labels, {images_path.name: images_digest, labels_path.name: labels_digest}
+
+
+def download_mnist(folder: Path) -> None:
+    """Download the MNIST files that `folder` lacks, each checked against its published MD5.
+
+    Raises
+    ------
+    DataError
+        If no mirror delivers a file with the right checksum.
+    """
+    from torchvision.datasets import MNIST
+    from torchvision.datasets.utils import download_url
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for archive, md5 in MNIST.resources:
+        if any((folder / name).is_file() for name in (archive, archive.removesuffix(".gz"))):
+            continue
+        reasons = []
+        for mirror in MNIST.mirrors:
+            part = folder / f"{archive}.part"
+            try:
+                download_url(f"{mirror}{archive}", str(folder), part.name, md5)
+                part.replace(folder / archive)
+                break
+            except (OSError, RuntimeError) as error:
+                part.unlink(missing_ok=True)
+                reasons.append(f"{mirror}: {error}")
+        else:
+            raise DataError(
+                f"{archive} could not be downloaded ({'; '.join(reasons)}); fetch it elsewhere and put it into {folder}"
+            )

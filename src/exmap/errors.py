@@ -1,0 +1,61 @@
+"""One root error and a few children.
+
+Every message is one sentence a user can act on: what is wrong, what was allowed, what was found, and what to do.
+The command line prints it and exits with code 2; everything else lets it pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "ExMapError",
+    "NumericalError",
+    "RunFolderError",
+    "SettingsError",
+    "unknown_name",
+]
+
+
+class ExMapError(Exception):
+    """Root of every error that a user of exmap can act on."""
+
+
+class SettingsError(ExMapError, ValueError):
+    """A setting, preset or argument that is unknown or out of its range."""
+
+
+class DataError(ExMapError, ValueError):
+    """Input data that is missing, damaged, or too small for what was asked."""
+
+
+class CheckpointError(ExMapError, ValueError):
+    """Weights that do not fit the model, or a file that is not a weights file."""
+
+
+class NumericalError(ExMapError, ArithmeticError):
+    """A computation that left the finite numbers."""
+
+
+class RunFolderError(ExMapError, RuntimeError):
+    """A run folder that belongs to other settings, or that cannot be written."""
+
+
+def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the sentence for a name that is not one of the allowed names, with the closest one as a hint.
+
+    Examples
+    --------
+    >>> unknown_name("preset", "cmist", ["cmnist", "digits"])
+    "unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: cmnist, digits"
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:  # a nested name: compare its last part alone
+        tails = {n.rsplit(".", 1)[-1]: n for n in names}
+        close = [tails[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)]
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown {what} {name!r}{hint}; choose one of: {', '.join(names)}"

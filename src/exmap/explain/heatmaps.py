@@ -1,0 +1,125 @@
+"""A model and a split in, heatmaps out: batch by batch into one array, with the checks that say whether to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from zennit.attribution import Gradient
+
+from exmap.config import ExplainSettings
+from exmap.data.dataset import Split
+from exmap.errors import DataError, NumericalError, SettingsError
+from exmap.explain.reduce import reduce_maps
+from exmap.explain.rules import NEEDS_PIXEL_RANGE, make_composite
+from exmap.model.backbone import evaluation_mode, model_device, to_tensor
+from exmap.records import Heatmaps, IntArray, Listener, Progress, silent
+
+__all__ = ["compute_heatmaps"]
+
+Allocate = Callable[[tuple[int, ...]], NDArray[np.float32]]
+
+
+def compute_heatmaps(
+    model: nn.Module,
+    split: Split,
+    settings: ExplainSettings | None = None,
+    *,
+    allocate: Allocate | None = None,
+    listen: Listener = silent,
+) -> Heatmaps:
+    """Explain every image of a split by layer-wise relevance propagation (ExMap, section 4.1; Bach et al., 2015).
+
+    Relevance starts as 1 at the explained class and 0 elsewhere.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps (n, C, H, W) to (n, K) logits. Its weights, hooks and modes are the same afterwards.
+    split : Split
+    settings : ExplainSettings, optional
+    allocate : callable, optional
+        Returns a zeroed float32 array of the given shape to write to, for example a memory map.
+    listen : Listener
+
+    Returns
+    -------
+    Heatmaps
+        Where relevance is not finite the map is zero and `finite` is False.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown composite, a target outside the classes, or a size above the image's.
+    DataError
+        For pixels outside [0, 1] with a composite that is bounded by them.
+    NumericalError
+        If no map is finite.
+    """
+    settings = settings or ExplainSettings()
+    composite = make_composite(settings.composite, model, gamma=settings.gamma)
+    channels, height, width = split.images.shape
+    _check_target(settings, split)
+    if settings.size is not None:
+        reduce_maps(torch.zeros(1, 1, height, width), settings.size)  # refuses a size that is too large
+        height = width = settings.size
+    shape = (len(split), channels, height, width)
+    values = (allocate or _zeros)(shape)
+    target = np.empty(len(split), dtype=np.int64)
+    error = np.empty(len(split), dtype=np.float32)
+    finite = np.empty(len(split), dtype=np.bool_)
+    zero = np.empty(len(split), dtype=np.bool_)
+    device = model_device(model)
+    with evaluation_mode(model), Gradient(model=model, composite=composite) as attributor:
+        for part, images in split.batches(settings.batch_size):
+            if settings.composite in NEEDS_PIXEL_RANGE and not 0 <= images.min() <= images.max() <= 1:
+                raise DataError(
+                    f"composite {settings.composite} needs pixels in [0, 1], found {images.min():.3g} to "
+                    f"{images.max():.3g}; choose a composite without a pixel range, such as symmetric_gamma"
+                )
+            given = _given_target(settings, split.labels[part])
+            chosen: list[torch.Tensor] = []
+
+            def start(
+                output: torch.Tensor, given: IntArray | None = given, chosen: list[torch.Tensor] = chosen
+            ) -> torch.Tensor:
+                explained = output.argmax(dim=1) if given is None else torch.from_numpy(given).to(output.device)
+                chosen.append(explained)
+                return nn.functional.one_hot(explained, output.shape[1]).to(output.dtype)
+
+            _, relevance = attributor(to_tensor(images, device), start)
+            total = relevance.double().sum(dim=(1, 2, 3))
+            maps, is_finite, is_zero = reduce_maps(relevance.float(), settings.size)
+            values[part] = maps.cpu().numpy()
+            target[part] = chosen[-1].cpu().numpy()
+            error[part] = (total - 1).abs().cpu().numpy()
+            finite[part] = is_finite.cpu().numpy()
+            zero[part] = is_zero.cpu().numpy()
+            listen(Progress(f"heatmaps ({split.name})", part.stop, len(split)))
+    if len(split) and not finite.any():
+        raise NumericalError(
+            f"heatmaps must be finite, but all {len(split)} hold NaN or infinity; check the model's weights, or choose "
+            "another explain.composite"
+        )
+    return Heatmaps(values, target, error, finite, zero)
+
+
+def _zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.zeros(shape, dtype=np.float32)
+
+
+def _check_target(settings: ExplainSettings, split: Split) -> None:
+    if isinstance(settings.target, int) and not 0 <= settings.target < split.n_classes:
+        raise SettingsError(
+            f"explain.target must be predicted, true, or a class in [0, {split.n_classes - 1}], got {settings.target}"
+        )
+
+
+def _given_target(settings: ExplainSettings, labels: IntArray) -> IntArray | None:
+    """Return the classes to explain, or None for the predicted ones."""
+    if settings.target == "predicted":
+        return None
+    return labels if settings.target == "true" else np.full(len(labels), settings.target, dtype=np.int64)

@@ -1,0 +1,45 @@
+"""Reduce relevance to what clustering reads: fewer pixels, one scale, only finite numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from exmap.errors import SettingsError
+
+__all__ = ["reduce_maps"]
+
+
+def reduce_maps(relevance: torch.Tensor, size: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Average heatmaps over areas, then divide each by its largest absolute value.
+
+    Area averaging uses every pixel, unlike bilinear sampling. A map that is zero everywhere stays zero.
+
+    Parameters
+    ----------
+    relevance : Tensor of float, shape (n, C, H, W)
+    size : int or None
+        Side of the reduced maps in pixels, at most min(H, W); None keeps H x W.
+
+    Returns
+    -------
+    maps : Tensor of float, shape (n, C, h, w), in [-1, 1]
+        Zero where the relevance was not finite.
+    finite : Tensor of bool, shape (n,)
+    zero : Tensor of bool, shape (n,)
+        True where a finite map is zero everywhere.
+
+    Raises
+    ------
+    SettingsError
+        If `size` exceeds the image.
+    """
+    side = min(relevance.shape[-2:])
+    if size is not None and size > side:
+        raise SettingsError(f"explain.size must be at most the image's side of {side} pixels, got {size}; lower it")
+    finite = torch.isfinite(relevance).flatten(1).all(dim=1)
+    maps = torch.where(finite[:, None, None, None], relevance, 0.0)
+    if size is not None:
+        maps = torch.nn.functional.adaptive_avg_pool2d(maps, size)
+    peak = maps.abs().amax(dim=(1, 2, 3), keepdim=True)
+    zero = (peak == 0).flatten()
+    return maps / torch.where(peak == 0, 1.0, peak), finite, zero & finite

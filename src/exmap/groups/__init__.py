@@ -1,0 +1,28 @@
+"""Sources of groups behind one seam: ExMap, GEORGE, the error set, classes, random clusters, and the oracle."""
+
+from exmap.groups.assign import cluster_samples, groups_from_clusters
+from exmap.groups.infer import (
+    ClassGroups,
+    ErrorSetGroups,
+    Evidence,
+    ExMapGroups,
+    GeorgeGroups,
+    GroupSource,
+    OracleGroups,
+    RandomGroups,
+    source_names,
+)
+
+__all__ = [
+    "ClassGroups",
+    "ErrorSetGroups",
+    "Evidence",
+    "ExMapGroups",
+    "GeorgeGroups",
+    "GroupSource",
+    "OracleGroups",
+    "RandomGroups",
+    "cluster_samples",
+    "groups_from_clusters",
+    "source_names",
+]

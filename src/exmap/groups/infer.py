@@ -1,0 +1,176 @@
+"""Where groups come from: one small class per source, all behind ``infer(evidence) -> Groups``.
+
+ExMap clusters heatmaps; GEORGE (Sohoni et al., 2020) clusters features; the error set is JTT's (Liu et al., 2021);
+classes alone and random clusters are controls. The oracle is the only one that holds true groups, and holds them
+itself: the evidence that every source is given has no place for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.config import ClusterSettings
+from exmap.errors import DataError
+from exmap.groups.assign import cluster_samples, groups_from_clusters
+from exmap.records import Groups, IntArray
+from exmap.runtime import child_seed, generator
+
+__all__ = [
+    "ClassGroups",
+    "ErrorSetGroups",
+    "Evidence",
+    "ExMapGroups",
+    "GeorgeGroups",
+    "GroupSource",
+    "OracleGroups",
+    "RandomGroups",
+    "source_names",
+]
+
+CLASS_LABELS = "class labels"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a source of groups may look at: what the classifier does with one split.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (N,)
+        Class labels.
+    predicted : ndarray of int64, shape (N,)
+    class_names : tuple of str
+    heatmaps : ndarray of float32, shape (N, C * h * w), or None
+    usable : ndarray of bool, shape (N,), or None
+        False where the heatmap was not finite.
+    features : ndarray of float32, shape (N, D), or None
+    """
+
+    labels: IntArray
+    predicted: IntArray
+    class_names: tuple[str, ...]
+    heatmaps: NDArray[np.float32] | None = None
+    usable: NDArray[np.bool_] | None = None
+    features: NDArray[np.float32] | None = None
+
+
+class GroupSource(Protocol):
+    """The seam: evidence in, groups out; the same seed gives the same groups."""
+
+    name: ClassVar[str]
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return one group per sample."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExMapGroups:
+    """Clusters of heatmaps, crossed with the class (ExMap, section 4)."""
+
+    clustering: ClusterSettings = ClusterSettings()
+    name: ClassVar[str] = "exmap"
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return the pseudo-groups; samples without a finite heatmap are unassigned."""
+        if evidence.heatmaps is None:
+            raise DataError("the exmap source needs heatmaps, and the evidence has none; explain the split first")
+        seed = child_seed(seed, self.name)
+        return _clustered(self.name, evidence.heatmaps, evidence.usable, evidence, self.clustering, seed)
+
+
+@dataclass(frozen=True)
+class GeorgeGroups:
+    """Clusters of penultimate features divided by their largest absolute value (GEORGE, as ExMap's supplement has it)."""
+
+    clustering: ClusterSettings = ClusterSettings(scope="local")
+    name: ClassVar[str] = "george"
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return the pseudo-groups."""
+        if evidence.features is None:
+            raise DataError("the george source needs features, and the evidence has none; collect outputs first")
+        peak = np.abs(evidence.features).max(axis=1, keepdims=True)
+        scaled = evidence.features / np.where(peak > 0, peak, 1)
+        return _clustered(self.name, scaled, None, evidence, self.clustering, child_seed(seed, self.name))
+
+
+def _clustered(
+    name: str,
+    vectors: NDArray[np.float32],
+    usable: NDArray[np.bool_] | None,
+    evidence: Evidence,
+    settings: ClusterSettings,
+    seed: int,
+) -> Groups:
+    clusters = cluster_samples(vectors, evidence.labels, settings, seed=seed, usable=usable)
+    index, names = groups_from_clusters(evidence.labels, clusters.labels, evidence.class_names)
+    return Groups(index, names, name, (CLASS_LABELS,), clusters)
+
+
+@dataclass(frozen=True)
+class ClassGroups:
+    """One group per class: the control that knows of no shortcut."""
+
+    name: ClassVar[str] = "classes"
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return the classes as groups."""
+        return Groups(
+            evidence.labels, tuple(f"class {name}" for name in evidence.class_names), self.name, (CLASS_LABELS,)
+        )
+
+
+@dataclass(frozen=True)
+class ErrorSetGroups:
+    """Each class split into what the classifier gets right and wrong (the error set of JTT)."""
+
+    name: ClassVar[str] = "error_set"
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return the groups; a class without errors is one group."""
+        wrong = (evidence.predicted != evidence.labels).astype(np.int64)
+        index, names = groups_from_clusters(evidence.labels, wrong, evidence.class_names)
+        kinds = {"cluster 0": "right", "cluster 1": "wrong"}
+        named = tuple(f"{left} / {kinds[right]}" for left, right in (name.rsplit(" / ", 1) for name in names))
+        return Groups(index, named, self.name, (CLASS_LABELS,))
+
+
+@dataclass(frozen=True)
+class RandomGroups:
+    """Another source's groups, shuffled inside each class: the control with the same sizes and no content."""
+
+    like: Groups
+    name: ClassVar[str] = "random"
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return groups of the sizes of `like` with random members."""
+        rng = generator(seed, self.name)
+        index = self.like.index.copy()
+        for label in np.unique(evidence.labels):
+            rows = np.flatnonzero(evidence.labels == label)
+            index[rows] = index[rng.permutation(rows)]
+        return Groups(index, self.like.names, self.name, self.like.labels_used)
+
+
+@dataclass(frozen=True)
+class OracleGroups:
+    """The true groups themselves, as an upper reference."""
+
+    index: IntArray
+    names: tuple[str, ...]
+    name: ClassVar[str] = "oracle"
+
+    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+        """Return the true groups."""
+        return Groups(self.index, self.names, self.name, ("true groups",))
+
+
+def source_names() -> list[str]:
+    """Return the names of all sources, sorted."""
+    sources = (ExMapGroups, GeorgeGroups, ClassGroups, ErrorSetGroups, RandomGroups, OracleGroups)
+    return sorted(source.name for source in sources)

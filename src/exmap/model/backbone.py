@@ -1,0 +1,173 @@
+"""Build a classifier, and treat any classifier as features followed by a linear head.
+
+Nothing is asked of a user's model but that its output comes from a ``torch.nn.Linear``: the head is found by
+running the model once and looking for the linear layer whose output *is* the model's output.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from exmap.config import ModelSettings
+from exmap.data.dataset import Split
+from exmap.errors import DataError, SettingsError, unknown_name
+from exmap.records import Listener, Outputs, Progress, silent
+from exmap.runtime import torch_seed
+
+__all__ = ["build_model", "collect_outputs", "evaluation_mode", "find_head", "replace_head"]
+
+
+def build_model(settings: ModelSettings, n_classes: int, *, seed: int) -> nn.Module:
+    """Build an untrained classifier; its initial weights depend on `seed` alone.
+
+    Parameters
+    ----------
+    settings : ModelSettings
+        ``stem="3x3"`` is the paper's network for small images: a 3 x 3 stride-1 convolution and no max-pooling.
+    n_classes : int
+    seed : int
+    """
+    if settings.name != "resnet18":
+        raise SettingsError(unknown_name("model", settings.name, ["resnet18"]))
+    from torchvision.models import resnet18
+
+    with torch_seed(seed):
+        model: nn.Module = resnet18(num_classes=n_classes)
+        if settings.stem == "3x3":
+            stem = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+            model.conv1 = stem
+            model.maxpool = nn.Identity()
+    return model
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode inside the block, and each back into its own mode on leaving."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of the model's parameters."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def to_tensor(batch: NDArray[np.float32], device: torch.device) -> torch.Tensor:
+    """Return a batch of images as a channels-last tensor on `device`."""
+    return torch.from_numpy(batch).to(device).contiguous(memory_format=torch.channels_last)
+
+
+def find_head(model: nn.Module, images: NDArray[np.float32]) -> str:
+    """Return the name of the linear layer that makes the model's output.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : ndarray of float32, shape (n, C, H, W)
+        A few images to run the model on.
+
+    Raises
+    ------
+    DataError
+        If the model's output is not the output of a ``torch.nn.Linear`` on vectors.
+    """
+    made_by: dict[str, torch.Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, out, name=name: made_by.__setitem__(name, out))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            output = model(to_tensor(images, model_device(model)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, made in made_by.items():
+        if made is output and output.ndim == 2:
+            return name
+    kind = f"shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
+    raise DataError(
+        "the model must end in a torch.nn.Linear that makes its (n, n_classes) output; found an output of "
+        f"{kind} made by something else. Move what follows the linear layer (softmax, reshape) out of forward"
+    )
+
+
+def replace_head(model: nn.Module, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> nn.Module:
+    """Return a copy of the model with another last layer; the model itself stays as it is.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    name : str
+        Of the linear layer, as :func:`find_head` returns it; empty if the model is that layer.
+    weight : ndarray of float32, shape (K, D)
+    bias : ndarray of float32, shape (K,)
+    """
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    head = nn.Linear(weight.shape[1], weight.shape[0], device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    head.train(old.training)
+    if not name:
+        return head
+    copied = copy.deepcopy(model)
+    parent, _, leaf = name.rpartition(".")
+    setattr(copied.get_submodule(parent), leaf, head)
+    return copied
+
+
+def collect_outputs(
+    model: nn.Module, split: Split, *, head: str | None = None, batch_size: int = 500, listen: Listener = silent
+) -> Outputs:
+    """Run the model over a split and return penultimate features and logits, in order.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Ends in a linear layer; returned in the mode it came in.
+    split : Split
+    head : str, optional
+        Name of the last linear layer; found by :func:`find_head` if not given.
+    batch_size : int
+    listen : Listener
+
+    Returns
+    -------
+    Outputs
+        float32 whatever the model computes in.
+    """
+    if head is None:
+        head = find_head(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
+    last = model.get_submodule(head)
+    assert isinstance(last, nn.Linear)
+    features = np.empty((len(split), last.in_features), dtype=np.float32)
+    logits = np.empty((len(split), last.out_features), dtype=np.float32)
+    seen: list[torch.Tensor] = []
+    hook = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    device = model_device(model)
+    try:
+        with torch.inference_mode(), evaluation_mode(model):
+            for part, images in split.batches(batch_size):
+                seen.clear()
+                logits[part] = model(to_tensor(images, device)).float().cpu().numpy()
+                features[part] = seen[-1].float().cpu().numpy()
+                listen(Progress(f"features ({split.name})", part.stop, len(split)))
+    finally:
+        hook.remove()
+    return Outputs(features, logits)

@@ -1,0 +1,262 @@
+"""The records that travel between stages: frozen, checked on construction, and free of torch.
+
+Shapes are given as N samples, C channels, H x W pixels, K classes, D features and G groups. A group or cluster
+of -1 means "unassigned"; an empty group's accuracy is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.errors import DataError
+
+__all__ = [
+    "Clusters",
+    "FloatArray",
+    "GroupTable",
+    "Groups",
+    "Heatmaps",
+    "IntArray",
+    "Listener",
+    "Outputs",
+    "Progress",
+    "silent",
+]
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long piece of work has come: `done` of `total` units, with a short note."""
+
+    task: str
+    done: int
+    total: int
+    unit: str = "images"
+    note: str = ""
+
+
+Listener = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """Listen and say nothing."""
+
+
+def _same_length(what: str, **arrays: Any) -> None:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the arrays of {what} must have one length, got {lengths}")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a classifier says of a split.
+
+    Attributes
+    ----------
+    features : ndarray of float32, shape (N, D)
+        Input of the classifier's last linear layer.
+    logits : ndarray of float32, shape (N, K)
+    """
+
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        _same_length("outputs", features=self.features, logits=self.logits)
+
+    @property
+    def predicted(self) -> IntArray:
+        """Class with the largest logit, shape (N,)."""
+        return self.logits.argmax(axis=1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Heatmaps:
+    """Relevance of every pixel for one class of each image.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (N, C, h, w), in [-1, 1]
+        Reduced, then divided by its own largest absolute value; an all-zero map stays zero. May be a memory map.
+    target : ndarray of int64, shape (N,)
+        The explained class.
+    conservation_error : ndarray of float32, shape (N,)
+        ``|sum of relevance - starting relevance| / |starting relevance|`` before reduction.
+    finite : ndarray of bool, shape (N,)
+        False where the relevance held NaN or infinity; those maps are stored as zeros.
+    zero : ndarray of bool, shape (N,)
+        True where a finite map is zero everywhere.
+    """
+
+    values: NDArray[np.float32]
+    target: IntArray
+    conservation_error: NDArray[np.float32]
+    finite: NDArray[np.bool_]
+    zero: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 4:
+            raise DataError(f"heatmaps must have shape (N, C, h, w), got {self.values.shape}")
+        _same_length(
+            "heatmaps",
+            values=self.values,
+            target=self.target,
+            conservation_error=self.conservation_error,
+            finite=self.finite,
+            zero=self.zero,
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def flat(self) -> NDArray[np.float32]:
+        """Return the maps as vectors, shape (N, C * h * w)."""
+        return self.values.reshape(len(self.values), -1)
+
+    def health(self) -> dict[str, float]:
+        """Return shares of non-finite and all-zero maps and quantiles of the conservation error."""
+        error = self.conservation_error[self.finite]
+        median, high = np.quantile(error, [0.5, 0.95]) if len(error) else (np.nan, np.nan)
+        return {
+            "images": float(len(self)),
+            "share_not_finite": float(np.mean(~self.finite)) if len(self) else 0.0,
+            "share_all_zero": float(np.mean(self.zero)) if len(self) else 0.0,
+            "conservation_error_median": float(median),
+            "conservation_error_p95": float(high),
+        }
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """One cluster per sample, and what the clusterer said of its choice.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (N,)
+        -1 where the sample was not clustered.
+    scope : str
+        ``local`` (labels count from 0 inside each class) or ``global``.
+    notes : tuple of dict
+        One per fit (per class in local scope): number of samples and clusters, eigenvalues, graph components, notes.
+    """
+
+    labels: IntArray
+    scope: str
+    notes: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of one split, from one source.
+
+    Attributes
+    ----------
+    index : ndarray of int64, shape (N,)
+        Position in `names`; -1 is unassigned.
+    names : tuple of str
+        One per group, for example ``class 1 / cluster 0``.
+    source : str
+        Where the groups come from: ``exmap``, ``george``, ``error_set``, ``classes``, ``random``, ``oracle``.
+    labels_used : tuple of str
+        The labels the source needed, for example ``("class labels",)``.
+    clusters : Clusters or None
+        The clustering behind the groups, if there is one.
+    """
+
+    index: IntArray
+    names: tuple[str, ...]
+    source: str
+    labels_used: tuple[str, ...]
+    clusters: Clusters | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.index) and (self.index.min() < -1 or self.index.max() >= len(self.names)):
+            raise DataError(
+                f"group numbers must lie in [-1, {len(self.names) - 1}], got "
+                f"{self.index.min()} to {self.index.max()}; give one name per group"
+            )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def counts(self) -> IntArray:
+        """Return the number of samples in each group, shape (G,)."""
+        return np.bincount(self.index[self.index >= 0], minlength=len(self.names)).astype(np.int64)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {len(self.names)} groups of {len(self)} samples"]
+        lines += [f"  {name}, n = {count}" for name, count in zip(self.names, self.counts(), strict=True)]
+        if unassigned := int((self.index < 0).sum()):
+            lines.append(f"  unassigned, n = {unassigned}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """Accuracy by group: always this one shape, with counts and intervals beside each value.
+
+    Attributes
+    ----------
+    names : tuple of str
+    accuracy, low, high : ndarray of float64, shape (G,), in [0, 1]
+        NaN where the group is empty. `low` and `high` bound the bootstrap interval.
+    count : ndarray of int64, shape (G,)
+    train_share : ndarray of float64, shape (G,), or None
+        Frequency of each group in the training split, for the weighted mean.
+    """
+
+    names: tuple[str, ...]
+    accuracy: NDArray[np.float64]
+    count: IntArray
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    train_share: NDArray[np.float64] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        _same_length(
+            "a group table", names=self.names, accuracy=self.accuracy, count=self.count, low=self.low, high=self.high
+        )
+
+    @property
+    def worst(self) -> float:
+        """Worst-group accuracy, over the groups that have samples."""
+        filled = self.accuracy[self.count > 0]
+        return float(filled.min()) if len(filled) else float("nan")
+
+    @property
+    def worst_group(self) -> str:
+        """Name of the group with the lowest accuracy; empty if no group has samples."""
+        return self.names[int(np.nanargmin(self.accuracy))] if (self.count > 0).any() else ""
+
+    @property
+    def mean(self) -> float:
+        """Plain mean accuracy over samples."""
+        total = int(self.count.sum())
+        return float(np.nansum(self.accuracy * self.count) / total) if total else float("nan")
+
+    @property
+    def weighted_mean(self) -> float:
+        """Mean of the group accuracies weighted by training frequency; NaN where that is not known."""
+        if self.train_share is None:
+            return float("nan")
+        share = np.where(self.count > 0, self.train_share, 0.0)
+        return float(np.nansum(self.accuracy * share) / share.sum()) if share.sum() else float("nan")
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.names), default=5)
+        lines = [f"{'group':<{width}}  accuracy      interval  count"]
+        for name, value, low, high, count in zip(
+            self.names, self.accuracy, self.low, self.high, self.count, strict=True
+        ):
+            lines.append(f"{name:<{width}}  {value:8.1%}  {low:6.1%}-{high:6.1%}  {count:5d}")
+        lines.append(f"worst group {self.worst:.1%} ({self.worst_group}), mean {self.mean:.1%}")
+        return "\n".join(lines)

@@ -1,0 +1,215 @@
+"""The run folder: one directory per finished stage, written beside its place and renamed into it last.
+
+A stage's directory is called ``STAGE.part`` while it is written. It gets its ``done.json`` when everything else is in
+it, and is then renamed to ``STAGE``. So a directory without ``done.json`` was interrupted, and is never taken for
+finished. ``identity.json`` in it says from which settings and inputs it was made; a stage whose identity changed is
+made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from exmap.errors import RunFolderError
+
+__all__ = ["FORMAT", "RunFolder", "StagePart", "array_file", "differences", "digest_of", "write_json", "write_text"]
+
+FORMAT = 1  # of the run folder as a whole; a reader refuses a later one
+
+Identity = Mapping[str, Any]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when it is whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted sections as given and NaN as null, whole or not at all."""
+    write_text(path, json.dumps(_no_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _no_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_no_nan(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`, or None if the file is missing or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(_no_nan(value), sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names at which two nested mappings differ, with both values.
+
+    Examples
+    --------
+    >>> differences({"seed": 0, "data": {"name": "digits"}}, {"seed": 1, "data": {"name": "digits"}})
+    ['seed (0 there, 1 here)']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [item for key in keys for item in differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))]
+    return [] if old == new else [f"{prefix} ({old!r} there, {new!r} here)"]
+
+
+def array_file(path: Path, n_bytes: int) -> None:
+    """Reserve the space of an array file, so that a full disk is an error here and not a fault while writing to it.
+
+    Raises
+    ------
+    OSError
+        If the space is not there.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        else:  # no such call on this system: write the zeros
+            for start in range(0, n_bytes, 1 << 24):
+                file.write(bytes(min(1 << 24, n_bytes - start)))
+
+
+def peak_memory_mib() -> float:
+    """Return the largest resident size this process, or any of its finished children, has had, in MiB."""
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / unit
+
+
+class StagePart:
+    """The directory of a stage while it is written."""
+
+    def __init__(self, path: Path, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self.seconds_before = 0.0  # spent on this stage by processes before this one
+
+
+class RunFolder:
+    """A directory that holds one run.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it does not exist.
+
+    Raises
+    ------
+    RunFolderError
+        If the path is a file, holds something else, or was written by a later version.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"a run folder must be a directory, but {path} is a file; choose another --out")
+        marker = path / "settings.yaml"
+        if not marker.is_file():
+            if not create:
+                raise RunFolderError(
+                    f"{path} is not a run folder: it holds no settings.yaml; start one with exmap run PRESET --out DIR"
+                )
+            if path.is_dir() and any(path.iterdir()):
+                raise RunFolderError(
+                    f"a run folder must be new, empty or an earlier run, but {path} holds other files; choose another "
+                    "--out"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+        elif (found := (yaml.safe_load(marker.read_text(encoding="utf-8")) or {}).get("format")) != FORMAT:
+            raise RunFolderError(
+                f"{path} must be of run-folder format {FORMAT}, found {found!r}; use the version of exmap it was made "
+                "with, or choose another --out"
+            )
+
+    def settings(self) -> dict[str, Any] | None:
+        """Return the settings the folder was made with, or None for a new one."""
+        marker = self.path / "settings.yaml"
+        if not marker.is_file():
+            return None
+        tree = yaml.safe_load(marker.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = tree["settings"]
+        return settings
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Keep the settings of the run."""
+        tree = {"format": FORMAT, "settings": dict(settings)}
+        write_text(self.path / "settings.yaml", yaml.safe_dump(tree, sort_keys=False))
+
+    def stage(self, name: str) -> Path:
+        """Return the directory of a finished stage."""
+        return self.path / name
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Return what ``done.json`` says of a stage, or None if the stage is not finished."""
+        part, place = self.path / f"{name}.part", self.path / name
+        if read_json(part / "done.json") is not None:  # stopped between the marker and the rename
+            _replace(part, place)
+        record: dict[str, Any] | None = read_json(place / "done.json")
+        return record
+
+    def is_finished(self, name: str, identity: Identity) -> bool:
+        """Say whether a stage is finished and was made from `identity`."""
+        record = self.record(name)
+        return record is not None and record["identity"] == digest_of(identity)
+
+    @contextmanager
+    def begin(self, name: str, identity: Identity) -> Iterator[StagePart]:
+        """Give a directory to write a stage into, and put it into its place when the block ends well.
+
+        What an interrupted attempt with the same identity left is kept there for the block to continue from.
+        """
+        path = self.path / f"{name}.part"
+        resumed = read_json(path / "identity.json") == json.loads(json.dumps(_no_nan(identity)))
+        if not resumed:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+            write_json(path / "identity.json", identity)
+        part, start = StagePart(path, resumed), time.perf_counter()
+        yield part
+        seconds = time.perf_counter() - start + part.seconds_before
+        write_json(
+            path / "done.json",
+            {
+                "format": FORMAT,
+                "identity": digest_of(identity),
+                "seconds": round(seconds, 3),
+                "peak_memory_mib": round(peak_memory_mib(), 1),
+            },
+        )
+        _replace(path, self.path / name)
+
+
+def _replace(part: Path, place: Path) -> None:
+    """Rename a finished directory into its place, moving away what was there."""
+    old = place.with_name(place.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(part, place)
+    shutil.rmtree(old, ignore_errors=True)

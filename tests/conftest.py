@@ -1,0 +1,34 @@
+"""Shared fixtures: seeds to sweep, small tasks, and the real MNIST where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from exmap.data import Task, planted_shortcut
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with -m slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder of MNIST's IDX files, from EXMAP_MNIST_DIR or ../shared/data/mnist."""
+    folder = Path(os.environ.get("EXMAP_MNIST_DIR", Path(__file__).parents[2] / "shared" / "data" / "mnist"))
+    if not any(folder.glob("train-images-idx3-ubyte*")):
+        pytest.skip("MNIST is not here: set EXMAP_MNIST_DIR to the folder of its IDX files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def three_classes() -> Task:
+    """A planted shortcut over three classes, small."""
+    return planted_shortcut(n_classes=3, sizes=(240, 150, 150), correlation=0.9, seed=1)
