@@ -1,0 +1,70 @@
+"""exmap: find the shortcuts an image classifier takes, without group labels, and fix it.
+
+The five lines::
+
+    task = exmap.load("cmnist", data_dir="mnist")
+    model = exmap.train(task)
+    groups = exmap.ExMap(scope="global").infer(model, task.val)
+    fixed = exmap.DFR().fit(model, task.val, groups)
+    print(exmap.evaluate(fixed, task.test))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exmap.api import GEORGE, ExMap, evaluate, load, train
+    from exmap.config import Settings, load_settings
+    from exmap.data import Split, Task, array_split, planted_shortcut
+    from exmap.errors import ExMapError
+    from exmap.explain import compute_heatmaps
+    from exmap.records import Clusters, Groups, GroupTable, Heatmaps, Outputs
+    from exmap.retrain import DFR
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "exmap.api": ("GEORGE", "ExMap", "evaluate", "load", "train"),
+    "exmap.config": ("Settings", "load_settings"),
+    "exmap.data": ("Split", "Task", "array_split", "planted_shortcut"),
+    "exmap.errors": ("ExMapError",),
+    "exmap.explain": ("compute_heatmaps",),
+    "exmap.records": ("Clusters", "GroupTable", "Groups", "Heatmaps", "Outputs"),
+    "exmap.retrain": ("DFR",),
+}
+
+__all__ = [
+    "DFR",
+    "GEORGE",
+    "Clusters",
+    "ExMap",
+    "ExMapError",
+    "GroupTable",
+    "Groups",
+    "Heatmaps",
+    "Outputs",
+    "Settings",
+    "Split",
+    "Task",
+    "array_split",
+    "compute_heatmaps",
+    "evaluate",
+    "load",
+    "load_settings",
+    "planted_shortcut",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that importing exmap itself is quick."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'exmap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -26,6 +26,7 @@ __all__ = [
     "RuntimeSettings",
     "Settings",
     "TrainSettings",
+    "change_settings",
     "dump_settings",
     "load_settings",
     "preset_names",
@@ -196,7 +197,15 @@ def load_settings(source: str | Path, overrides: Sequence[str] = (), **changes: 
     >>> load_settings("digits", ["data.correlation=0.5"], seed=3).data.correlation
     0.5
     """
-    tree = _read_source(source)
+    return _changed(_read_source(source), overrides, changes)
+
+
+def change_settings(settings: Settings, overrides: Sequence[str] = (), **changes: Any) -> Settings:
+    """Return other settings with overrides applied, as :func:`load_settings` does."""
+    return _changed(dump_settings(settings), overrides, changes)
+
+
+def _changed(tree: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any]) -> Settings:
     for item in overrides:
         key, sep, text = item.partition("=")
         if not sep:

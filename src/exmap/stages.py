@@ -1,40 +1,519 @@
-"""The stages as rows, and the runner that skips what is finished and makes again what its settings changed."""
+"""The stages as rows, and the runner that skips what is finished and makes again what its settings changed.
+
+data -> train -> explain -> cluster -> retrain -> evaluate -> report. A row names the settings a stage depends on and
+the function that makes its files; the stage before it is its input. This is the only place that reads and writes run
+folders; what the stages compute is in the packages below. ``docs/run-folder.md`` documents the files.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from exmap.cluster import make_clusterer
 from exmap.config import Settings, dump_settings
-from exmap.data import Task, build_task
-from exmap.model import build_model, load_weights, save_weights
+from exmap.data import Split, Task, build_task
+from exmap.errors import RunFolderError, SettingsError, unknown_name
+from exmap.evaluate import group_agreement, group_table
+from exmap.explain import composite_names, compute_heatmaps
+from exmap.groups import (
+    ClassGroups,
+    ErrorSetGroups,
+    Evidence,
+    ExMapGroups,
+    GeorgeGroups,
+    GroupSource,
+    OracleGroups,
+    RandomGroups,
+    source_names,
+)
+from exmap.model import build_model, collect_outputs, find_head, load_weights, replace_head, save_weights
 from exmap.model.training import FileCheckpoint, train_model
-from exmap.records import Listener, silent
-from exmap.runtime import child_seed
-from exmap.store import RunFolder, StagePart, write_json
+from exmap.records import Groups, Heatmaps, Listener, Outputs, silent
+from exmap.report import strategies_figure
+from exmap.retrain import DFR, Head
+from exmap.runtime import child_seed, generator
+from exmap.store import RunFolder, StagePart, array_file, differences, digest_of, read_json, write_json
 
-PATHS = {"data": ("dir", "download")}  # where things lie is not part of what they are
+__all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names"]
 
-
-def identity_of(settings: Settings, sections: tuple[str, ...], task: Task, needs: Mapping[str, str]) -> dict[str, Any]:
-    tree = dump_settings(settings)
-    chosen = {
-        name: {k: v for k, v in tree[name].items() if k not in PATHS.get(name, ())}
-        if isinstance(tree[name], dict)
-        else tree[name]
-        for name in sections
-    }
-    return {"settings": chosen, "inputs": dict(task.digests), "needs": dict(needs)}
+NOT_IDENTITY = {"data": ("dir", "download")}  # where things lie is not part of what they are
+ERM, LEARNER = "erm", "dfr"
 
 
-def _train(part, settings, task, run, listen):
-    model = build_model(settings.model, task.n_classes, seed=child_seed(settings.seed, "model"))
-    if settings.model.weights:
+@dataclass
+class Job:
+    """What a stage's function is given: the settings, the data, and the folder to read earlier stages from."""
+
+    settings: Settings
+    task: Task
+    run: RunFolder
+    listen: Listener
+
+    def seed(self, *names: str | int) -> int:
+        """Return the seed of one part of the run."""
+        return child_seed(self.settings.seed, *names)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row: a name, the settings it depends on beside those of the stages before it, and what it does."""
+
+    name: str
+    sections: tuple[str, ...]
+    make: Callable[[Job, StagePart], None]
+
+
+def _train(job: Job, part: StagePart) -> None:
+    """Write model.safetensors (the selected epoch) and history.json; state.safetensors while it runs."""
+    settings = job.settings
+    model = build_model(settings.model, job.task.n_classes, seed=job.seed("model"))
+    if settings.model.weights is not None:
         load_weights(model, settings.model.weights)
     checkpoint = FileCheckpoint(part.path / "state.safetensors")
-    history = train_model(model, task.train, task.val, settings.train, settings.runtime,
-                          seed=child_seed(settings.seed, "train"), checkpoint=checkpoint, listen=listen)
+    history = train_model(
+        model,
+        job.task.train,
+        job.task.val,
+        settings.train,
+        settings.runtime,
+        seed=job.seed("train"),
+        checkpoint=checkpoint,
+        listen=job.listen,
+    )
     write_json(part.path / "history.json", history)
     save_weights(model, part.path / "model.safetensors")
-    checkpoint.path.unlink()
+    checkpoint.path.unlink(missing_ok=True)
+
+
+def _explain(job: Job, part: StagePart) -> None:
+    """Write heatmaps.npy, heatmaps.parquet and outputs.safetensors."""
+    model = _trained_model(job)
+    head = find_head(model, job.task.val.images.batch(np.arange(1, dtype=np.int64)))
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for split in (job.task.val, job.task.test):
+        outputs = collect_outputs(model, split, head=head, listen=job.listen)
+        arrays |= {f"{split.name}.features": outputs.features, f"{split.name}.logits": outputs.logits}
+    save_file(arrays, part.path / "outputs.safetensors")
+
+    def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:
+        path = part.path / "heatmaps.npy"
+        array_file(path, int(np.prod(shape)) * 4 + 128)
+        mapped: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        return mapped
+
+    maps = compute_heatmaps(model, job.task.val, job.settings.explain, allocate=allocate, listen=job.listen)
+    if isinstance(maps.values, np.memmap):
+        maps.values.flush()
+    table = {
+        "id": list(job.task.val.ids),
+        "target": maps.target,
+        "conservation_error": maps.conservation_error,
+        "finite": maps.finite,
+        "zero": maps.zero,
+    }
+    pq.write_table(pa.table(table), part.path / "heatmaps.parquet")
+
+
+def _cluster(job: Job, part: StagePart) -> None:
+    """Write SOURCE.parquet for each source of groups, and clusters.json with what each clustering said."""
+    val = job.task.val
+    outputs, maps = _outputs(job, val), _heatmaps(job)
+    evidence = Evidence(
+        labels=val.labels,
+        predicted=outputs.predicted,
+        class_names=val.class_names,
+        heatmaps=maps.flat(),
+        usable=maps.finite,
+        features=outputs.features,
+    )
+    notes: dict[str, Any] = {}
+    made: dict[str, Groups] = {}
+    for name in _sources(job):
+        groups = _source(name, job, made).infer(evidence, seed=job.seed("groups"))
+        made[name] = groups
+        clusters = groups.clusters.labels if groups.clusters else np.full(len(groups), -1, dtype=np.int64)
+        table = {
+            "id": list(val.ids),
+            "class": val.labels,
+            "cluster": clusters,
+            "group": groups.index,
+            "group_name": [groups.names[g] if g >= 0 else "unassigned" for g in groups.index],
+            "predicted": outputs.predicted,
+            "correct": outputs.predicted == val.labels,
+        }
+        pq.write_table(pa.table(table), part.path / f"{name}.parquet")
+        notes[name] = {
+            "names": groups.names,
+            "counts": groups.counts().tolist(),
+            "labels_used": groups.labels_used,
+            "scope": groups.clusters.scope if groups.clusters else None,
+            "fits": groups.clusters.notes if groups.clusters else (),
+        }
+    write_json(part.path / "clusters.json", notes)
+
+
+def _retrain(job: Job, part: StagePart) -> None:
+    """Write SOURCE.safetensors with the head of every repeat, heads.json, and the repaired model as model.safetensors."""
+    val = job.task.val
+    features = _outputs(job, val).features
+    notes: dict[str, Any] = {}
+    for name in _sources(job):
+        groups = _groups(job, name)
+        heads = []
+        for repeat in range(job.settings.retrain.repeats):
+            learner = DFR(
+                strengths=job.settings.retrain.strengths,
+                tuning_splits=job.settings.retrain.tuning_splits,
+                subsamples=job.settings.retrain.subsamples,
+                smallest_group=job.settings.retrain.smallest_group,
+                seed=job.seed("retrain", repeat),
+            )
+            heads.append(
+                learner.fit_head(
+                    features, val.labels, groups, n_classes=val.n_classes, listen=_named(job, name, repeat)
+                )
+            )
+        arrays = {f"{i}.{key}": getattr(head, key) for i, head in enumerate(heads) for key in ("weight", "bias")}
+        save_file(arrays, part.path / f"{name}.safetensors")
+        notes[name] = [{"strength": h.strength, "tuning": h.tuning, "notes": h.notes} for h in heads]
+        if name == ExMapGroups.name:
+            model = _trained_model(job)
+            last = find_head(model, val.images.batch(np.arange(1, dtype=np.int64)))
+            save_weights(replace_head(model, last, heads[0].weight, heads[0].bias), part.path / "model.safetensors")
+    write_json(part.path / "heads.json", notes)
+
+
+def _evaluate(job: Job, part: StagePart) -> None:
+    """Write results.json, which :func:`run_stages` completes with times and puts at the top of the run folder."""
+    test, settings = job.task.test, job.settings
+    outputs = _outputs(job, test)
+    truth = test.truth
+    index, names = (test.labels, test.class_names) if truth is None else (truth.index, truth.names)
+    train_counts = np.bincount(
+        job.task.train.labels if job.task.train.truth is None else job.task.train.truth.index, minlength=len(names)
+    )
+
+    def measure(name: str, predicted: NDArray[np.int64], labels_used: Mapping[str, Any]) -> dict[str, Any]:
+        def table(rows: NDArray[np.int64]) -> Any:
+            return group_table(
+                rows,
+                test.labels,
+                index,
+                names,
+                rng=generator(settings.seed, "bootstrap", name),
+                train_counts=train_counts,
+                bootstrap=settings.evaluate.bootstrap,
+                confidence=settings.evaluate.confidence,
+            )
+
+        each, together = [table(row) for row in predicted], table(predicted)
+        worst = np.array([t.worst for t in each])
+        return {
+            "worst_group_accuracy": float(worst.mean()),
+            "mean_accuracy": together.mean,
+            "weighted_mean_accuracy": float(np.mean([t.weighted_mean for t in each])),
+            "std": float(worst.std(ddof=1)) if len(worst) > 1 else None,
+            "repeats": len(each),
+            "group_accuracy": {
+                g: {"value": float(v), "count": int(c), "low": float(lo), "high": float(hi)}
+                for g, v, c, lo, hi in zip(
+                    names, together.accuracy, together.count, together.low, together.high, strict=True
+                )
+            },
+            "labels_used": labels_used,
+        }
+
+    fitted = {"training": ["class labels"], "epoch_selection": _selection_labels(settings)}
+    shown = {"evaluation": ["class labels"] if truth is None else ["true groups"]}
+    methods = {ERM: measure(ERM, outputs.predicted[None], {**fitted, **shown})}
+    inference = {}
+    notes = read_json(job.run.stage("cluster") / "clusters.json")
+    heads_notes = read_json(job.run.stage("retrain") / "heads.json")
+    for name in _sources(job):
+        method = f"{name}+{LEARNER}"
+        predicted = np.stack([head.predict(outputs.features) for head in _heads(job, name)])
+        used = notes[name]["labels_used"]
+        tuned = ["true groups"] if name == OracleGroups.name else [f"{name} groups"]
+        methods[method] = measure(method, predicted, {**fitted, "groups": used, "tuning": tuned, **shown})
+        methods[method]["strengths"] = [row["strength"] for row in heads_notes[name]]
+        methods[method]["notes"] = heads_notes[name][0]["notes"]
+        if job.task.val.truth is not None:
+            val_truth = job.task.val.true_groups()
+            groups = _groups(job, name)
+            inference[name] = asdict(
+                group_agreement(groups.index, val_truth.index, job.task.val.labels, val_truth.names)
+            )
+            inference[name]["groups"] = dict(zip(groups.names, groups.counts().tolist(), strict=True))
+    results = {
+        "format": 1,
+        "dataset": job.task.name,
+        "preset": settings.preset,
+        "seed": settings.seed,
+        "methods": methods,
+        "group_inference": inference,
+        "clusters": {name: row["fits"] for name, row in notes.items() if row["fits"]},
+        "heatmaps": _heatmaps(job).health(),
+        "weighted_mean_is": "test accuracy of each group, weighted by the group's frequency in the training split",
+    }
+    write_json(part.path / "results.json", results)
+
+
+def _report(job: Job, part: StagePart) -> None:
+    """Write strategies.png: what the classifier looks at, cluster by cluster."""
+    groups, maps, val = _groups(job, ExMapGroups.name), _heatmaps(job), job.task.val
+    correct = _outputs(job, val).predicted == val.labels
+    rng = generator(job.settings.seed, "report")
+    chosen = {
+        number: np.sort(rng.permutation(np.flatnonzero(groups.index == number))[:6])
+        for number in range(len(groups.names))
+    }
+    rows = [
+        (
+            f"{groups.names[number]}\nn = {int((groups.index == number).sum())}, "
+            f"right {correct[groups.index == number].mean():.0%}",
+            val.images.batch(picked.astype(np.int64)),
+            np.asarray(maps.values[picked]),
+        )
+        for number, picked in chosen.items()
+    ]
+    strategies_figure(rows).savefig(part.path / "strategies.png", dpi=130)
+
+
+STAGES = (
+    Stage("train", ("seed", "data", "model", "train", "runtime"), _train),
+    Stage("explain", ("explain",), _explain),
+    Stage("cluster", ("cluster", "groups"), _cluster),
+    Stage("retrain", ("retrain",), _retrain),
+    Stage("evaluate", ("evaluate",), _evaluate),
+    Stage("report", (), _report),
+)
+
+
+def stage_names() -> list[str]:
+    """Return the names of the stages, in order."""
+    return [stage.name for stage in STAGES]
+
+
+def open_run(path: Path, settings: Settings | None = None, *, change: bool = False) -> tuple[RunFolder, Settings]:
+    """Open a run folder for settings, or with its own.
+
+    Parameters
+    ----------
+    path : Path
+    settings : Settings, optional
+        None reads the folder's own.
+    change : bool
+        Whether the folder may be given other settings than it was made with; stages they concern are then redone.
+
+    Raises
+    ------
+    RunFolderError
+        If there is no run there, or one made with other settings.
+    """
+    run = RunFolder(path, create=settings is not None and not change)
+    there = run.settings()
+    if settings is None:
+        assert there is not None
+        return run, Settings.model_validate(there)
+    if there is not None and not change:
+        found = differences(_identity_part(there), _identity_part(dump_settings(settings)))
+        if found:
+            raise RunFolderError(
+                f"{path} holds a run made with other settings: {'; '.join(found)}; choose another --out, or change "
+                "this run with one of its stages, for example exmap cluster RUN_DIR --set cluster.method=kmeans"
+            )
+    run.write_settings(dump_settings(settings))
+    return run, settings
+
+
+def run_stages(
+    run: RunFolder, settings: Settings, *, until: str = "report", listen: Listener = silent, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Bring a run up to date until a stage: skip what is finished, make what is missing or was made otherwise.
+
+    Parameters
+    ----------
+    run : RunFolder
+    settings : Settings
+    until : str
+        Name of the last stage.
+    listen : Listener
+    say : callable
+        Is told in one line what happens to each stage.
+
+    Returns
+    -------
+    dict or None
+        The results, once the run is evaluated.
+    """
+    _check_names(settings)
+    job = Job(settings, build_task(settings.data), run, listen)
+    identity: dict[str, Any] = {"inputs": dict(job.task.digests)}
+    tree = _identity_part(dump_settings(settings))
+    _write_manifest(job)
+    for stage in STAGES[: stage_names().index(until) + 1]:
+        identity = {
+            "settings": {section: tree[section] for section in stage.sections},
+            "before": identity if stage is STAGES[0] else digest_of(identity),
+        }
+        if run.is_finished(stage.name, identity):
+            say(f"{stage.name}: finished before, kept")
+            continue
+        (run.path / "results.json").unlink(missing_ok=True)
+        with run.begin(stage.name, identity) as part:
+            say(f"{stage.name}: {'continued' if part.resumed else 'started'}")
+            stage.make(job, part)
+    if until not in ("evaluate", "report"):
+        return None
+    return _publish(run, until)
+
+
+def _publish(run: RunFolder, until: str) -> dict[str, Any]:
+    """Write results.json at the top of the run folder: what evaluation found, with times and memory."""
+    results: dict[str, Any] = read_json(run.stage("evaluate") / "results.json")
+    records = {stage.name: run.record(stage.name) or {} for stage in STAGES}
+    seconds = {name: record["seconds"] for name, record in records.items() if record}
+    results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+    results["peak_memory_mib"] = max(record.get("peak_memory_mib", 0.0) for record in records.values())
+    write_json(run.path / "results.json", results)
+    return results
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse unknown names before any work is done."""
+    for clustering in (settings.cluster, settings.groups.george):
+        make_clusterer(clustering, 0)
+    if settings.explain.composite not in composite_names():
+        raise SettingsError(unknown_name("composite", settings.explain.composite, composite_names()))
+    for source in settings.groups.sources:
+        if source not in source_names():
+            raise SettingsError(unknown_name("group source", source, source_names()))
+    if ExMapGroups.name not in settings.groups.sources:
+        raise SettingsError(f"groups.sources must contain exmap, got {', '.join(settings.groups.sources)}; add it")
+
+
+def _identity_part(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        section: {k: v for k, v in value.items() if k not in NOT_IDENTITY.get(section, ())}
+        if isinstance(value, Mapping)
+        else value
+        for section, value in tree.items()
+    }
+
+
+def _write_manifest(job: Job) -> None:
+    """Write where the run came from: versions, commit, digests, seed, machine."""
+    packages = ("exmap", "torch", "torchvision", "lightning-fabric", "zennit", "scikit-learn", "numpy", "umap-learn")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    write_json(
+        job.run.path / "manifest.json",
+        {
+            "format": 1,
+            "settings": dump_settings(job.settings),
+            "seed": job.settings.seed,
+            "input_digests": dict(job.task.digests),
+            "versions": {"python": sys.version.split()[0], **versions},
+            "git_commit": _git_commit(),
+            "device": job.settings.runtime.accelerator,
+            "machine": platform.platform(),
+        },
+    )
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the source tree exmap runs from, or None where that is no git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None if asked.returncode == 0 else None
+
+
+def _selection_labels(settings: Settings) -> list[str]:
+    return [] if settings.train.select == "last" else ["class labels"]
+
+
+def _sources(job: Job) -> list[str]:
+    """Return the names of the sources of groups in the order they are inferred; the oracle needs true groups."""
+    wanted = [name for name in settings_order(job.settings) if name != OracleGroups.name or job.task.val.truth]
+    return wanted
+
+
+def settings_order(settings: Settings) -> list[str]:
+    """Return the wanted sources with exmap first, since random groups take its sizes."""
+    others = [name for name in settings.groups.sources if name != ExMapGroups.name]
+    return [ExMapGroups.name, *others]
+
+
+def _source(name: str, job: Job, made: Mapping[str, Groups]) -> GroupSource:
+    if name == OracleGroups.name:
+        truth = job.task.val.true_groups()
+        return OracleGroups(truth.index, truth.names)
+    builders: dict[str, Callable[[], GroupSource]] = {
+        ExMapGroups.name: lambda: ExMapGroups(job.settings.cluster),
+        GeorgeGroups.name: lambda: GeorgeGroups(job.settings.groups.george),
+        ClassGroups.name: ClassGroups,
+        ErrorSetGroups.name: ErrorSetGroups,
+        RandomGroups.name: lambda: RandomGroups(made[ExMapGroups.name]),
+    }
+    return builders[name]()
+
+
+def _trained_model(job: Job) -> Any:
+    model = build_model(job.settings.model, job.task.n_classes, seed=0)
+    load_weights(model, job.run.stage("train") / "model.safetensors")
+    return model.eval()
+
+
+def _outputs(job: Job, split: Split) -> Outputs:
+    arrays = load_file(job.run.stage("explain") / "outputs.safetensors")
+    return Outputs(arrays[f"{split.name}.features"], arrays[f"{split.name}.logits"])
+
+
+def _heatmaps(job: Job) -> Heatmaps:
+    folder = job.run.stage("explain")
+    table = pq.read_table(folder / "heatmaps.parquet")
+    return Heatmaps(
+        np.load(folder / "heatmaps.npy", mmap_mode="r", allow_pickle=False),
+        *(table[name].to_numpy() for name in ("target", "conservation_error", "finite", "zero")),
+    )
+
+
+def _groups(job: Job, name: str) -> Groups:
+    folder = job.run.stage("cluster")
+    notes = read_json(folder / "clusters.json")[name]
+    index = pq.read_table(folder / f"{name}.parquet", columns=["group"])["group"].to_numpy()
+    return Groups(index, tuple(notes["names"]), name, tuple(notes["labels_used"]))
+
+
+def _heads(job: Job, name: str) -> list[Head]:
+    arrays = load_file(job.run.stage("retrain") / f"{name}.safetensors")
+    return [Head(arrays[f"{i}.weight"], arrays[f"{i}.bias"], 0.0) for i in range(len(arrays) // 2)]
+
+
+def _named(job: Job, name: str, repeat: int) -> Listener:
+    """Return a listener that says which source and repeat the work is for."""
+    note = f"{name} {repeat + 1}/{job.settings.retrain.repeats}"
+
+    def listen(progress: Any) -> None:
+        from dataclasses import replace
+
+        job.listen(replace(progress, note=note))
+
+    return listen

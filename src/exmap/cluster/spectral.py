@@ -98,4 +98,6 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             return f"{k} clusters; {why}: raise n_neighbors, or give n_clusters"
         if len(values) <= k:
             return f"{k} clusters; too few samples for a gap"
-        return f"{k} clusters: the gap between eigenvalues {k} and {k + 1} is the largest, {values[k] - values[k - 1]:.4f}"
+        return (
+            f"{k} clusters: the gap between eigenvalues {k} and {k + 1} is the largest, {values[k] - values[k - 1]:.4f}"
+        )

@@ -83,7 +83,9 @@ def cmnist(folder: Path | None, correlation: float = 0.99, download: bool = Fals
         For missing or damaged files.
     """
     if folder is None:
-        raise DataError("C-MNIST needs the folder of MNIST's four IDX files, and none was given; name it with --data-dir")
+        raise DataError(
+            "C-MNIST needs the folder of MNIST's four IDX files, and none was given; name it with --data-dir"
+        )
     if download:
         download_mnist(folder)
     images, digits, train_digests = read_pair(folder, "train")

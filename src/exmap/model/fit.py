@@ -20,6 +20,7 @@ from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import NumericalError
 from exmap.model.backbone import evaluation_mode, to_tensor
+from exmap.model.small_maps import small_maps_as_products
 from exmap.records import Listener, Progress, silent
 from exmap.runtime import child_seed, generator, torch_seed
 
@@ -122,7 +123,7 @@ def fit(
     for epoch in range(len(history), settings.epochs):
         rate = settings.learning_rate * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
         optimizer.param_groups[0]["lr"] = rate
-        with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)):
+        with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)), small_maps_as_products(model):
             loss = _train_epoch(wrapped, optimizer, train, settings, fabric, seed, epoch, listen)
         accuracy = _class_accuracy(wrapped, val, fabric)
         score = {"worst_class": accuracy.worst, "mean": accuracy.mean, "last": float(epoch)}[settings.select]

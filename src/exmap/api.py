@@ -1,0 +1,202 @@
+"""The Python front door: load, train, infer groups, retrain, evaluate; nothing here touches a run folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from exmap.config import (
+    ClusterSettings,
+    DataSettings,
+    ExplainSettings,
+    Settings,
+    load_settings,
+    preset_names,
+)
+from exmap.data import Split, Task, build_task
+from exmap.evaluate import group_table
+from exmap.explain import compute_heatmaps
+from exmap.groups import Evidence, ExMapGroups, GeorgeGroups
+from exmap.model import build_model, collect_outputs, load_weights
+from exmap.model.training import train_model
+from exmap.records import Groups, GroupTable, Heatmaps, Listener, Outputs, silent
+from exmap.runtime import child_seed, generator
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["GEORGE", "ExMap", "evaluate", "load", "train"]
+
+
+def load(name: str, *, data_dir: str | Path | None = None, **changes: object) -> Task:
+    """Load a data set by its own name or a preset's.
+
+    Parameters
+    ----------
+    name : str
+        ``digits``, ``cmnist`` or a preset's name.
+    data_dir : path, optional
+        Folder of the data set's files; by default that in the environment variable EXMAP_DATA_DIR.
+    **changes
+        Other data settings, for example ``correlation=0.5``.
+
+    Examples
+    --------
+    >>> load("digits").train.class_names
+    ('digit 0-4', 'digit 5-9')
+    """
+    folder = data_dir or os.environ.get("EXMAP_DATA_DIR") or None
+    if name in preset_names():
+        fields = {f"data__{key}": value for key, value in changes.items()}
+        return build_task(load_settings(name, data__dir=folder, **fields).data)
+    return build_task(DataSettings(name=name, dir=folder, **changes))  # type: ignore[arg-type]
+
+
+def train(task: Task, settings: Settings | None = None, *, seed: int = 0, listen: Listener = silent) -> nn.Module:
+    """Train a classifier by empirical risk minimisation.
+
+    Parameters
+    ----------
+    task : Task
+    settings : Settings, optional
+        Its model, train and runtime sections are used. By default the preset of the task's name, or plain defaults.
+    seed : int
+    listen : Listener
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode, with the weights of the epoch of best worst-class validation accuracy.
+    """
+    if settings is None:
+        settings = load_settings(task.name) if task.name in preset_names() else Settings()
+    model = build_model(settings.model, task.n_classes, seed=child_seed(seed, "model"))
+    if settings.model.weights is not None:
+        load_weights(model, settings.model.weights)
+    train_model(
+        model,
+        task.train,
+        task.val,
+        settings.train,
+        settings.runtime,
+        seed=child_seed(seed, "train"),
+        listen=listen,
+    )
+    return model.eval()
+
+
+@dataclass
+class ExMap:
+    """Pseudo-groups from clustered heatmaps (Chakraborty, Sletten and Kampffmeyer, CVPR 2024).
+
+    Parameters
+    ----------
+    scope : "global" or "local"
+        Cluster all samples and cross with the class, or cluster inside each class.
+    method : str
+        ``spectral`` (number of clusters by the eigengap), ``kmeans`` or ``umap_kmeans``.
+    n_clusters, n_neighbors : int, optional
+        None lets the method choose.
+    size : int, optional
+        Side in pixels the heatmaps are reduced to; None keeps the image's.
+    composite : str
+        Rules of relevance propagation, by name.
+    target : "predicted", "true" or int
+        The class that is explained.
+    seed : int
+
+    Attributes
+    ----------
+    heatmaps_ : Heatmaps
+    outputs_ : Outputs
+        Features and logits. Both are set by :meth:`infer`.
+    """
+
+    scope: Literal["global", "local"] = "global"
+    method: str = "spectral"
+    n_clusters: int | None = None
+    n_neighbors: int | None = None
+    size: int | None = None
+    composite: str = "symmetric_gamma"
+    target: Literal["predicted", "true"] | int = "predicted"
+    seed: int = 0
+    heatmaps_: Heatmaps = field(init=False, repr=False)
+    outputs_: Outputs = field(init=False, repr=False)
+
+    def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
+        """Explain and cluster the images of a split; the model stays as it is.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Ends in a linear layer.
+        split : Split
+            Usually the validation split. Its true groups are not looked at.
+        listen : Listener
+        """
+        explain = ExplainSettings(composite=self.composite, target=self.target, size=self.size)
+        clustering = ClusterSettings(
+            method=self.method, scope=self.scope, n_clusters=self.n_clusters, n_neighbors=self.n_neighbors
+        )
+        self.outputs_ = collect_outputs(model, split, listen=listen)
+        self.heatmaps_ = compute_heatmaps(model, split, explain, listen=listen)
+        evidence = Evidence(
+            labels=split.labels,
+            predicted=self.outputs_.predicted,
+            class_names=split.class_names,
+            heatmaps=self.heatmaps_.flat(),
+            usable=self.heatmaps_.finite,
+        )
+        return ExMapGroups(clustering).infer(evidence, seed=child_seed(self.seed, "groups"))
+
+
+@dataclass
+class GEORGE:
+    """Pseudo-groups from clustered features (Sohoni et al., 2020): the same chain without heatmaps.
+
+    Parameters
+    ----------
+    scope, method, n_clusters, n_neighbors, seed
+        As for :class:`ExMap`.
+    """
+
+    scope: Literal["global", "local"] = "local"
+    method: str = "spectral"
+    n_clusters: int | None = None
+    n_neighbors: int | None = None
+    seed: int = 0
+
+    def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
+        """Cluster the penultimate features of a split; the model stays as it is."""
+        clustering = ClusterSettings(
+            method=self.method, scope=self.scope, n_clusters=self.n_clusters, n_neighbors=self.n_neighbors
+        )
+        outputs = collect_outputs(model, split, listen=listen)
+        evidence = Evidence(split.labels, outputs.predicted, split.class_names, features=outputs.features)
+        return GeorgeGroups(clustering).infer(evidence, seed=child_seed(self.seed, "groups"))
+
+
+def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, seed: int = 0) -> GroupTable:
+    """Return the model's accuracy by group, with counts and bootstrap intervals.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    split : Split
+    groups : Groups, optional
+        Groups of this split to report by; by default its true groups, or its classes where it has none.
+    seed : int
+        Of the bootstrap.
+    """
+    if groups is not None:
+        index, names = groups.index, groups.names
+    elif split.truth is not None:
+        index, names = split.true_groups().index, split.true_groups().names
+    else:
+        index, names = split.labels, split.class_names
+    predicted = collect_outputs(model, split).predicted
+    return group_table(np.asarray(predicted), split.labels, index, names, rng=generator(seed, "bootstrap"))

@@ -1,0 +1,79 @@
+"""Accuracy by group: one table shape, a count and a bootstrap interval beside every value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exmap.errors import DataError
+from exmap.records import GroupTable, IntArray
+
+__all__ = ["group_table"]
+
+
+def group_table(
+    predicted: IntArray,
+    labels: IntArray,
+    index: IntArray,
+    names: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    train_counts: ArrayLike | None = None,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+) -> GroupTable:
+    """Return the accuracy of each group.
+
+    Parameters
+    ----------
+    predicted : ndarray of int64, shape (N,) or (R, N)
+        Predicted class of each sample, by one model or by R repeats of it; repeats are averaged sample by sample.
+    labels, index : ndarray of int64, shape (N,)
+        Class label and group of each sample; a group of -1 is left out.
+    names : sequence of str
+        One per group, empty groups included.
+    rng : numpy.random.Generator
+        Of the bootstrap over the samples of each group.
+    train_counts : array-like of int, shape (G,), optional
+        Size of each group in the training split, for the weighted mean.
+    bootstrap : int
+        Number of resamples.
+    confidence : float in (0, 1)
+        Mass of the percentile interval.
+
+    Returns
+    -------
+    GroupTable
+        NaN for an empty group.
+
+    Examples
+    --------
+    >>> y = np.array([0, 0, 1, 1])
+    >>> table = group_table(np.array([0, 1, 1, 1]), y, y, ["a", "b"], rng=np.random.default_rng(0))
+    >>> table.worst, table.worst_group, table.mean
+    (0.5, 'a', 0.75)
+    """
+    predicted = np.atleast_2d(predicted)
+    if not predicted.shape[1] == len(labels) == len(index):
+        raise DataError(
+            f"evaluation needs one prediction and one group per label, got {predicted.shape[1]} predictions, "
+            f"{len(index)} groups and {len(labels)} labels"
+        )
+    scores = (predicted == labels).mean(axis=0)
+    n_groups = len(names)
+    count = np.bincount(index[index >= 0], minlength=n_groups).astype(np.int64)
+    accuracy, low, high = (np.full(n_groups, np.nan) for _ in range(3))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    for group in np.flatnonzero(count):
+        # Resampling n scores with replacement is drawing how often each distinct score comes.
+        values, times = np.unique(scores[index == group], return_counts=True)
+        draws = rng.multinomial(count[group], times / count[group], size=bootstrap) @ values / count[group]
+        accuracy[group] = values @ times / count[group]
+        low[group], high[group] = np.quantile(draws, tails)
+    share = None
+    if train_counts is not None:
+        counts = np.asarray(train_counts, dtype=np.float64)
+        share = counts / counts.sum()
+    return GroupTable(tuple(names), accuracy, count, low, high, share)

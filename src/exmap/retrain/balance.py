@@ -1,0 +1,49 @@
+"""Balance groups by subsampling, once for every learner that needs it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from exmap.errors import DataError
+from exmap.records import IntArray
+
+__all__ = ["balanced_size", "balanced_subset"]
+
+
+def balanced_size(counts: IntArray, smallest_group: int) -> int:
+    """Return the size every group is subsampled to: that of the smallest group worth that say.
+
+    A group with fewer than `smallest_group` samples does not set the size (the ExMap authors' rule); it takes part
+    with all it has. If every group is smaller, the smallest sets the size after all.
+
+    Examples
+    --------
+    >>> balanced_size(np.array([400, 30, 2]), smallest_group=6)
+    30
+    """
+    filled = counts[counts > 0]
+    if not len(filled):
+        raise DataError("balancing needs at least one group with samples, got none; every sample is unassigned")
+    large = filled[filled >= smallest_group]
+    return int((large if len(large) else filled).min())
+
+
+def balanced_subset(index: IntArray, rng: np.random.Generator, *, smallest_group: int = 6) -> IntArray:
+    """Draw a subset in which every group has the same size.
+
+    Parameters
+    ----------
+    index : ndarray of int64, shape (N,)
+        Group of each sample; -1 is never drawn.
+    rng : numpy.random.Generator
+    smallest_group : int
+        As for :func:`balanced_size`.
+
+    Returns
+    -------
+    ndarray of int64
+        Positions, group by group.
+    """
+    size = balanced_size(np.bincount(index[index >= 0], minlength=1), smallest_group)
+    groups = np.unique(index[index >= 0])
+    return np.concatenate([rng.permutation(np.flatnonzero(index == group))[:size] for group in groups])

@@ -1,0 +1,225 @@
+"""Deep feature reweighting: retrain the last layer on balanced groups (Kirichenko, Izmailov and Wilson, 2023).
+
+As the ExMap supplement (section 2.3) uses it: features are standardised; the strength of an L1 penalty is tuned on
+halves of the retraining set, by the worst *pseudo*-group's accuracy on the other half; heads fitted to 20 balanced
+subsamples are averaged. The standardisation is folded into the averaged head, so the result is an ordinary layer.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from exmap.errors import DataError
+from exmap.records import Groups, IntArray, Listener, Progress, silent
+from exmap.retrain.balance import balanced_subset
+from exmap.runtime import generator
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from exmap.data import Split
+
+__all__ = ["DFR", "Head"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear last layer, and how it was chosen.
+
+    Attributes
+    ----------
+    weight : ndarray of float32, shape (K, D)
+    bias : ndarray of float32, shape (K,)
+    strength : float
+        Inverse strength C of the L1 penalty.
+    tuning : dict of float to float
+        Mean worst-group accuracy on the held-out halves, by strength.
+    notes : tuple of str
+        What a reader should know: small groups, fits that did not converge.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    strength: float
+    tuning: dict[float, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def predict(self, features: NDArray[np.floating]) -> IntArray:
+        """Return the class of each feature vector, shape (N,)."""
+        return (features @ self.weight.T + self.bias).argmax(axis=1).astype(np.int64)
+
+
+@dataclass
+class DFR:
+    """Last-layer retraining on balanced groups, for any number of classes.
+
+    Parameters
+    ----------
+    strengths : sequence of float
+        Values of C to choose from; smaller is sparser.
+    tuning_splits : int
+        Random halvings of the retraining set to choose by; with one strength nothing is tuned.
+    subsamples : int
+        Balanced subsets whose heads are averaged.
+    smallest_group : int
+        A smaller group takes part but does not set the balanced size.
+    seed : int
+
+    Attributes
+    ----------
+    head_ : Head
+        Set by :meth:`fit`.
+    """
+
+    strengths: Sequence[float] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
+    tuning_splits: int = 5
+    subsamples: int = 20
+    smallest_group: int = 6
+    seed: int = 0
+
+    def fit(self, model: nn.Module, split: Split, groups: Groups, *, listen: Listener = silent) -> nn.Module:
+        """Return a copy of `model` with a last layer that treats the groups alike.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Ends in a linear layer; stays as it is.
+        split : Split
+            The retraining set: images and class labels.
+        groups : Groups
+            One group per sample of the split.
+        listen : Listener
+        """
+        from exmap.model import collect_outputs, find_head, replace_head
+
+        name = find_head(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
+        features = collect_outputs(model, split, head=name, listen=listen).features
+        self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, listen=listen)
+        return replace_head(model, name, self.head_.weight, self.head_.bias)
+
+    def fit_head(
+        self,
+        features: NDArray[np.floating],
+        labels: IntArray,
+        groups: Groups,
+        *,
+        n_classes: int,
+        listen: Listener = silent,
+    ) -> Head:
+        """Fit the head alone.
+
+        Parameters
+        ----------
+        features : ndarray of float, shape (N, D)
+        labels : ndarray of int64, shape (N,), in [0, n_classes)
+        groups : Groups
+        n_classes : int
+        listen : Listener
+
+        Raises
+        ------
+        DataError
+            If the arrays differ in length, features are not finite, or fewer than two classes have a group.
+        """
+        if not len(features) == len(labels) == len(groups):
+            raise DataError(
+                f"retraining needs one label and one group per feature vector, got {len(features)} vectors, "
+                f"{len(labels)} labels and {len(groups)} groups; use the groups of the same split"
+            )
+        if not np.isfinite(features).all():
+            raise DataError("retraining needs finite features, but some are NaN or infinite; check the model's weights")
+        index = groups.index
+        if len(np.unique(labels[index >= 0])) < 2:
+            raise DataError("retraining needs samples of at least 2 classes in the groups; all but one are unassigned")
+        mean = features.mean(axis=0, dtype=np.float64)
+        deviation = features.std(axis=0, dtype=np.float64)
+        deviation[deviation == 0] = 1.0
+        scaled = (features - mean) / deviation
+        job = _Job(scaled, labels, index, n_classes, self.smallest_group)
+        tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
+        strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
+        heads = []
+        for number in range(self.subsamples):
+            rows = balanced_subset(index, generator(self.seed, "subsample", number), smallest_group=self.smallest_group)
+            heads.append(job.fit(rows, strength))
+            listen(Progress("retrain", number + 1, self.subsamples, "fits"))
+        coefficients = np.mean([w for w, _ in heads], axis=0) / deviation
+        bias = np.mean([b for _, b in heads], axis=0) - coefficients @ mean
+        return Head(coefficients.astype(np.float32), bias.astype(np.float32), strength, tuning, job.notes(groups))
+
+    def _tune(self, job: _Job, listen: Listener) -> dict[float, float]:
+        """Return the mean worst-group accuracy on held-out halves, by strength."""
+        scores: dict[float, list[float]] = {c: [] for c in self.strengths}
+        for number in range(self.tuning_splits):
+            rng = generator(self.seed, "halves", number)
+            order = rng.permutation(np.flatnonzero(job.index >= 0))
+            fitted, held_out = order[: len(order) // 2], order[len(order) // 2 :]
+            if len(np.unique(job.labels[fitted])) < 2:
+                continue
+            rows = fitted[balanced_subset(job.index[fitted], rng, smallest_group=self.smallest_group)]
+            for strength in self.strengths:
+                weight, bias = job.fit(rows, strength)
+                right = (job.features[held_out] @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
+                scores[strength].append(_worst(right, job.index[held_out]))
+            listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
+        return {c: float(np.mean(values)) for c, values in scores.items() if values}
+
+
+@dataclass
+class _Job:
+    """Standardised features and labels, and the L1 logistic regressions fitted to parts of them."""
+
+    features: NDArray[np.float64]
+    labels: IntArray
+    index: IntArray
+    n_classes: int
+    smallest_group: int
+    unconverged: int = 0
+
+    def fit(self, rows: IntArray, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return weight (K, D) and bias (K,) for the samples at `rows`; a class without samples is never predicted."""
+        present = np.unique(self.labels[rows])
+        regression = LogisticRegression(
+            l1_ratio=1, C=strength, solver="liblinear" if len(present) == 2 else "saga", max_iter=500, random_state=0
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            regression.fit(self.features[rows], self.labels[rows])
+        self.unconverged += any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        weight = np.zeros((self.n_classes, self.features.shape[1]))
+        bias = np.full(self.n_classes, -1e9)
+        if len(present) == 2:  # one decision value: half of it for one class, half against the other
+            weight[present] = np.array([[-0.5], [0.5]]) * regression.coef_
+            bias[present] = np.array([-0.5, 0.5]) * regression.intercept_
+        else:
+            weight[present], bias[present] = regression.coef_, regression.intercept_
+        return weight, bias
+
+    def notes(self, groups: Groups) -> tuple[str, ...]:
+        """Return sentences about small groups, unassigned samples and fits that stopped early."""
+        notes: list[str] = []
+        for name, count in zip(groups.names, groups.counts(), strict=True):
+            if 0 < count < self.smallest_group:
+                notes.append(
+                    f"group {name!r} has {count} samples, fewer than {self.smallest_group}: it takes part with all of "
+                    "them but does not set the balanced size"
+                )
+        if unassigned := int((self.index < 0).sum()):
+            notes.append(f"{unassigned} samples are in no group and were left out")
+        if self.unconverged:
+            notes.append(f"{self.unconverged} logistic regressions stopped at their iteration limit")
+        return tuple(notes)
+
+
+def _worst(right: NDArray[Any], index: IntArray) -> float:
+    """Return the lowest share of `right` over the groups in `index`."""
+    hits, counts = np.bincount(index, weights=right), np.bincount(index)
+    return float((hits[counts > 0] / counts[counts > 0]).min())
