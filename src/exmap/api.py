@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from exmap.config import (
     ClusterSettings,
-    DataSettings,
     ExplainSettings,
     Settings,
     load_settings,
     preset_names,
 )
-from exmap.data import Split, Task, build_task
+from exmap.data import Split, Task, build_task, dataset_names
+from exmap.errors import SettingsError, unknown_name
 from exmap.evaluate import group_table
 from exmap.explain import compute_heatmaps
 from exmap.groups import Evidence, ExMapGroups, GeorgeGroups
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["GEORGE", "ExMap", "evaluate", "load", "train"]
 
 
-def load(name: str, *, data_dir: str | Path | None = None, **changes: object) -> Task:
+def load(name: str, *, data_dir: str | Path | None = None, **changes: Any) -> Task:
     """Load a data set by its own name or a preset's.
 
     Parameters
@@ -51,9 +51,13 @@ def load(name: str, *, data_dir: str | Path | None = None, **changes: object) ->
     """
     folder = data_dir or os.environ.get("EXMAP_DATA_DIR") or None
     if name in preset_names():
-        fields = {f"data__{key}": value for key, value in changes.items()}
-        return build_task(load_settings(name, data__dir=folder, **fields).data)
-    return build_task(DataSettings(name=name, dir=folder, **changes))  # type: ignore[arg-type]
+        source: str = name
+    elif name in dataset_names():
+        source, changes = "digits", {"name": name, **changes}
+    else:
+        raise SettingsError(unknown_name("data set", name, {*dataset_names(), *preset_names()}))
+    fields = {f"data__{key}": value for key, value in changes.items()}
+    return build_task(load_settings(source, (), data__dir=folder, **fields).data)
 
 
 def train(task: Task, settings: Settings | None = None, *, seed: int = 0, listen: Listener = silent) -> nn.Module:

@@ -76,7 +76,7 @@ class Outputs:
     @property
     def predicted(self) -> IntArray:
         """Class with the largest logit, shape (N,)."""
-        return self.logits.argmax(axis=1).astype(np.int64)
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def _cluster(job: Job, part: StagePart) -> None:
 
 
 def _retrain(job: Job, part: StagePart) -> None:
-    """Write SOURCE.safetensors with the head of every repeat, heads.json, and the repaired model as model.safetensors."""
+    """Write SOURCE.safetensors (the head of every repeat), heads.json, and model.safetensors: the repaired model."""
     val = job.task.val
     features = _outputs(job, val).features
     notes: dict[str, Any] = {}
@@ -451,14 +451,9 @@ def _selection_labels(settings: Settings) -> list[str]:
 
 def _sources(job: Job) -> list[str]:
     """Return the names of the sources of groups in the order they are inferred; the oracle needs true groups."""
-    wanted = [name for name in settings_order(job.settings) if name != OracleGroups.name or job.task.val.truth]
-    return wanted
-
-
-def settings_order(settings: Settings) -> list[str]:
-    """Return the wanted sources with exmap first, since random groups take its sizes."""
-    others = [name for name in settings.groups.sources if name != ExMapGroups.name]
-    return [ExMapGroups.name, *others]
+    first = ExMapGroups.name  # random groups take its sizes
+    wanted = [first, *(name for name in job.settings.groups.sources if name != first)]
+    return [name for name in wanted if name != OracleGroups.name or job.task.val.truth is not None]
 
 
 def _source(name: str, job: Job, made: Mapping[str, Groups]) -> GroupSource:
@@ -512,8 +507,6 @@ def _named(job: Job, name: str, repeat: int) -> Listener:
     note = f"{name} {repeat + 1}/{job.settings.retrain.repeats}"
 
     def listen(progress: Any) -> None:
-        from dataclasses import replace
-
         job.listen(replace(progress, note=note))
 
     return listen

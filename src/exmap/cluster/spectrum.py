@@ -115,4 +115,4 @@ def cluster_qr(vectors: NDArray[np.float64]) -> IntArray:
     k = vectors.shape[1]
     _, pivots = linalg.qr(vectors.T, mode="r", pivoting=True)
     left, _, right = linalg.svd(vectors[pivots[:k]].T)
-    return np.abs(vectors @ (left @ right)).argmax(axis=1).astype(np.int64)
+    return np.asarray(np.abs(vectors @ (left @ right)).argmax(axis=1), dtype=np.int64)

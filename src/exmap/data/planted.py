@@ -97,4 +97,4 @@ def _bars(angles: NDArray[np.float64], side: int) -> NDArray[np.float64]:
 def _colours(k: int) -> NDArray[np.float64]:
     """Return k colours around the colour circle, shape (k, 3), values in [0, 1]."""
     hue = 2 * np.pi * np.arange(k)[:, None] / k
-    return 0.5 + 0.5 * np.cos(hue - 2 * np.pi * np.arange(3) / 3)
+    return np.asarray(0.5 + 0.5 * np.cos(hue - 2 * np.pi * np.arange(3) / 3), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A model and a split in, heatmaps out: batch by batch into one array, with the checks that say whether to trust them."""
+"""A model and a split in, heatmaps out: batch by batch into one array, with checks that say whether to trust them."""
 
 from __future__ import annotations
 

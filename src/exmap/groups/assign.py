@@ -82,7 +82,7 @@ def _cluster(vectors: NDArray[np.floating], settings: ClusterSettings, seed: int
 
 
 def by_size(labels: NDArray[np.integer]) -> IntArray:
-    """Number labels from 0 by falling size; equal sizes keep their order.
+    """Return labels numbered from 0 by falling size; equal sizes keep their order.
 
     Examples
     --------

@@ -85,7 +85,7 @@ class ExMapGroups:
 
 @dataclass(frozen=True)
 class GeorgeGroups:
-    """Clusters of penultimate features divided by their largest absolute value (GEORGE, as ExMap's supplement has it)."""
+    """Clusters of features divided by their largest absolute value (GEORGE, as ExMap's supplement has it)."""
 
     clustering: ClusterSettings = ClusterSettings(scope="local")
     name: ClassVar[str] = "george"
@@ -95,7 +95,7 @@ class GeorgeGroups:
         if evidence.features is None:
             raise DataError("the george source needs features, and the evidence has none; collect outputs first")
         peak = np.abs(evidence.features).max(axis=1, keepdims=True)
-        scaled = evidence.features / np.where(peak > 0, peak, 1)
+        scaled = (evidence.features / np.where(peak > 0, peak, 1)).astype(np.float32)
         return _clustered(self.name, scaled, None, evidence, self.clustering, child_seed(seed, self.name))
 
 

@@ -178,7 +178,8 @@ def _train_epoch(
         total += loss.detach().cpu() * (len(batch) / fabric.world_size)
         note = f"epoch {epoch + 1}/{settings.epochs}"
         listen(Progress("train", epoch * len(train) + part.stop, settings.epochs * len(train), note=note))
-    mean = float(fabric.all_reduce(total, reduce_op="sum")) / len(train)
+    summed: Any = fabric.all_reduce(total, reduce_op="sum")
+    mean = float(summed) / len(train)
     if not math.isfinite(mean):
         raise NumericalError(
             f"the training loss of epoch {epoch + 1} is {mean}; it must be finite: lower train.learning_rate (now "
@@ -204,7 +205,8 @@ def _class_accuracy(model: Any, split: Split, fabric: Fabric) -> _Accuracy:
             predicted = model(to_tensor(split.images.batch(rows), fabric.device)).argmax(dim=1).cpu().numpy()
             hits = split.labels[rows][predicted == split.labels[rows]]
             right += torch.from_numpy(np.bincount(hits, minlength=split.n_classes))
-    right = fabric.all_reduce(right, reduce_op="sum").cpu()
+    summed: Any = fabric.all_reduce(right, reduce_op="sum")
+    right = summed.cpu()
     count = np.bincount(split.labels, minlength=split.n_classes)
     present = count > 0
     return _Accuracy(float(right.sum()) / len(split), float((right.numpy()[present] / count[present]).min()))

@@ -44,12 +44,14 @@ def small_maps_as_products(model: nn.Module) -> Iterator[None]:
 
 def _forward(conv: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     taps, pixels = [], []
-    for size, kernel, stride, pad in zip(x.shape[-2:], conv.kernel_size, conv.stride, conv.padding, strict=True):
+    padding_of: Any = conv.padding  # numbers: those given as words were left out above
+    for size, kernel, stride, pad in zip(x.shape[-2:], conv.kernel_size, conv.stride, padding_of, strict=True):
         padding = int(pad)
         single = 0 <= size + 2 * padding - kernel < stride
         first, last = padding, min(kernel, padding + size)  # the kernel's positions that meet data
         if not single or x.ndim != 4 or first >= last:
-            return nn.Conv2d._conv_forward(conv, x, weight, bias)
+            ordinary: torch.Tensor = nn.Conv2d._conv_forward(conv, x, weight, bias)
+            return ordinary
         taps.append(slice(first, last))
         pixels.append(slice(first - padding, last - padding))
     output: torch.Tensor = _Product.apply(x, weight, (..., *taps), (..., *pixels))

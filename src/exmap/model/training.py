@@ -73,9 +73,10 @@ def train_model(
         One row per epoch.
     """
     fabric = make_fabric(runtime)
-    weights, history = fabric.launch(_fit_in_process, model, train, val, settings, seed, checkpoint, listen)
+    job: Any = _fit_in_process
+    weights, history = fabric.launch(job, model, train, val, settings, seed, checkpoint, listen)
     model.load_state_dict(weights)
-    return history
+    return list(history)
 
 
 def _fit_in_process(

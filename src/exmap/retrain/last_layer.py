@@ -54,7 +54,7 @@ class Head:
 
     def predict(self, features: NDArray[np.floating]) -> IntArray:
         """Return the class of each feature vector, shape (N,)."""
-        return (features @ self.weight.T + self.bias).argmax(axis=1).astype(np.int64)
+        return np.asarray((features @ self.weight.T + self.bias).argmax(axis=1), dtype=np.int64)
 
 
 @dataclass
