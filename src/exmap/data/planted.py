@@ -91,10 +91,12 @@ def _bars(angles: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     across = np.abs(x * np.sin(angles)[:, None, None] - y * np.cos(angles)[:, None, None])
     inside = np.hypot(x, y) < side * 0.45
-    return ((across < side / 12) & inside).astype(np.float64)
+    bars: NDArray[np.float64] = ((across < side / 12) & inside).astype(np.float64)
+    return bars
 
 
 def _colours(k: int) -> NDArray[np.float64]:
     """Return k colours around the colour circle, shape (k, 3), values in [0, 1]."""
-    hue = 2 * np.pi * np.arange(k)[:, None] / k
-    return np.asarray(0.5 + 0.5 * np.cos(hue - 2 * np.pi * np.arange(3) / 3), dtype=np.float64)
+    hue: NDArray[np.float64] = 2 * np.pi * np.arange(k)[:, None] / k
+    colours: NDArray[np.float64] = 0.5 + 0.5 * np.cos(hue - 2 * np.pi * np.arange(3) / 3)
+    return colours

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from exmap.errors import DataError
+from exmap.records import Groups, GroupTable, Heatmaps, Outputs, Progress, silent
+
+
+def heatmaps(n: int = 4, **changes: np.ndarray) -> Heatmaps:
+    fields = {
+        "values": np.arange(n * 12, dtype=np.float32).reshape(n, 3, 2, 2),
+        "target": np.zeros(n, dtype=np.int64),
+        "conservation_error": np.arange(n, dtype=np.float32),
+        "finite": np.ones(n, dtype=bool),
+        "zero": np.zeros(n, dtype=bool),
+    }
+    return Heatmaps(**{**fields, **changes})
+
+
+def table(accuracy: list[float], count: list[int], share: list[float] | None = None) -> GroupTable:
+    values = np.array(accuracy)
+    names = tuple(f"g{i}" for i in range(len(accuracy)))
+    train_share = None if share is None else np.array(share)
+    return GroupTable(names, values, np.array(count), values - 0.1, values + 0.1, train_share)
+
+
+def test_outputs_predict_the_largest_logit_of_three_classes() -> None:
+    logits = np.array([[0, 2, 1], [3, 2, 1], [-3, -2, -1]], dtype=np.float32)
+    assert Outputs(np.zeros((3, 5), dtype=np.float32), logits).predicted.tolist() == [1, 0, 2]
+
+
+def test_outputs_of_two_lengths_are_refused_with_both() -> None:
+    with pytest.raises(DataError) as caught:
+        Outputs(np.zeros((2, 5), dtype=np.float32), np.zeros((3, 4), dtype=np.float32))
+    assert str(caught.value) == "the arrays of outputs must have one length, got {'features': 2, 'logits': 3}"
+
+
+def test_records_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        heatmaps().target = np.ones(4)  # type: ignore[misc]
+
+
+def test_heatmaps_of_a_wrong_shape_or_length_are_refused() -> None:
+    with pytest.raises(DataError, match=r"heatmaps must have shape \(N, C, h, w\), got \(4, 12\)"):
+        heatmaps(values=np.zeros((4, 12), dtype=np.float32))
+    with pytest.raises(DataError, match=r"arrays of heatmaps must have one length, got .*'zero': 5"):
+        heatmaps(zero=np.zeros(5, dtype=bool))
+
+
+def test_heatmaps_flatten_one_vector_per_image() -> None:
+    maps = heatmaps(4)
+    assert len(maps) == 4
+    assert maps.flat().shape == (4, 12)
+    assert np.array_equal(maps.flat()[2], maps.values[2].ravel())
+
+
+def test_the_health_of_heatmaps_leaves_maps_that_are_not_finite_out_of_the_quantiles() -> None:
+    error = np.array([0.0, 1.0, 2.0, np.nan], dtype=np.float32)
+    finite = np.array([True, True, True, False])
+    health = heatmaps(conservation_error=error, finite=finite, zero=np.array([True, False, False, False])).health()
+    assert health == {
+        "images": 4.0,
+        "share_not_finite": 0.25,
+        "share_all_zero": 0.25,
+        "conservation_error_median": 1.0,
+        "conservation_error_p95": pytest.approx(1.9),
+    }
+
+
+def test_the_health_of_no_or_no_finite_heatmaps_has_nan_quantiles() -> None:
+    assert np.isnan(heatmaps(2, finite=np.zeros(2, dtype=bool)).health()["conservation_error_median"])
+    empty = heatmaps(0).health()
+    assert (empty["images"], empty["share_not_finite"], empty["share_all_zero"]) == (0, 0, 0)
+
+
+def test_groups_count_their_samples_and_print_the_unassigned() -> None:
+    groups = Groups(np.array([0, 2, 2, -1, 0, -1]), ("a", "b", "c"), "exmap", ("class labels",))
+    assert groups.counts().tolist() == [2, 0, 2]
+    assert len(groups) == 6
+    assert str(groups).splitlines() == [
+        "exmap: 3 groups of 6 samples",
+        "  a, n = 2",
+        "  b, n = 0",
+        "  c, n = 2",
+        "  unassigned, n = 2",
+    ]
+
+
+@pytest.mark.parametrize("index", [[0, 3], [-2, 1]])
+def test_group_numbers_outside_the_names_are_refused(index: list[int]) -> None:
+    with pytest.raises(DataError) as caught:
+        Groups(np.array(index), ("a", "b", "c"), "exmap", ())
+    assert str(caught.value) == (
+        f"group numbers must lie in [-1, 2], got {index[0]} to {index[1]}; give one name per group"
+    )
+
+
+def test_a_table_names_its_worst_group_and_its_means() -> None:
+    found = table([0.5, 0.9, 1.0], [10, 80, 10], [0.1, 0.2, 0.7])
+    assert (found.worst, found.worst_group) == (0.5, "g0")
+    assert found.mean == pytest.approx((5 + 72 + 10) / 100)
+    assert found.weighted_mean == pytest.approx(0.05 + 0.18 + 0.7)
+
+
+def test_an_empty_group_is_nan_and_counts_for_nothing() -> None:
+    found = table([np.nan, 0.9, 0.8], [0, 30, 10], [0.5, 0.25, 0.25])
+    assert (found.worst, found.worst_group) == (0.8, "g2")
+    assert found.mean == pytest.approx(35 / 40)
+    assert found.weighted_mean == pytest.approx(0.85)
+    assert "nan" in str(found)
+
+
+def test_a_table_without_samples_or_training_shares_is_nan_and_not_zero() -> None:
+    empty = table([np.nan, np.nan], [0, 0], [0.5, 0.5])
+    assert np.isnan([empty.worst, empty.mean, empty.weighted_mean]).all()
+    assert empty.worst_group == ""
+    assert np.isnan(table([0.5], [3]).weighted_mean)
+
+
+def test_a_table_prints_one_line_per_group_and_a_summary() -> None:
+    lines = str(table([0.5, 1.0], [10, 30])).splitlines()
+    assert len(lines) == 4
+    assert lines[1].split() == ["g0", "50.0%", "40.0%-", "60.0%", "10"]
+    assert lines[-1] == "worst group 50.0% (g0), mean 87.5%"
+
+
+def test_a_table_of_two_lengths_is_refused() -> None:
+    with pytest.raises(DataError, match="arrays of a group table must have one length"):
+        GroupTable(("a",), np.zeros(2), np.ones(2, dtype=np.int64), np.zeros(2), np.zeros(2))
+
+
+def test_the_silent_listener_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    silent(Progress("train", 1, 2))
+    assert capsys.readouterr() == ("", "")

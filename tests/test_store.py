@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exmap.errors import RunFolderError
+from exmap.store import FORMAT, RunFolder, array_file, differences, digest_of, read_json, write_json, write_text
+
+IDENTITY = {"seed": 0, "data": {"name": "digits", "correlation": 0.9}, "strengths": (1.0, 0.5)}
+OTHER = {**IDENTITY, "seed": 1}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run", create=True)
+    folder.write_settings({"seed": 0})
+    return folder
+
+
+def interrupt(run: RunFolder, identity: dict[str, object], text: str) -> None:
+    with pytest.raises(KeyboardInterrupt), run.begin("train", identity) as part:
+        (part.path / "half.txt").write_text(text)
+        raise KeyboardInterrupt
+
+
+def test_a_finished_stage_is_found_by_its_identity_alone(run: RunFolder) -> None:
+    assert not run.is_finished("train", IDENTITY)
+    with run.begin("train", IDENTITY) as part:
+        assert not part.resumed
+        (part.path / "weights.txt").write_text("w")
+        assert not run.is_finished("train", IDENTITY)
+        assert not run.stage("train").exists()
+    assert run.is_finished("train", IDENTITY)
+    assert not run.is_finished("train", OTHER)
+    assert not run.is_finished("explain", IDENTITY)
+    assert (run.stage("train") / "weights.txt").read_text() == "w"
+    assert sorted(path.name for path in run.path.iterdir()) == ["settings.yaml", "train"]
+
+
+def test_a_finished_stage_says_how_long_it_took_in_all_processes(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY) as part:
+        part.seconds_before = 100.0
+    record = run.record("train")
+    assert record is not None
+    assert record["format"] == FORMAT
+    assert record["identity"] == digest_of(IDENTITY)
+    assert 100 <= record["seconds"] < 160
+    assert record["peak_memory_mib"] > 1
+
+
+def test_an_interrupted_stage_is_never_taken_for_finished(run: RunFolder) -> None:
+    interrupt(run, IDENTITY, "half")
+    assert run.record("train") is None
+    assert not run.is_finished("train", IDENTITY)
+    assert not run.stage("train").exists()
+
+
+def test_the_same_identity_continues_from_what_was_left(run: RunFolder) -> None:
+    interrupt(run, IDENTITY, "half")
+    with run.begin("train", IDENTITY) as part:
+        assert part.resumed
+        assert (part.path / "half.txt").read_text() == "half"
+    assert run.is_finished("train", IDENTITY)
+
+
+def test_another_identity_drops_what_was_left(run: RunFolder) -> None:
+    interrupt(run, IDENTITY, "half")
+    with run.begin("train", OTHER) as part:
+        assert not part.resumed
+        assert [path.name for path in part.path.iterdir()] == ["identity.json"]
+    assert run.is_finished("train", OTHER)
+    assert not run.is_finished("train", IDENTITY)
+
+
+def test_a_stage_made_again_replaces_the_old_one_only_when_it_is_whole(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY) as part:
+        (part.path / "old.txt").write_text("old")
+    interrupt(run, OTHER, "half")
+    assert run.is_finished("train", IDENTITY)
+    with run.begin("train", OTHER) as part:
+        (part.path / "new.txt").write_text("new")
+    assert run.is_finished("train", OTHER)
+    assert sorted(path.name for path in run.stage("train").iterdir()) == [
+        "done.json", "half.txt", "identity.json", "new.txt"
+    ]  # fmt: skip
+
+
+def test_a_stage_without_a_whole_marker_is_not_finished(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY):
+        pass
+    marker = run.stage("train") / "done.json"
+    marker.write_text(marker.read_text()[:20])
+    assert not run.is_finished("train", IDENTITY)
+
+
+@pytest.mark.parametrize("old_moved_away", [False, True])
+def test_a_stage_killed_between_its_marker_and_its_rename_is_recovered(run: RunFolder, old_moved_away: bool) -> None:
+    with run.begin("train", OTHER) as part:
+        (part.path / "old.txt").write_text("old")
+    os.rename(run.stage("train"), run.path / "kept")
+    with run.begin("train", IDENTITY) as part:
+        (part.path / "new.txt").write_text("new")
+    os.rename(run.stage("train"), run.path / "train.part")
+    os.rename(run.path / "kept", run.path / ("train.old" if old_moved_away else "train"))
+    assert run.is_finished("train", IDENTITY)
+    assert (run.stage("train") / "new.txt").read_text() == "new"
+    assert sorted(path.name for path in run.path.iterdir()) == ["settings.yaml", "train"]
+
+
+def test_a_marker_left_by_a_kill_does_not_finish_the_next_attempt(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY):
+        pass
+    os.rename(run.stage("train"), run.path / "train.part")  # killed between the marker and the rename
+    interrupt(run, IDENTITY, "half")
+    assert not run.is_finished("train", IDENTITY)  # FAILS: begin leaves the old done.json in the directory it resumes
+
+
+def test_settings_are_kept_and_read_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run", create=True)
+    assert folder.settings() is None
+    folder.write_settings({"seed": 3, "data": {"name": "digits"}})
+    assert RunFolder(tmp_path / "deep" / "run").settings() == {"seed": 3, "data": {"name": "digits"}}
+    assert RunFolder(tmp_path / "deep" / "run", create=True).settings() == folder.settings()
+
+
+def test_a_file_is_refused_as_a_run_folder(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    for create in (False, True):
+        with pytest.raises(RunFolderError) as caught:
+            RunFolder(path, create=create)
+        assert str(caught.value) == f"a run folder must be a directory, but {path} is a file; choose another --out"
+
+
+def test_a_path_below_a_file_is_refused_as_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError):  # FAILS: NotADirectoryError
+        RunFolder(tmp_path / "file" / "run", create=True)
+
+
+def test_a_folder_with_other_content_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(tmp_path, create=True)
+    assert str(caught.value) == (
+        f"a run folder must be new, empty or an earlier run, but {tmp_path} holds other files; choose another --out"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_reading_what_is_no_run_folder_is_refused_and_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere"
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(path)
+    assert str(caught.value) == (
+        f"{path} is not a run folder: it holds no settings.yaml; start one with exmap run PRESET --out DIR"
+    )
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("format: 2\nsettings: {}\n", "2"), ("settings: {}\n", "None"), ("", "None")]
+)
+def test_a_folder_of_another_format_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(tmp_path, create=True)
+    assert str(caught.value) == (
+        f"{tmp_path} must be of run-folder format 1, found {found}; use the version of exmap it was made with, or "
+        "choose another --out"
+    )
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "format: [", "words"])
+def test_a_folder_with_a_settings_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "settings.yaml").write_text(text)
+    with pytest.raises(RunFolderError):  # FAILS: AttributeError for a list or words, yaml.YAMLError for broken YAML
+        RunFolder(tmp_path)
+
+
+def test_differences_name_every_changed_added_and_removed_value() -> None:
+    old = {"seed": 0, "data": {"name": "digits", "dir": None, "gone": 1}, "same": [1]}
+    new = {"seed": 1, "data": {"name": "cmnist", "dir": None}, "same": [1], "added": True}
+    assert differences(old, new) == [
+        "seed (0 there, 1 here)",
+        "data.name ('digits' there, 'cmnist' here)",
+        "data.gone (1 there, None here)",
+        "added (None there, True here)",
+    ]
+    assert differences(old, dict(reversed(old.items()))) == []
+
+
+def test_digests_depend_on_values_and_not_on_the_order_of_keys() -> None:
+    assert digest_of({"a": 1, "b": (1, 2)}) == digest_of({"b": [1, 2], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_json_holds_null_for_nan_and_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"a": float("nan"), "b": [1, (2.5, float("nan"))]})
+    assert json.loads(path.read_text()) == {"a": None, "b": [1, [2.5, None]]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "y.json", {"a": float("inf")})
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "z.txt", "half \udc80")
+    assert not (tmp_path / "y.json").exists()
+    assert not (tmp_path / "z.txt").exists()
+
+
+def test_json_that_is_missing_or_cut_reads_as_nothing(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "missing.json") is None
+    (tmp_path / "cut.json").write_text('{"a": 1')
+    assert read_json(tmp_path / "cut.json") is None
+
+
+def test_an_array_file_has_its_size_at_once_and_holds_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    array_file(path, 4000)
+    assert np.array_equal(np.fromfile(path, dtype=np.uint8), np.zeros(4000, dtype=np.uint8))
+
+
+def test_an_array_file_without_room_is_an_error_at_once(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys, pathlib\n"
+        "from exmap.store import array_file\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "array_file(pathlib.Path(sys.argv[1]), 4096)\n"
+        "try:\n"
+        "    array_file(pathlib.Path(sys.argv[1]), 1 << 20)\n"
+        "except OSError as error:\n"
+        "    print('refused:', error.strerror)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.bin"], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused: File too large\n"
