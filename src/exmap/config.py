@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from exmap.errors import SettingsError, unknown_name
 
@@ -71,7 +71,7 @@ class TrainSettings(_Section):
     """Empirical risk minimisation: SGD with a cosine schedule (ExMap supplement, section 2.3)."""
 
     epochs: int = Field(10, ge=1)
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(3e-3, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
@@ -103,9 +103,18 @@ class ExplainSettings(_Section):
 
     composite: str = "symmetric_gamma"
     gamma: float = Field(4.0, ge=0)
-    target: Literal["predicted", "true"] | int = "predicted"
+    target: str | int = "predicted"
     size: int | None = Field(None, ge=1)
     batch_size: int = Field(100, ge=1)
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _target(cls, value: Any) -> Any:
+        if value is True:  # YAML reads a bare true as a truth value
+            return "true"
+        if value in ("predicted", "true") or (isinstance(value, int) and value is not False and value >= 0):
+            return value
+        raise ValueError("must be predicted, true or the number of a class")
 
 
 class ClusterSettings(_Section):
@@ -235,11 +244,19 @@ def _read_source(source: str | Path) -> dict[str, Any]:
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
             raise SettingsError(f"settings file {path} does not exist; give an existing YAML file or a preset's name")
-        tree = _mapping(path.read_text(encoding="utf-8"), str(path))
-        base = tree.get("preset")
-        if isinstance(base, str) and base in preset_names():
-            return _merge(_read_source(base), tree)
-        return {"preset": path.stem, **tree}
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"{path} must be a YAML file in UTF-8, but it cannot be read as text: {error}"
+            ) from error
+        tree = _mapping(text, str(path))
+        if "preset" not in tree:
+            return {"preset": path.stem, **tree}
+        base = str(tree["preset"])
+        if base not in preset_names():
+            raise SettingsError(unknown_name("preset", base, preset_names()) + f"; it stands in {path}")
+        return _merge(_read_source(base), tree)
     raise SettingsError(unknown_name("preset", name, preset_names()) + ", or the path of a YAML file")
 
 
@@ -289,5 +306,6 @@ def _validate(tree: dict[str, Any]) -> Settings:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise SettingsError(unknown_name("setting", key, _keys(Settings))) from None
-        reason = first["msg"][0].lower() + first["msg"][1:]
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[0].lower() + reason[1:]
         raise SettingsError(f"setting {key}: {reason}, got {first['input']!r}") from None

@@ -90,7 +90,7 @@ def array_file(path: Path, n_bytes: int) -> None:
     """
     with open(path, "wb") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            os.posix_fallocate(file.fileno(), 0, max(n_bytes, 1))
         else:  # no such call on this system: write the zeros
             for start in range(0, n_bytes, 1 << 24):
                 file.write(bytes(min(1 << 24, n_bytes - start)))
@@ -135,13 +135,16 @@ class RunFolder:
                 raise RunFolderError(
                     f"{path} is not a run folder: it holds no settings.yaml; start one with exmap run PRESET --out DIR"
                 )
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and any(item.name != "settings.yaml.part" for item in path.iterdir()):
                 raise RunFolderError(
                     f"a run folder must be new, empty or an earlier run, but {path} holds other files; choose another "
                     "--out"
                 )
-            path.mkdir(parents=True, exist_ok=True)
-        elif (found := (yaml.safe_load(marker.read_text(encoding="utf-8")) or {}).get("format")) != FORMAT:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except NotADirectoryError as error:
+                raise RunFolderError(f"a run folder must lie in a directory, but {path} is below a file") from error
+        elif (found := self._read_settings().get("format")) != FORMAT:
             raise RunFolderError(
                 f"{path} must be of run-folder format {FORMAT}, found {found!r}; use the version of exmap it was made "
                 "with, or choose another --out"
@@ -149,12 +152,23 @@ class RunFolder:
 
     def settings(self) -> dict[str, Any] | None:
         """Return the settings the folder was made with, or None for a new one."""
-        marker = self.path / "settings.yaml"
-        if not marker.is_file():
+        if not (self.path / "settings.yaml").is_file():
             return None
-        tree = yaml.safe_load(marker.read_text(encoding="utf-8"))
-        settings: dict[str, Any] = tree["settings"]
+        settings: dict[str, Any] = self._read_settings()["settings"]
         return settings
+
+    def _read_settings(self) -> dict[str, Any]:
+        marker = self.path / "settings.yaml"
+        try:
+            tree = yaml.safe_load(marker.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            tree = None
+        if not isinstance(tree, dict) or ("settings" not in tree and tree.get("format") == FORMAT):
+            raise RunFolderError(
+                f"{marker} must hold the format and the settings of a run, but it cannot be read as such; choose "
+                "another --out"
+            )
+        return tree
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep the settings of the run."""
@@ -190,6 +204,7 @@ class RunFolder:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
             write_json(path / "identity.json", identity)
+        (path / "done.json").unlink(missing_ok=True)
         part, start = StagePart(path, resumed), time.perf_counter()
         yield part
         seconds = time.perf_counter() - start + part.seconds_before

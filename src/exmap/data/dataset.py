@@ -102,6 +102,14 @@ class Split:
                 f"split {self.name} must have one label and id per image, got {len(self.images)} images, "
                 f"{len(self.labels)} labels, {len(self.ids)} ids"
             )
+        if self.truth is not None and (
+            len(self.truth.index) != len(self.labels)
+            or not set(np.unique(self.truth.index)) <= set(range(len(self.truth.names)))
+        ):
+            raise DataError(
+                f"split {self.name} must have one true group per image, numbered from 0 and named, got "
+                f"{len(self.truth.index)} for {len(self.labels)} images and {len(self.truth.names)} names"
+            )
         if len(set(self.ids)) != len(self.ids):
             raise DataError(f"split {self.name} must have unique ids; {len(self.ids) - len(set(self.ids))} repeat")
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
@@ -201,10 +209,11 @@ def array_split(
     ('val/0', 'val/1')
     """
     y = np.asarray(labels, dtype=np.int64)
-    classes = tuple(class_names or map(str, range(int(y.max(initial=-1)) + 1)))
+    classes = tuple(map(str, range(int(y.max(initial=-1)) + 1)) if class_names is None else class_names)
     truth = None
     if true_groups is not None:
         index = np.asarray(true_groups, dtype=np.int64)
-        names = tuple(group_names or (f"group {g}" for g in range(int(index.max(initial=-1)) + 1)))
+        numbered = [f"group {g}" for g in range(int(index.max(initial=-1)) + 1)]
+        names = tuple(numbered if group_names is None else group_names)
         truth = TrueGroups(index, names)
     return Split(name, ArrayImages(images), y, tuple(f"{name}/{i}" for i in range(len(y))), classes, truth)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -74,7 +76,7 @@ def read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], str]:
         )
     header = 4 + 4 * dimensions
     shape = struct.unpack(f">{dimensions}I", raw[4:header]) if len(raw) >= header else ()
-    expected = header + int(np.prod(shape, dtype=np.int64)) if shape else header
+    expected = header + (math.prod(shape) if shape else 0)
     if len(raw) != expected:
         raise DataError(
             f"{path} must hold {expected:,} bytes by its header, found {len(raw):,}; it is "
@@ -125,7 +127,7 @@ def download_mnist(folder: Path) -> None:
                 download_url(f"{mirror}{archive}", str(folder), part.name, md5)
                 part.replace(folder / archive)
                 break
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
                 part.unlink(missing_ok=True)
                 reasons.append(f"{mirror}: {error}")
         else:

@@ -122,4 +122,4 @@ def _given_target(settings: ExplainSettings, labels: IntArray) -> IntArray | Non
     """Return the classes to explain, or None for the predicted ones."""
     if settings.target == "predicted":
         return None
-    return labels if settings.target == "true" else np.full(len(labels), settings.target, dtype=np.int64)
+    return np.full(len(labels), settings.target, dtype=np.int64) if isinstance(settings.target, int) else labels

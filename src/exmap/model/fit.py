@@ -18,10 +18,10 @@ from torch import nn
 
 from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
-from exmap.errors import NumericalError
+from exmap.errors import NumericalError, SettingsError
 from exmap.model.backbone import evaluation_mode, to_tensor
 from exmap.model.small_maps import small_maps_as_products
-from exmap.records import Listener, Progress, silent
+from exmap.records import IntArray, Listener, Progress, silent
 from exmap.runtime import child_seed, generator, torch_seed
 
 if TYPE_CHECKING:
@@ -100,7 +100,14 @@ def fit(
     ------
     NumericalError
         If the loss leaves the finite numbers.
+    SettingsError
+        If a batch is too small to be shared out.
     """
+    if settings.batch_size < 2 * fabric.world_size:
+        raise SettingsError(
+            f"train.batch_size must be at least 2 for each of the {fabric.world_size} processes, got "
+            f"{settings.batch_size}; raise it or lower runtime.devices"
+        )
     state = checkpoint.load() if checkpoint else None
     if state:
         model.load_state_dict(state.weights)
@@ -117,7 +124,9 @@ def fit(
     parameters = optimizer.param_groups[0]["params"]
     if state:
         for name, parameter in zip(names, parameters, strict=True):
-            optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device)
+            if name in state.momentum:  # in the parameter's own memory layout: the fused step pairs them by address
+                buffer = torch.empty_like(parameter).copy_(state.momentum[name])
+                optimizer.state[parameter]["momentum_buffer"] = buffer
     history: list[Row] = list(state.history) if state else []
     best = state.best if state else {}
     for epoch in range(len(history), settings.epochs):
@@ -125,7 +134,7 @@ def fit(
         optimizer.param_groups[0]["lr"] = rate
         with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)), small_maps_as_products(model):
             loss = _train_epoch(wrapped, optimizer, train, settings, fabric, seed, epoch, listen)
-        accuracy = _class_accuracy(wrapped, val, fabric)
+        accuracy = _class_accuracy(model, val, fabric)
         score = {"worst_class": accuracy.worst, "mean": accuracy.mean, "last": float(epoch)}[settings.select]
         kept = score > max((row["score"] for row in history), default=-math.inf)
         if kept:
@@ -142,7 +151,8 @@ def fit(
             }
         )
         if checkpoint and fabric.global_rank == 0:
-            momentum = {n: optimizer.state[p]["momentum_buffer"] for n, p in zip(names, parameters, strict=True)}
+            buffers = {n: optimizer.state[p].get("momentum_buffer") for n, p in zip(names, parameters, strict=True)}
+            momentum = {name: buffer for name, buffer in buffers.items() if buffer is not None}
             checkpoint.save(FitState(epoch + 1, model.state_dict(), momentum, best, list(history)))
     model.load_state_dict(best)
     return history
@@ -162,10 +172,8 @@ def _train_epoch(
     model.train()
     order = generator(seed, "order", epoch).permutation(len(train))
     total = torch.zeros((), dtype=torch.float64)
-    for part in batch_slices(len(train), settings.batch_size):
-        batch = order[part]
-        if len(batch) < 2 * fabric.world_size:  # batch normalisation needs two samples in every process
-            continue
+    seen = 0
+    for batch in _batches(order, settings.batch_size, fabric.world_size):
         share = np.array_split(batch, fabric.world_size)[fabric.global_rank]
         images = to_tensor(train.images.batch(share), fabric.device)
         labels = torch.from_numpy(train.labels[share]).to(fabric.device)
@@ -176,10 +184,11 @@ def _train_epoch(
         fabric.backward(loss)
         optimizer.step()
         total += loss.detach().cpu() * (len(batch) / fabric.world_size)
+        seen += len(batch)
         note = f"epoch {epoch + 1}/{settings.epochs}"
-        listen(Progress("train", epoch * len(train) + part.stop, settings.epochs * len(train), note=note))
+        listen(Progress("train", epoch * len(train) + seen, settings.epochs * len(train), note=note))
     summed: Any = fabric.all_reduce(total, reduce_op="sum")
-    mean = float(summed) / len(train)
+    mean = float(summed) / seen
     if not math.isfinite(mean):
         raise NumericalError(
             f"the training loss of epoch {epoch + 1} is {mean}; it must be finite: lower train.learning_rate (now "
@@ -188,16 +197,31 @@ def _train_epoch(
     return mean
 
 
+def _batches(order: IntArray, size: int, processes: int) -> list[IntArray]:
+    """Cut an epoch's order into batches; a last one too small for batch normalisation joins the one before."""
+    batches = [order[part] for part in batch_slices(len(order), size)]
+    if len(batches) > 1 and len(batches[-1]) < max(size // 4, 2 * processes):
+        last = batches.pop()
+        batches[-1] = np.concatenate([batches[-1], last])
+    return batches
+
+
 @dataclass(frozen=True)
 class _Accuracy:
     mean: float
     worst: float
 
 
-def _class_accuracy(model: Any, split: Split, fabric: Fabric) -> _Accuracy:
-    """Return mean and worst-class accuracy; each process takes every world_size-th batch."""
+def _class_accuracy(model: nn.Module, split: Split, fabric: Fabric) -> _Accuracy:
+    """Return mean and worst-class accuracy; each process takes every world_size-th batch.
+
+    The bare model is run, since a process may have one batch more than another, and the wrapper waits for all.
+    """
+    if fabric.world_size > 1:  # running statistics differ by the last batch; those of the first process are saved
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     right = torch.zeros(split.n_classes, dtype=torch.float64)
-    with torch.inference_mode(), evaluation_mode(model):
+    with torch.inference_mode(), evaluation_mode(model), fabric.autocast():
         for number, part in enumerate(batch_slices(len(split), 500)):
             if number % fabric.world_size != fabric.global_rank:
                 continue

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -13,9 +15,9 @@ from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data.dataset import Split
 from exmap.errors import CheckpointError
 from exmap.model.fit import Checkpoint, FitState, Row, fit
-from exmap.model.weights import load_tensors, save_tensors
+from exmap.model.weights import detached, load_tensors, save_tensors
 from exmap.records import Listener, silent
-from exmap.runtime import make_fabric
+from exmap.runtime import make_fabric, without_denormals
 
 __all__ = ["FileCheckpoint", "train_model"]
 
@@ -72,23 +74,30 @@ def train_model(
     list of dict
         One row per epoch.
     """
-    fabric = make_fabric(runtime)
-    job: Any = _fit_in_process
-    weights, history = fabric.launch(job, model, train, val, settings, seed, checkpoint, listen)
-    model.load_state_dict(weights)
+    # The model is an argument of its own: Fabric then gives each process its own copy of the weights.
+    job = partial(
+        _fit_in_process, train=train, val=val, settings=settings, seed=seed, checkpoint=checkpoint, listen=listen
+    )
+    weights, history = make_fabric(runtime).launch(job, model)
+    model.load_state_dict(safetensors.torch.load(weights))
     return list(history)
 
 
 def _fit_in_process(
     fabric: Any,
     model: nn.Module,
+    *,
     train: Split,
     val: Split,
     settings: TrainSettings,
     seed: int,
     checkpoint: Checkpoint | None,
     listen: Listener,
-) -> tuple[dict[str, torch.Tensor], list[Row]]:
+) -> tuple[bytes, list[Row]]:
+    """Train in this process; the weights go back as bytes, since shared memory ends with the process."""
     heard = listen if fabric.global_rank == 0 else silent
-    history = fit(model, train, val, settings, fabric=fabric, seed=seed, checkpoint=checkpoint, listen=heard)
-    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, history
+    history = without_denormals(
+        lambda listen: fit(model, train, val, settings, fabric=fabric, seed=seed, checkpoint=checkpoint, listen=listen),
+        heard,
+    )
+    return safetensors.torch.save(detached(model.state_dict())), history

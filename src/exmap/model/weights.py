@@ -16,19 +16,26 @@ from torch import nn
 
 from exmap.errors import CheckpointError
 
-__all__ = ["load_tensors", "load_weights", "save_tensors", "save_weights"]
+__all__ = ["detached", "load_tensors", "load_weights", "save_tensors", "save_weights"]
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to `path`; the file appears under its name only when it is whole."""
     part = path.with_name(path.name + ".part")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, part, metadata=dict(metadata or {}))
+        save_file(detached(tensors), part, metadata=dict(metadata or {}))
     except SafetensorError as error:  # the library wraps the system's error; give back what a caller can catch
         part.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written: {error}") from error
     os.replace(part, path)
+
+
+def detached(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU that share no memory: what safetensors takes, tied weights included."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
