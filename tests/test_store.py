@@ -24,9 +24,13 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def interrupt(run: RunFolder, identity: dict[str, object], text: str) -> None:
-    with pytest.raises(KeyboardInterrupt), run.begin("train", identity) as part:
-        (part.path / "half.txt").write_text(text)
-        raise KeyboardInterrupt
+    def killed() -> None:
+        with run.begin("train", identity) as part:
+            (part.path / "half.txt").write_text(text)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
 
 
 def test_a_finished_stage_is_found_by_its_identity_alone(run: RunFolder) -> None:
@@ -87,8 +91,11 @@ def test_a_stage_made_again_replaces_the_old_one_only_when_it_is_whole(run: RunF
         (part.path / "new.txt").write_text("new")
     assert run.is_finished("train", OTHER)
     assert sorted(path.name for path in run.stage("train").iterdir()) == [
-        "done.json", "half.txt", "identity.json", "new.txt"
-    ]  # fmt: skip
+        "done.json",
+        "half.txt",
+        "identity.json",
+        "new.txt",
+    ]
 
 
 def test_a_stage_without_a_whole_marker_is_not_finished(run: RunFolder) -> None:

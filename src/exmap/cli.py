@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 something the user can act on, said in one sentence; 130 i
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -38,19 +39,26 @@ Override = Annotated[
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of an earlier run.")]
 
 
+SECONDS_BETWEEN_LINES = 30
+
+
 class ProgressBars:
-    """A listener that draws one bar per piece of work, with its rate."""
+    """A listener that draws one bar per piece of work, with its rate; without a terminal it writes lines."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._tasks: dict[str, Any] = {}
+        self._logged: dict[str, tuple[float, int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel to another process without the screen; bars are drawn anew there."""
-        return {"_bar": None, "_tasks": {}}
+        return {"_bar": None, "_tasks": {}, "_logged": {}}
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress."""
+        if not sys.stderr.isatty():
+            self._log(progress)
+            return
         bar = self._bar or self._start()
         if progress.task not in self._tasks:
             self._tasks[progress.task] = bar.add_task(
@@ -59,7 +67,22 @@ class ProgressBars:
         task = self._tasks[progress.task]
         bar.update(task, completed=progress.done, total=progress.total, note=progress.note, rate=_rate(bar, task))
 
+    def _log(self, progress: Progress) -> None:
+        """Write a line every half minute where there is no screen to draw on."""
+        now = time.monotonic()
+        began, done, last = self._logged.setdefault(progress.task, (now, progress.done, now))
+        if now - last < SECONDS_BETWEEN_LINES:
+            return
+        self._logged[progress.task] = (began, done, now)
+        rate = (progress.done - done) / (now - began)
+        print(
+            f"{progress.task} {progress.done:,}/{progress.total:,} {progress.unit}, {rate:,.0f}/s {progress.note}",
+            file=sys.stderr,
+            flush=True,
+        )
+
     def _start(self) -> Bar:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
@@ -70,6 +93,7 @@ class ProgressBars:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}"),
             transient=True,
+            console=Console(stderr=True),
         )
         self._bar.start()
         return self._bar
@@ -78,7 +102,7 @@ class ProgressBars:
         """Take the bars off the screen; the next piece of work draws new ones."""
         if self._bar is not None:
             self._bar.stop()
-        self._bar, self._tasks = None, {}
+        self._bar, self._tasks, self._logged = None, {}, {}
 
 
 def _rate(bar: Bar, task: Any) -> str:

@@ -160,7 +160,7 @@ class RunFolder:
     def _read_settings(self) -> dict[str, Any]:
         marker = self.path / "settings.yaml"
         try:
-            tree = yaml.safe_load(marker.read_text(encoding="utf-8"))
+            tree = yaml.safe_load(marker.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError):
             tree = None
         if not isinstance(tree, dict) or ("settings" not in tree and tree.get("format") == FORMAT):

@@ -25,9 +25,7 @@ def test_an_unknown_data_set_is_answered_with_the_closest_one() -> None:
     settings = DataSettings.model_construct(name="cmist")  # type: ignore[arg-type]
     with pytest.raises(SettingsError) as caught:
         build_task(settings)
-    assert str(caught.value) == (
-        "unknown data set 'cmist' (did you mean 'cmnist'?); choose one of: cmnist, digits"
-    )
+    assert str(caught.value) == ("unknown data set 'cmist' (did you mean 'cmnist'?); choose one of: cmnist, digits")
 
 
 def test_cmnist_without_a_folder_says_how_to_name_one() -> None:

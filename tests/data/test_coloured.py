@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -95,13 +96,9 @@ def test_embedded_digits_are_coloured_and_their_splits_share_no_image() -> None:
 
 
 def test_too_few_training_images_are_refused(tmp_path: Path) -> None:
-    import struct
-
     for stem in ("train", "t10k"):
         (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 2, 1, 1) + b"ab")
         (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 8, 1, 2) + b"\0\1")
     with pytest.raises(DataError) as caught:
         cmnist(tmp_path)
-    assert str(caught.value) == (
-        f"MNIST's training file must hold more than 10,000 images, found 2 in {tmp_path}"
-    )
+    assert str(caught.value) == (f"MNIST's training file must hold more than 10,000 images, found 2 in {tmp_path}")

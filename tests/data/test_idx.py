@@ -75,8 +75,8 @@ def test_a_missing_file_is_named_with_both_ways_to_get_it(tmp_path: Path) -> Non
     with pytest.raises(DataError) as caught:
         read_pair(tmp_path, "t10k")
     assert str(caught.value) == (
-        f"{tmp_path} must hold t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, but has neither; give the folder of "
-        "the IDX files with --data-dir, or let them be downloaded with --set data.download=true"
+        f"{tmp_path} must hold t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz, but has neither; give the folder "
+        "of the IDX files with --data-dir, or let them be downloaded with --set data.download=true"
     )
 
 
@@ -134,7 +134,8 @@ def test_a_different_number_of_images_and_labels_is_refused_with_both_numbers(tm
     with pytest.raises(DataError) as caught:
         read_pair(tmp_path, "train")
     assert str(caught.value) == (
-        f"{images} and {labels} must hold one label per image, found 3 images and 2 labels; they belong to different sets"
+        f"{images} and {labels} must hold one label per image, found 3 images and 2 labels; they belong to "
+        "different sets"
     )
 
 

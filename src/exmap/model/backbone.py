@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -120,10 +119,8 @@ def replace_head(model: nn.Module, name: str, weight: NDArray[np.float32], bias:
     """
     old = model.get_submodule(name)
     assert isinstance(old, nn.Linear)
-    empty: Any = nn.utils.skip_init  # no random weights: they would be drawn from the global generator
-    head: nn.Linear = empty(
-        nn.Linear, weight.shape[1], weight.shape[0], device=old.weight.device, dtype=old.weight.dtype
-    )
+    with torch_seed(0):  # the random weights it starts with are replaced
+        head = nn.Linear(weight.shape[1], weight.shape[0], device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))

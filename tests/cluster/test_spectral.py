@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.cluster import SpectralClustering
+from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.estimator_checks import check_estimator
+
+from exmap.cluster import SpectralEigengap
+from exmap.errors import DataError
+
+
+def blobs(k: int, each: int, seed: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.repeat(np.arange(k), each))
+    angle = 2 * np.pi * truth / k
+    centres = distance * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return centres + rng.normal(size=(len(truth), 2)), truth
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("k", "each"), [(2, 60), (3, 40), (3, 190)])
+def test_it_agrees_with_scikit_learn(k: int, each: int, seed: int) -> None:
+    points, truth = blobs(k, each, seed, 3.0)  # near enough for one component
+    ours = SpectralEigengap(k, n_neighbors=20, random_state=seed).fit(points)
+    assert ours.n_components_ == 1
+    theirs = SpectralClustering(
+        k, affinity="nearest_neighbors", n_neighbors=20, assign_labels="cluster_qr", random_state=seed
+    ).fit(points)
+    assert adjusted_rand_score(ours.labels_, theirs.labels_) == pytest.approx(1, abs=0.06)
+    assert adjusted_rand_score(ours.labels_, truth) > 0.7
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("each", [30, 200])
+def test_the_gap_finds_the_planted_number_of_blobs(seed: int, each: int) -> None:
+    points, truth = blobs(3, each, seed, 5.0)
+    ours = SpectralEigengap(n_neighbors=each // 2, random_state=seed).fit(points)
+    assert ours.n_clusters_ == 3
+    assert adjusted_rand_score(ours.labels_, truth) > 0.95
+    assert ours.note_.startswith("3 clusters")
+
+
+def test_the_note_says_that_a_disconnected_graph_only_counts_components() -> None:
+    points, truth = blobs(3, 30, 0, 100.0)
+    ours = SpectralEigengap(random_state=0).fit(points)
+    assert ours.n_components_ >= 3
+    assert "component" in ours.note_
+    assert "raise n_neighbors" in ours.note_
+    exact = SpectralEigengap(n_neighbors=20, random_state=0).fit(points)
+    assert (
+        exact.note_ == "3 clusters; the gap only counts the graph's components: raise n_neighbors, or give n_clusters"
+    )
+    assert adjusted_rand_score(exact.labels_, truth) == 1
+
+
+@pytest.mark.parametrize("k", [2, 6, 9])
+def test_far_blobs_are_told_apart_in_a_large_sample(k: int) -> None:
+    points, truth = blobs(k, 600 // k, 1, 300.0)
+    ours = SpectralEigengap(k, n_neighbors=12, random_state=0).fit(points)
+    assert ours.n_components_ == k
+    # FAILS (bug) for 6 and 9: above 500 samples copies of the eigenvalue 0 and their eigenvectors are missed.
+    assert int((ours.eigenvalues_ < 1e-8).sum()) == k
+    assert adjusted_rand_score(ours.labels_, truth) == 1
+
+
+def test_the_note_names_the_gap_of_a_connected_graph() -> None:
+    ours = SpectralEigengap(n_neighbors=20, random_state=0).fit(blobs(3, 40, 0, 3.0)[0])
+    k = ours.n_clusters_
+    gap = ours.eigenvalues_[k] - ours.eigenvalues_[k - 1]
+    assert ours.note_ == f"{k} clusters: the gap between eigenvalues {k} and {k + 1} is the largest, {gap:.4f}"
+    assert gap == np.diff(ours.eigenvalues_)[1:].max()
+
+
+def test_a_given_number_of_clusters_is_taken() -> None:
+    ours = SpectralEigengap(4, random_state=0).fit(blobs(2, 40, 0, 3.0)[0])
+    assert ours.n_clusters_ == 4
+    assert ours.note_ == "4 clusters were asked for"
+
+
+def test_more_clusters_than_eigenvalues_looked_at_are_possible() -> None:
+    points, truth = blobs(12, 15, 0, 100.0)
+    ours = SpectralEigengap(12, n_neighbors=8, random_state=0).fit(points)
+    assert adjusted_rand_score(ours.labels_, truth) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_duplicates_share_a_cluster(seed: int) -> None:
+    corners = 10 * np.eye(4)
+    truth = np.random.default_rng(seed).permutation(np.repeat(np.arange(4), 12))
+    ours = SpectralEigengap(n_neighbors=12, random_state=seed).fit(corners[truth])
+    assert adjusted_rand_score(ours.labels_, truth) == 1
+
+
+def test_identical_samples_are_clustered_without_an_error() -> None:
+    labels = SpectralEigengap(random_state=0).fit(np.zeros((20, 3))).labels_
+    assert labels.shape == (20,)
+    assert labels.min() == 0
+
+
+def test_fewer_samples_than_clusters_are_refused() -> None:
+    with pytest.raises(DataError, match=r"n_clusters must lie in \[1, 3\] for 3 samples, got 4"):
+        SpectralEigengap(4).fit(np.arange(6.0).reshape(3, 2))
+    with pytest.raises(DataError, match="got 0"):
+        SpectralEigengap(0).fit(np.arange(6.0).reshape(3, 2))
+
+
+def test_fewer_samples_than_neighbours_are_refused() -> None:
+    with pytest.raises(DataError, match=r"n_neighbors must lie in \[2, 4\] for 4 samples"):
+        SpectralEigengap(n_neighbors=5).fit(np.arange(8.0).reshape(4, 2))
+
+
+def test_two_samples_are_the_fewest() -> None:
+    ours = SpectralEigengap().fit(np.array([[0.0], [1.0]]))
+    assert sorted(ours.labels_.tolist()) == [0, 1]
+    assert "too few samples for a gap" in ours.note_
+    with pytest.raises(ValueError, match="minimum of 2"):
+        SpectralEigengap().fit(np.array([[0.0]]))
+
+
+@pytest.mark.parametrize("random_state", [0, np.random.RandomState(0), None])
+def test_any_random_state_of_scikit_learn_is_accepted(random_state: object) -> None:
+    assert (
+        len(SpectralEigengap(random_state=random_state).fit(np.random.default_rng(0).normal(size=(9, 2))).labels_) == 9
+    )
+
+
+def test_it_passes_scikit_learns_own_checks() -> None:
+    results = check_estimator(SpectralEigengap(), on_skip=None, on_fail=None)
+    assert [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")] == []
+    assert sum(r["status"] == "passed" for r in results) > 30

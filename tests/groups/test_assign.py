@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from exmap.cluster import make_clusterer
+from exmap.config import ClusterSettings
+from exmap.errors import DataError, NumericalError
+from exmap.groups import cluster_samples, groups_from_clusters
+from exmap.groups.assign import by_size
+from exmap.runtime import child_seed
+
+
+def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three classes; each holds a large and a small blob, except class 2, which is a single blob."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.permutation(np.repeat([0, 1, 2, 3, 4], [30, 12, 25, 15, 20]))
+    labels = np.array([0, 0, 1, 1, 2])[kinds]
+    centres = np.array([[0, 0], [9, 0], [0, 9], [9, 9], [0, 0]])
+    return centres[kinds] + rng.normal(0, 0.5, (len(kinds), 2)), labels, kinds
+
+
+def settings(method: str = "kmeans", **changes: Any) -> ClusterSettings:
+    return ClusterSettings(method=method, **changes)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "spectral"])
+@pytest.mark.parametrize("seed", range(3))
+def test_local_scope_clusters_inside_each_class(seed: int, method: str) -> None:
+    vectors, labels, kinds = planted(seed)
+    found = cluster_samples(vectors, labels, settings(method, scope="local", n_clusters=2, n_neighbors=8), seed=seed)
+    assert found.scope == "local"
+    for label in (0, 1):
+        members = labels == label
+        assert adjusted_rand_score(found.labels[members], kinds[members]) == 1
+        assert np.bincount(found.labels[members])[0] > np.bincount(found.labels[members])[1]
+    assert [note["samples_of"] for note in found.notes] == ["class 0", "class 1", "class 2"]
+    assert [note["n_samples"] for note in found.notes] == [42, 40, 20]
+    assert [note["n_clusters"] for note in found.notes] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("method", ["kmeans", "spectral"])
+@pytest.mark.parametrize("seed", range(3))
+def test_global_scope_clusters_all_samples_together(seed: int, method: str) -> None:
+    vectors, labels, kinds = planted(seed)
+    found = cluster_samples(vectors, labels, settings(method, scope="global", n_clusters=4, n_neighbors=8), seed=seed)
+    place = np.where(kinds == 4, 0, kinds)
+    assert adjusted_rand_score(found.labels, place) == 1
+    assert [(note["samples_of"], note["n_samples"]) for note in found.notes] == [("all", 102)]
+    counts = np.bincount(found.labels)
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_a_class_is_clustered_as_if_it_were_alone() -> None:
+    vectors, labels, _ = planted()
+    found = cluster_samples(vectors, labels, settings("spectral", scope="local"), seed=7)
+    alone = make_clusterer(settings("spectral"), child_seed(7, "class 1")).fit(vectors[labels == 1])
+    assert adjusted_rand_score(found.labels[labels == 1], alone.labels_) == 1
+    moved = vectors.copy()
+    moved[labels == 0] += 100
+    again = cluster_samples(moved, labels, settings("spectral", scope="local"), seed=7)
+    assert np.array_equal(again.labels[labels == 1], found.labels[labels == 1])
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_samples_that_are_not_usable_get_no_cluster_and_no_say(scope: str) -> None:
+    vectors, labels, _ = planted()
+    usable = np.random.default_rng(1).random(len(labels)) < 0.8
+    broken = vectors.copy()
+    broken[~usable] = np.nan
+    found = cluster_samples(broken, labels, settings(scope=scope, n_clusters=2), seed=0, usable=usable)
+    assert ((found.labels == -1) == ~usable).all()
+    rest = cluster_samples(vectors[usable], labels[usable], settings(scope=scope, n_clusters=2), seed=0)
+    assert np.array_equal(found.labels[usable], rest.labels)
+    assert sum(note["n_samples"] for note in found.notes) == usable.sum()
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_nothing_usable_gives_no_clusters_and_no_error(scope: str) -> None:
+    vectors, labels, _ = planted()
+    found = cluster_samples(vectors, labels, settings(scope=scope), seed=0, usable=np.zeros(len(labels), dtype=bool))
+    assert (found.labels == -1).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_usable_samples_must_be_finite(bad: float) -> None:
+    vectors, labels, _ = planted()
+    vectors[[3, 8], 1] = bad
+    with pytest.raises(NumericalError, match="needs finite numbers, but 2 of 102 samples hold NaN or infinity"):
+        cluster_samples(vectors, labels, settings(), seed=0)
+
+
+def test_a_class_may_be_one_cluster() -> None:
+    vectors, labels, _ = planted()
+    found = cluster_samples(vectors, labels, settings(scope="local", n_clusters=1), seed=0)
+    assert not found.labels.any()
+    assert [note["n_clusters"] for note in found.notes] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("method", ["kmeans", "spectral"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_tiny_class_is_one_cluster_and_says_so(n: int, method: str) -> None:
+    vectors, labels, _ = planted()
+    vectors = np.concatenate([vectors, np.eye(3)[:n, :2]])
+    labels = np.concatenate([labels, np.full(n, 3)])
+    found = cluster_samples(vectors, labels, settings(method, scope="local"), seed=0)
+    assert found.labels[-n:].tolist() == [0] * n
+    wanted = {"samples_of": "class 3", "n_samples": n, "n_clusters": 1, "note": "too few samples to cluster"}
+    assert found.notes[3] == wanted
+
+
+def test_more_clusters_than_a_class_has_samples_are_refused() -> None:
+    vectors, labels, _ = planted()
+    with pytest.raises(DataError, match="n_clusters"):
+        cluster_samples(vectors, labels, settings("spectral", scope="local", n_clusters=21), seed=0)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "spectral"])
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_the_same_seed_gives_the_same_clusters(scope: str, method: str) -> None:
+    vectors, labels, _ = planted()
+    one, other = (cluster_samples(vectors, labels, settings(method, scope=scope), seed=3) for _ in range(2))
+    assert np.array_equal(one.labels, other.labels)
+    assert one.notes == other.notes
+
+
+def test_spectral_notes_hold_eigenvalues_components_and_the_reason() -> None:
+    vectors, labels, _ = planted()
+    for note in cluster_samples(vectors, labels, settings("spectral", scope="local"), seed=0).notes:
+        assert len(note["eigenvalues"]) == 10
+        assert note["graph_components"] >= 1
+        assert note["note"].startswith(f"{note['n_clusters']} clusters")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_by_size_numbers_the_same_clusters_by_falling_size(seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 6, 40) * 3 - 4
+    found = by_size(labels)
+    assert adjusted_rand_score(found, labels) == 1
+    counts = np.bincount(found)
+    assert (counts > 0).all()
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_groups_are_named_by_class_and_cluster_and_numbered_in_that_order() -> None:
+    labels = np.array([1, 0, 2, 1, 0, 1])
+    clusters = np.array([0, 1, 0, 2, 0, -1])
+    index, names = groups_from_clusters(labels, clusters, ("cat", "dog / wolf", "owl"))
+    assert names == (
+        "class cat / cluster 0",
+        "class cat / cluster 1",
+        "class dog / wolf / cluster 0",
+        "class dog / wolf / cluster 2",
+        "class owl / cluster 0",
+    )
+    assert index.tolist() == [2, 1, 4, 3, 0, -1]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_only_crossings_with_samples_become_groups(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, clusters = rng.integers(0, 3, 25), rng.integers(-1, 4, 25)
+    index, names = groups_from_clusters(labels, clusters, ("a", "b", "c"))
+    pairs = sorted({(int(y), int(c)) for y, c in zip(labels, clusters, strict=True) if c >= 0})
+    assert names == tuple(f"class {'abc'[y]} / cluster {c}" for y, c in pairs)
+    wanted = [pairs.index((y, c)) if c >= 0 else -1 for y, c in zip(labels.tolist(), clusters.tolist(), strict=True)]
+    assert index.tolist() == wanted
+
+
+def test_no_assigned_sample_makes_no_group() -> None:
+    index, names = groups_from_clusters(np.array([0, 1]), np.array([-1, -1]), ("a", "b"))
+    assert index.tolist() == [-1, -1]
+    assert names == ()
