@@ -6,24 +6,20 @@ on how many another stage made, and nothing ever touches a global generator.
 
 from __future__ import annotations
 
-import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exmap.config import RuntimeSettings
 from exmap.errors import SettingsError
-from exmap.records import Listener, Progress, silent
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["child_seed", "generator", "make_fabric", "torch_seed", "without_denormals"]
-
-Result = TypeVar("Result")
+__all__ = ["child_seed", "generator", "make_fabric", "torch_seed"]
 
 
 def child_seed(seed: int, *names: str | int) -> int:
@@ -51,50 +47,6 @@ def torch_seed(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def without_denormals(work: Callable[[Listener], Result], listen: Listener = silent) -> Result:
-    """Do work in a thread in which numbers below 1e-38 count as zero.
-
-    Once a network fits its training set, gradients fall into that range, and a CPU is several times slower at it. The
-    setting belongs to a thread, and torch's worker threads inherit it only from the thread that first needs them: so
-    the work gets a thread of its own, and the caller's threads stay as they are.
-
-    Parameters
-    ----------
-    work : callable
-        Takes a listener, which it should call often: an interrupt of the caller reaches the work there.
-    listen : Listener
-    """
-    import torch
-
-    outcome: list[Result] = []
-    failure: list[BaseException] = []
-    interrupted = threading.Event()
-
-    def heard(progress: Progress) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        listen(progress)
-
-    def run() -> None:
-        torch.set_flush_denormal(True)
-        try:
-            outcome.append(work(heard))
-        except BaseException as error:  # whatever it is, it belongs to the caller
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="exmap-work", daemon=True)
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        interrupted.set()
-        thread.join()
-        raise
-    if failure:
-        raise failure[0]
-    return outcome[0]
 
 
 def make_fabric(settings: RuntimeSettings) -> Fabric:

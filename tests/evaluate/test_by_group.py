@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -107,7 +109,7 @@ def test_the_interval_shrinks_with_the_number_of_samples() -> None:
         found = table((np.arange(n) % 4 == 0).astype(np.int64), labels, labels)
         assert found.low[0] < 0.75 < found.high[0]
         widths.append(float(found.high[0] - found.low[0]))
-    assert all(2.5 > wide / narrow > 1.6 for wide, narrow in zip(widths, widths[1:], strict=False))
+    assert all(2.5 > wide / narrow > 1.6 for wide, narrow in pairwise(widths))
     assert widths[0] == pytest.approx(2 * 1.96 * np.sqrt(0.75 * 0.25 / 20), rel=0.2)
 
 

@@ -196,16 +196,22 @@ def test_whole_resnet_heatmaps_equal_those_of_four_modified_passes(seed: int) ->
 
 
 class Functional(nn.Module):
-    """In-place activations that are no modules, so that no hook can protect a convolution's stored output."""
+    """In-place steps that are no modules, so that no hook can protect a convolution's stored output."""
 
     def __init__(self, inplace: bool) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3)
-        self.head = nn.Linear(4 * 16, 3)
-        self.act = torch.relu_ if inplace else torch.relu
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4 * 36, 3)
+        self.inplace = inplace
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.act(self.second(self.act(self.first(x)))).flatten(1))
+        x = nn.functional.leaky_relu(self.first(x), 0.3, inplace=self.inplace).abs()
+        y = self.second(x)
+        if self.inplace:
+            y += x
+        else:
+            y = y + x
+        return self.head(torch.relu(y).flatten(1))
 
 
 def vgg_like(inplace: bool) -> nn.Module:

@@ -65,6 +65,18 @@ def test_a_class_is_clustered_as_if_it_were_alone() -> None:
     assert np.array_equal(again.labels[labels == 1], found.labels[labels == 1])
 
 
+def test_each_class_has_a_seed_of_its_own_derived_from_its_name() -> None:
+    vectors, labels = np.random.default_rng(0).random((150, 6)), np.arange(150) % 3
+    found = cluster_samples(vectors, labels, settings(scope="local", n_clusters=6), seed=7)
+    seeds = {name: child_seed(7, name) for name in ("class 1", "class 2")}
+    wanted, other = (
+        by_size(make_clusterer(settings(n_clusters=6), seed).fit(vectors[labels == 1]).labels_)
+        for seed in seeds.values()
+    )
+    assert np.array_equal(found.labels[labels == 1], wanted)
+    assert not np.array_equal(wanted, other)
+
+
 @pytest.mark.parametrize("scope", ["local", "global"])
 def test_samples_that_are_not_usable_get_no_cluster_and_no_say(scope: str) -> None:
     vectors, labels, _ = planted()

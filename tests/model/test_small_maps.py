@@ -139,7 +139,7 @@ def test_the_model_has_nothing_left_over_afterwards() -> None:
 def test_the_model_has_nothing_left_over_after_an_error() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3))
     before = attributes(model)
-    with pytest.raises(RuntimeError), small_maps_as_products(model):  # noqa: PT012
+    with pytest.raises(RuntimeError), small_maps_as_products(model):
         model(torch.randn(2, 5, 1, 1))
     assert attributes(model) == before
 

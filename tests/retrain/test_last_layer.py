@@ -24,7 +24,7 @@ def planted(n_classes: int = 3, *, n: int = 400, seed: int = 0, minority: float 
     labels = rng.permutation(np.arange(n) % n_classes)
     other = (labels + rng.integers(1, n_classes, n)) % n_classes
     attributes = np.where(rng.random(n) < minority, other, labels)
-    core = 2.0 * np.eye(n_classes)[labels] + rng.normal(0, 0.6, (n, n_classes))
+    core = 2.0 * np.eye(n_classes)[labels] + rng.normal(0, 0.8, (n, n_classes))
     loud = 6.0 * np.eye(n_classes)[attributes] + rng.normal(0, 0.3, (n, n_classes))
     features = np.concatenate([core, loud, rng.normal(3, 2, (n, 3)), np.zeros((n, 1))], axis=1).astype(np.float32)
     names = tuple(f"class {y}, attribute {a}" for y in range(n_classes) for a in range(n_classes))
@@ -51,14 +51,14 @@ def standardised(features: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_planted_minority_is_recovered(seed: int, n_classes: int) -> None:
-    features, labels, groups = planted(n_classes, seed=seed)
+    features, labels, groups = planted(n_classes, n=1200, seed=seed)
     balanced = DFR(**QUICK, seed=seed).fit_head(features, labels, groups, n_classes=n_classes)
     by_class = Groups(labels, tuple("abc"[:n_classes]), "classes", ())
     plain = DFR(**QUICK, seed=seed).fit_head(features, labels, by_class, n_classes=n_classes)
     fresh = planted(n_classes, n=600, seed=seed + 50, minority=0.5)
     assert balanced.weight.shape == (n_classes, features.shape[1])
     assert balanced.weight.dtype == balanced.bias.dtype == np.float32
-    assert worst(balanced, *fresh) > max(0.8, worst(plain, *fresh) + 0.05)
+    assert worst(balanced, *fresh) > max(0.78, worst(plain, *fresh) + 0.08)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

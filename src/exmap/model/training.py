@@ -17,7 +17,7 @@ from exmap.errors import CheckpointError
 from exmap.model.fit import Checkpoint, FitState, Row, fit
 from exmap.model.weights import detached, load_tensors, save_tensors
 from exmap.records import Listener, silent
-from exmap.runtime import make_fabric, without_denormals
+from exmap.runtime import make_fabric
 
 __all__ = ["FileCheckpoint", "train_model"]
 
@@ -96,8 +96,5 @@ def _fit_in_process(
 ) -> tuple[bytes, list[Row]]:
     """Train in this process; the weights go back as bytes, since shared memory ends with the process."""
     heard = listen if fabric.global_rank == 0 else silent
-    history = without_denormals(
-        lambda listen: fit(model, train, val, settings, fabric=fabric, seed=seed, checkpoint=checkpoint, listen=listen),
-        heard,
-    )
+    history = fit(model, train, val, settings, fabric=fabric, seed=seed, checkpoint=checkpoint, listen=heard)
     return safetensors.torch.save(detached(model.state_dict())), history
