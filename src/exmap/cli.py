@@ -170,11 +170,14 @@ def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:
 
     from rich.console import Console
 
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     console = Console(soft_wrap=True)
     bars = ProgressBars()
     with console.status("loading"):
+        import lightning_fabric  # noqa: F401  sets the level of its own logger, which is then changed below
+
         from exmap.stages import open_run, run_stages
+
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 
     def say(line: str) -> None:
         bars.close()

@@ -59,7 +59,7 @@ def test_far_blobs_are_told_apart_in_a_large_sample(k: int) -> None:
     points, truth = blobs(k, 600 // k, 1, 300.0)
     ours = SpectralEigengap(k, n_neighbors=12, random_state=0).fit(points)
     assert ours.n_components_ == k
-    # FAILS (bug) for 6 and 9: above 500 samples copies of the eigenvalue 0 and their eigenvectors are missed.
+
     assert int((ours.eigenvalues_ < 1e-8).sum()) == k
     assert adjusted_rand_score(ours.labels_, truth) == 1
 

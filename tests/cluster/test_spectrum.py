@@ -49,7 +49,7 @@ def test_as_many_eigenvalues_are_zero_as_there_are_components(n: int, k: int) ->
         graph = neighbor_graph(blobs(n, k, seed), 6)
         found = laplacian_spectrum(graph, 10, seed)
         assert found.components == k
-        # FAILS (bug) above DENSE_BELOW with 6 or more components: the iteration misses copies of the eigenvalue 0.
+
         assert int((found.values < 1e-8).sum()) == min(k, 10)
         np.testing.assert_allclose(found.values, np.linalg.eigvalsh(slow_laplacian(graph))[:10], atol=1e-8)
 

@@ -74,7 +74,7 @@ def test_true_groups_must_be_there_to_be_read() -> None:
 
 
 def test_true_groups_of_another_length_are_refused() -> None:
-    with pytest.raises(DataError):  # FAILS: neither Split nor TrueGroups checks the length or the range
+    with pytest.raises(DataError):
         array_split(IMAGES, LABELS, true_groups=[0, 1, 0])
 
 

@@ -136,12 +136,12 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 
 def test_a_group_number_without_a_name_is_refused() -> None:
-    # FAILS (bug): IndexError instead of a sentence.
+
     with pytest.raises(DataError, match="name"):
         table(np.zeros(2), np.zeros(2), np.array([0, 4]))
 
 
 def test_training_counts_of_another_length_are_refused() -> None:
-    # FAILS (bug): accepted; the table's weighted mean then stops with a ValueError about broadcasting.
+
     with pytest.raises(DataError, match="train_counts"):
         table(np.zeros(2), np.zeros(2), np.array([0, 1]), train_counts=[1, 2, 3])

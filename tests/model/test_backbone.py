@@ -188,7 +188,7 @@ def test_a_model_that_is_its_head_can_be_replaced() -> None:
 def test_replacing_a_head_touches_no_global_generator() -> None:
     before = torch.get_rng_state()
     replace_head(nn.Linear(5, 3), "", np.ones((2, 5), dtype=np.float32), np.zeros(2, dtype=np.float32))
-    assert torch.equal(torch.get_rng_state(), before)  # FAILS: nn.Linear(...) draws its initial weights
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_touch_no_global_generator() -> None:

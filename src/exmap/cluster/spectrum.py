@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from exmap.errors import NumericalError
 from exmap.records import IntArray
@@ -58,7 +58,7 @@ def laplacian_spectrum(graph: sparse.csr_array, count: int, seed: int) -> Spectr
         If the iteration does not converge.
     """
     n = graph.shape[0]
-    components = int(connected_components(graph, directed=False, return_labels=False))
+    components, member = connected_components(graph, directed=False)
     degree = np.asarray(graph.sum(axis=1)).ravel()
     scale = sparse.diags_array(1 / np.sqrt(np.where(degree > 0, degree, 1.0)))
     # A vertex without edges must have eigenvalue 0, not 1: give it a loop.
@@ -67,18 +67,56 @@ def laplacian_spectrum(graph: sparse.csr_array, count: int, seed: int) -> Spectr
     count = min(count, n)
     if n < DENSE_BELOW or count >= n - 1:
         values, vectors = linalg.eigh(np.eye(n) - adjacency.toarray(), subset_by_index=[0, count - 1])
-    else:
-        start = np.random.default_rng(seed).standard_normal(n)
-        try:
-            found, vectors = eigsh(adjacency, k=count, which="LA", v0=start, ncv=max(4 * count, 40), maxiter=20 * n)
-        except ArpackNoConvergence as error:
-            raise NumericalError(
-                f"the eigenvalues of the neighbour graph of {n} samples did not converge ({error}); raise "
-                "cluster.n_neighbors"
-            ) from error
-        order = np.argsort(-found)
-        values, vectors = 1 - found[order], vectors[:, order]
-    return Spectrum(np.clip(values, 0.0, 2.0), vectors, components)
+        return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components))
+    # Each component has an eigenvector of eigenvalue 0 that is known, and an iteration may miss repeated ones.
+    null = _component_vectors(member, np.sqrt(np.where(degree > 0, degree, 1.0)), count)
+    values, vectors = np.zeros(null.shape[1]), null.toarray()
+    if missing := count - len(values):
+        found, others = _largest(adjacency, null, missing, seed)
+        values, vectors = np.concatenate([values, 1 - found]), np.hstack([vectors, others])
+    return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components))
+
+
+def _component_vectors(member: IntArray, weight: NDArray[np.float64], most: int) -> sparse.csc_array:
+    """Return the eigenvectors of eigenvalue 0: one per component, the largest components first."""
+    _, inverse, sizes = np.unique(member, return_inverse=True, return_counts=True)
+    rank = np.empty(len(sizes), dtype=np.int64)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    column = rank[inverse]
+    norms = np.sqrt(np.bincount(column, weights=weight**2))
+    kept = np.flatnonzero(column < most)
+    shape = (len(member), min(most, len(sizes)))
+    return sparse.csc_array((weight[kept] / norms[column[kept]], (kept, column[kept])), shape=shape)
+
+
+def _largest(
+    adjacency: sparse.csr_array, null: sparse.csc_array, count: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest eigenpairs of the normalised adjacency beside those of eigenvalue 1, in falling order."""
+    n = adjacency.shape[0]
+
+    def multiply(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Shifted into [0, 2], with the known eigenvectors moved to 0.
+        product: NDArray[np.float64] = adjacency @ x + x - 2 * (null @ (null.T @ x))
+        return product
+
+    start = np.random.default_rng(seed).standard_normal(n)
+    try:
+        found, vectors = eigsh(
+            LinearOperator((n, n), matvec=multiply, dtype=np.float64),
+            k=count,
+            which="LA",
+            v0=start,
+            ncv=max(4 * count, 40),
+            maxiter=20 * n,
+        )
+    except ArpackNoConvergence as error:
+        raise NumericalError(
+            f"the eigenvalues of the neighbour graph of {n} samples did not converge ({error}); raise "
+            "cluster.n_neighbors"
+        ) from error
+    order = np.argsort(-found)
+    return found[order] - 1, vectors[:, order]
 
 
 def eigengap(values: NDArray[np.float64], first: int = 2) -> int:

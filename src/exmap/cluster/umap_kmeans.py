@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -61,13 +62,13 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if not 1 <= self.n_clusters <= n:
             raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
         neighbors = min(default_neighbors(n), n - 1) if self.n_neighbors is None else self.n_neighbors
-        if not 1 <= neighbors < n:
+        if not 1 < neighbors < n and n > 2:
             raise DataError(
                 f"n_neighbors must lie in [2, {n - 1}] for {n} samples, got {neighbors}; lower cluster.n_neighbors or "
                 "give more samples"
             )
         seed = int(check_random_state(self.random_state).randint(2**31))
-        self.embedding_ = self._embed(vectors, max(neighbors, 2), seed)
+        self.embedding_ = self._embed(vectors, neighbors, seed)
         means = KMeans(self.n_clusters, n_init=10, random_state=seed).fit(self.embedding_)
         self.labels_ = means.labels_.astype(np.int64)
         return self
@@ -75,7 +76,9 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _embed(self, vectors: np.ndarray, neighbors: int, seed: int) -> np.ndarray:
         if len(vectors) <= self.n_components + 2:  # UMAP's spectral start needs more; there is nothing to embed
             return np.asarray(vectors, dtype=np.float32)
-        from umap import UMAP
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries that are not installed, and of graphs in several parts
+            from umap import UMAP
 
-        reducer = UMAP(n_components=self.n_components, n_neighbors=neighbors, random_state=seed, n_jobs=1)
-        return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)
+            reducer = UMAP(n_components=self.n_components, n_neighbors=neighbors, random_state=seed, n_jobs=1)
+            return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)

@@ -61,8 +61,10 @@ def group_table(
             f"evaluation needs one prediction and one group per label, got {predicted.shape[1]} predictions, "
             f"{len(index)} groups and {len(labels)} labels"
         )
-    scores = (predicted == labels).mean(axis=0)
     n_groups = len(names)
+    if len(index) and index.max() >= n_groups:
+        raise DataError(f"group numbers must lie in [-1, {n_groups - 1}], got {index.max()}; name every group")
+    scores = (predicted == labels).mean(axis=0)
     count = np.bincount(index[index >= 0], minlength=n_groups).astype(np.int64)
     accuracy, low, high = (np.full(n_groups, np.nan) for _ in range(3))
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
@@ -75,5 +77,10 @@ def group_table(
     share = None
     if train_counts is not None:
         counts = np.asarray(train_counts, dtype=np.float64)
+        if counts.shape != (n_groups,) or not counts.sum() > 0:
+            raise DataError(
+                f"train_counts must hold one number per group and not be zero throughout, got {counts.tolist()} for "
+                f"{n_groups} groups"
+            )
         share = counts / counts.sum()
     return GroupTable(tuple(names), accuracy, count, low, high, share)

@@ -13,9 +13,10 @@ from zennit.attribution import Gradient
 from exmap.config import ExplainSettings
 from exmap.data.dataset import Split
 from exmap.errors import DataError, NumericalError, SettingsError
+from exmap.explain.canonize import canonized_copy
 from exmap.explain.reduce import reduce_maps
 from exmap.explain.rules import NEEDS_PIXEL_RANGE, make_composite
-from exmap.model.backbone import evaluation_mode, model_device, to_tensor
+from exmap.model.backbone import model_device, to_tensor
 from exmap.records import Heatmaps, IntArray, Listener, Progress, silent
 
 __all__ = ["compute_heatmaps"]
@@ -38,7 +39,7 @@ def compute_heatmaps(
     Parameters
     ----------
     model : torch.nn.Module
-        Maps (n, C, H, W) to (n, K) logits. Its weights, hooks and modes are the same afterwards.
+        Maps (n, C, H, W) to (n, K) logits. A copy of it is explained; the model itself is not touched.
     split : Split
     settings : ExplainSettings, optional
     allocate : callable, optional
@@ -60,7 +61,7 @@ def compute_heatmaps(
         If no map is finite.
     """
     settings = settings or ExplainSettings()
-    composite = make_composite(settings.composite, model, gamma=settings.gamma)
+    composite = make_composite(settings.composite, model, gamma=settings.gamma)  # refuses an unknown name first
     channels, height, width = split.images.shape
     _check_target(settings, split)
     if settings.size is not None:
@@ -73,7 +74,12 @@ def compute_heatmaps(
     finite = np.empty(len(split), dtype=np.bool_)
     zero = np.empty(len(split), dtype=np.bool_)
     device = model_device(model)
-    with evaluation_mode(model), Gradient(model=model, composite=composite) as attributor:
+    prepared = canonized_copy(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        Gradient(model=prepared, composite=composite) as attributor,
+    ):
         for part, images in split.batches(settings.batch_size):
             if settings.composite in NEEDS_PIXEL_RANGE and not 0 <= images.min() <= images.max() <= 1:
                 raise DataError(

@@ -38,8 +38,13 @@ def reduce_maps(relevance: torch.Tensor, size: int | None) -> tuple[torch.Tensor
         raise SettingsError(f"explain.size must be at most the image's side of {side} pixels, got {size}; lower it")
     finite = torch.isfinite(relevance).flatten(1).all(dim=1)
     maps = torch.where(finite[:, None, None, None], relevance, 0.0)
+    maps = _to_unit_peak(maps)  # before averaging too: a sum of large relevance must not overflow
     if size is not None:
-        maps = torch.nn.functional.adaptive_avg_pool2d(maps, size)
+        maps = _to_unit_peak(torch.nn.functional.adaptive_avg_pool2d(maps, size))
+    return maps, finite, (maps == 0).flatten(1).all(dim=1) & finite
+
+
+def _to_unit_peak(maps: torch.Tensor) -> torch.Tensor:
+    """Divide each map by its largest absolute value; a map of zeros stays so."""
     peak = maps.abs().amax(dim=(1, 2, 3), keepdim=True)
-    zero = (peak == 0).flatten()
-    return maps / torch.where(peak == 0, 1.0, peak), finite, zero & finite
+    return maps / torch.where(peak == 0, 1.0, peak)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from zennit.canonizers import Canonizer, SequentialMergeBatchNorm
+from zennit.canonizers import Canonizer
 from zennit.composites import COMPOSITES, LayerMapComposite, layer_map_base
 from zennit.core import Composite, Hook, ParamMod
 from zennit.rules import Epsilon
@@ -19,7 +19,7 @@ from zennit.types import Convolution, Linear
 
 from exmap.errors import SettingsError, unknown_name
 
-__all__ = ["SymmetricGamma", "canonizers_for", "composite_names", "make_composite"]
+__all__ = ["SymmetricGamma", "composite_names", "make_composite", "sum_canonizers"]
 
 STABILIZER = 1e-6
 NEEDS_PIXEL_RANGE = ("epsilon_gamma_box",)  # composites whose first rule is bounded by the images' range
@@ -80,16 +80,16 @@ class SymmetricGamma(Hook):  # type: ignore[misc]
     def _relevance(self, module: nn.Module, x: torch.Tensor, z: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
         assert isinstance(module.weight, torch.Tensor)
         positive, negative = module.weight.clamp(min=0), module.weight.clamp(max=0)
-        mixed = bool(x.min() < 0) if x.numel() else False
+        mixed = not bool((x >= 0).all())  # NaN in one image must not hide the signs of another
         if mixed:
             x_plus, x_minus = x.clamp(min=0), x.clamp(max=0)
             p = _apply(module, x_plus, positive, 1) + _apply(module, x_minus, negative, 0)
         else:
             x_plus, p = x, _apply(module, x, positive, 1)
         n = z - p
-        above = p >= -n
-        alpha = torch.where(above, 1 + self.gamma, 1.0)
-        beta = torch.where(above, 1.0, 1 + self.gamma)
+        above = (p >= -n).to(p.dtype)
+        alpha = 1 + self.gamma * above
+        beta = 1 + self.gamma * (1 - above)
         total = alpha * p + beta * n
         share = upper / (total + torch.where(total < 0, -self.stabilizer, self.stabilizer))
         alpha *= share
@@ -142,22 +142,18 @@ def composite_names() -> list[str]:
     return sorted({SYMMETRIC_GAMMA, *COMPOSITES})
 
 
-def canonizers_for(model: nn.Module) -> list[Canonizer]:
-    """Return the canonizers that fit the model's architecture.
-
-    Torchvision's residual networks get explicit sums and merged batch normalisation; any other network gets batch
-    normalisation merged into the layer before it, where there is one.
-    """
+def sum_canonizers(model: nn.Module) -> list[Canonizer]:
+    """Return the canonizers that make the residual sums of torchvision's ResNets layers of their own."""
     from torchvision.models.resnet import BasicBlock, Bottleneck
-    from zennit.torchvision import ResNetCanonizer
+    from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 
     if any(isinstance(module, BasicBlock | Bottleneck) for module in model.modules()):
-        return [ResNetCanonizer()]
-    return [SequentialMergeBatchNorm()]
+        return [ResNetBasicBlockCanonizer(), ResNetBottleneckCanonizer()]
+    return []
 
 
 def make_composite(name: str, model: nn.Module, *, gamma: float = 4.0) -> Composite:
-    """Return a composite by name, with the canonizers that fit `model`.
+    """Return a composite by name, with the canonizers that fit `model`, whose batch normalisation is merged already.
 
     Parameters
     ----------
@@ -172,7 +168,7 @@ def make_composite(name: str, model: nn.Module, *, gamma: float = 4.0) -> Compos
     SettingsError
         For an unknown name.
     """
-    canonizers = canonizers_for(model)
+    canonizers = sum_canonizers(model)
     if name == SYMMETRIC_GAMMA:
         table = [
             *layer_map_base(STABILIZER),

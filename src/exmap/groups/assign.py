@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from exmap.cluster import make_clusterer
 from exmap.config import ClusterSettings
@@ -72,9 +74,12 @@ def _cluster(vectors: NDArray[np.floating], settings: ClusterSettings, seed: int
     clusterer = make_clusterer(settings, seed)
     if len(vectors) < FEWEST_TO_CLUSTER:
         return np.zeros(len(vectors), dtype=np.int64), {"n_clusters": 1, "note": "too few samples to cluster"}
-    clusterer.fit(vectors)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        clusterer.fit(vectors)
     labels = by_size(clusterer.labels_)
-    note: dict[str, Any] = {"n_clusters": int(labels.max()) + 1, "note": getattr(clusterer, "note_", "")}
+    said = [getattr(clusterer, "note_", ""), *(str(w.message) for w in caught)]
+    note: dict[str, Any] = {"n_clusters": int(labels.max()) + 1, "note": "; ".join(filter(None, said))}
     if hasattr(clusterer, "eigenvalues_"):
         note["eigenvalues"] = [round(float(value), 6) for value in clusterer.eigenvalues_]
         note["graph_components"] = int(clusterer.n_components_)

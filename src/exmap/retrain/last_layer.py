@@ -141,7 +141,7 @@ class DFR:
             raise DataError("retraining needs samples of at least 2 classes in the groups; all but one are unassigned")
         mean = features.mean(axis=0, dtype=np.float64)
         deviation = features.std(axis=0, dtype=np.float64)
-        deviation[deviation == 0] = 1.0
+        deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
         scaled = (features - mean) / deviation
         job = _Job(scaled, labels, index, n_classes, self.smallest_group)
         tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
@@ -187,6 +187,11 @@ class _Job:
     def fit(self, rows: IntArray, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return weight (K, D) and bias (K,) for the samples at `rows`; a class without samples is never predicted."""
         present = np.unique(self.labels[rows])
+        if len(present) < 2:
+            raise DataError(
+                "a balanced subset must hold samples of at least 2 classes, but one holds class "
+                f"{self.labels[rows[0]]} alone; give groups that do not mix classes, or more samples"
+            )
         regression = LogisticRegression(
             l1_ratio=1, C=strength, solver="liblinear" if len(present) == 2 else "saga", max_iter=500, random_state=0
         )

@@ -1,0 +1,117 @@
+"""Helpers for tests of whole runs: the command line in and out of this process, and one cheap finished run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exmap.cli import main
+from exmap.config import Settings, load_settings
+from exmap.records import Progress, silent
+from exmap.stages import open_run, run_stages
+
+CHEAP = (
+    "train.epochs=1",
+    "retrain.repeats=2",
+    "retrain.subsamples=3",
+    "retrain.tuning_splits=2",
+    "model.stem=imagenet",
+)
+STAGE_NAMES = ["train", "explain", "cluster", "retrain", "evaluate", "report"]
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv = ["exmap", *sys.argv[2:]]
+from exmap.cli import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    def is_one_sentence(self) -> bool:
+        """Say whether the error stream holds one line of exmap's own, and no traceback."""
+        lines = self.err.strip().splitlines()
+        return len(lines) == 1 and lines[0].startswith("exmap: ") and "Traceback" not in self.out + self.err
+
+
+def cheap_settings(*overrides: str, seed: int = 0) -> Settings:
+    return load_settings("digits", [*CHEAP, *overrides], seed=seed)
+
+
+def as_options(*overrides: str) -> list[str]:
+    return [word for item in overrides for word in ("--set", item)]
+
+
+def bring_up(
+    folder: Path, settings: Settings | None = None, *, until: str = "report", change: bool = False, listen: Any = silent
+) -> list[str]:
+    """Run the stages in this process and return what was said of each."""
+    lines: list[str] = []
+    run, settings = open_run(folder, settings, change=change)
+    run_stages(run, settings, until=until, listen=listen, say=lines.append)
+    return lines
+
+
+def finished_run(base: Path) -> Path:
+    """Return the one cheap finished run of this session, made on first use; copy it before changing it."""
+    folder = base / "finished-run"
+    if not (folder / "results.json").exists():
+        bring_up(folder, cheap_settings())
+    return folder
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str | Path) -> Said:
+    """Give a command in this process, through the same ``main`` as the installed script."""
+    monkeypatch.setattr(sys, "argv", ["exmap", *map(str, words)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main()
+    streams = capsys.readouterr()
+    return Said(int(left.value.code or 0), streams.out, streams.err)
+
+
+def start_process(*words: str | Path, file_limit: int | None = None) -> subprocess.Popen[str]:
+    """Start a command in a process of its own, with a largest file size if one is given (a full disk)."""
+    start = ["-m", "exmap.cli"] if file_limit is None else ["-c", LIMITED, str(file_limit)]
+    return subprocess.Popen(
+        [sys.executable, *start, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def in_process(*words: str | Path, file_limit: int | None = None) -> Said:
+    """Give a command in a process of its own, and wait for its end."""
+    process = start_process(*words, file_limit=file_limit)
+    out, err = process.communicate(timeout=120)
+    return Said(process.returncode, out, err)
+
+
+def modification_times(folder: Path) -> dict[str, int]:
+    """Return the time of each file of the finished stages."""
+    files = (path for name in STAGE_NAMES for path in (folder / name).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def without_times(results: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in results.items() if key not in ("seconds", "peak_memory_mib")}
+
+
+__all__ = ["Progress"]
