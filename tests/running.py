@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 
 from exmap.cli import main
 from exmap.config import Settings, load_settings
-from exmap.records import Progress, silent
+from exmap.records import silent
 from exmap.stages import open_run, run_stages
 
 CHEAP = (
@@ -75,6 +76,15 @@ def finished_run(base: Path) -> Path:
     return folder
 
 
+def copy_run(folder: Path, place: Path) -> Path:
+    """Copy a run folder; large files, which are only ever replaced as a whole, are linked."""
+
+    def copy(source: str, target: str) -> None:
+        (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
+
+    return Path(shutil.copytree(folder, place, copy_function=copy))
+
+
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str | Path) -> Said:
     """Give a command in this process, through the same ``main`` as the installed script."""
     monkeypatch.setattr(sys, "argv", ["exmap", *map(str, words)])
@@ -112,6 +122,3 @@ def modification_times(folder: Path) -> dict[str, int]:
 
 def without_times(results: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key not in ("seconds", "peak_memory_mib")}
-
-
-__all__ = ["Progress"]

@@ -86,14 +86,11 @@ class SymmetricGamma(Hook):  # type: ignore[misc]
             p = _apply(module, x_plus, positive, 1) + _apply(module, x_minus, negative, 0)
         else:
             x_plus, p = x, _apply(module, x, positive, 1)
-        n = z - p
-        above = (p >= -n).to(p.dtype)
-        alpha = 1 + self.gamma * above
-        beta = 1 + self.gamma * (1 - above)
-        total = alpha * p + beta * n
+        above = z >= 0  # P >= |N|, since z = P + N
+        total = z + self.gamma * torch.where(above, p, z - p)  # alpha P + beta N
         share = upper / (total + torch.where(total < 0, -self.stabilizer, self.stabilizer))
-        alpha *= share
-        beta *= share
+        strong = (1 + self.gamma) * share
+        alpha, beta = torch.where(above, strong, share), torch.where(above, share, strong)
         relevance = x_plus * (_transpose(module, x, positive, alpha) + _transpose(module, x, negative, beta))
         if mixed:
             relevance += x_minus * (_transpose(module, x, negative, alpha) + _transpose(module, x, positive, beta))

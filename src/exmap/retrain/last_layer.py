@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from exmap.data import Split
 
 __all__ = ["DFR", "Head"]
+
+
+MOST_ITERATIONS = 500  # of one logistic regression
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class DFR:
     smallest_group : int
         A smaller group takes part but does not set the balanced size.
     seed : int
+    n_jobs : int, optional
+        Regressions fitted at a time; None is one per core. It does not change the result.
 
     Attributes
     ----------
@@ -84,6 +91,7 @@ class DFR:
     subsamples: int = 20
     smallest_group: int = 6
     seed: int = 0
+    n_jobs: int | None = None
 
     def fit(self, model: nn.Module, split: Split, groups: Groups, *, listen: Listener = silent) -> nn.Module:
         """Return a copy of `model` with a last layer that treats the groups alike.
@@ -144,18 +152,24 @@ class DFR:
         deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
         scaled = (features - mean) / deviation
         job = _Job(scaled, labels, index, n_classes, self.smallest_group)
-        tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
-        strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
-        heads = []
-        for number in range(self.subsamples):
-            rows = balanced_subset(index, generator(self.seed, "subsample", number), smallest_group=self.smallest_group)
-            heads.append(job.fit(rows, strength))
-            listen(Progress("retrain", number + 1, self.subsamples, "fits"))
+        # The solver works outside Python's lock, so threads are enough to use every core.
+        with ThreadPoolExecutor(self.n_jobs or cpu_count()) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # counted, and said in the head's notes
+            tuning = self._tune(job, pool, listen) if len(self.strengths) > 1 else {}
+            strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
+            subsets = [
+                balanced_subset(index, generator(self.seed, "subsample", i), smallest_group=self.smallest_group)
+                for i in range(self.subsamples)
+            ]
+            heads = []
+            for fitted in pool.map(job.fit, subsets, [strength] * self.subsamples):
+                heads.append(fitted)
+                listen(Progress("retrain", len(heads), self.subsamples, "fits"))
         coefficients = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - coefficients @ mean
         return Head(coefficients.astype(np.float32), bias.astype(np.float32), strength, tuning, job.notes(groups))
 
-    def _tune(self, job: _Job, listen: Listener) -> dict[float, float]:
+    def _tune(self, job: _Job, pool: ThreadPoolExecutor, listen: Listener) -> dict[float, float]:
         """Return the mean worst-group accuracy on held-out halves, by strength."""
         scores: dict[float, list[float]] = {c: [] for c in self.strengths}
         for number in range(self.tuning_splits):
@@ -165,8 +179,8 @@ class DFR:
             if len(np.unique(job.labels[fitted])) < 2:
                 continue
             rows = fitted[balanced_subset(job.index[fitted], rng, smallest_group=self.smallest_group)]
-            for strength in self.strengths:
-                weight, bias = job.fit(rows, strength)
+            fits = pool.map(job.fit, [rows] * len(self.strengths), self.strengths)
+            for strength, (weight, bias) in zip(self.strengths, fits, strict=True):
                 right = (job.features[held_out] @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
                 scores[strength].append(_worst(right, job.index[held_out]))
             listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
@@ -182,7 +196,7 @@ class _Job:
     index: IntArray
     n_classes: int
     smallest_group: int
-    unconverged: int = 0
+    stopped_early: list[float] = field(default_factory=list)  # strengths of fits that did not converge
 
     def fit(self, rows: IntArray, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return weight (K, D) and bias (K,) for the samples at `rows`; a class without samples is never predicted."""
@@ -193,12 +207,15 @@ class _Job:
                 f"{self.labels[rows[0]]} alone; give groups that do not mix classes, or more samples"
             )
         regression = LogisticRegression(
-            l1_ratio=1, C=strength, solver="liblinear" if len(present) == 2 else "saga", max_iter=500, random_state=0
+            l1_ratio=1,
+            C=strength,
+            solver="liblinear" if len(present) == 2 else "saga",
+            max_iter=MOST_ITERATIONS,
+            random_state=0,
         )
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            regression.fit(self.features[rows], self.labels[rows])
-        self.unconverged += any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        regression.fit(self.features[rows], self.labels[rows])
+        if np.max(regression.n_iter_) >= MOST_ITERATIONS:
+            self.stopped_early.append(strength)
         weight = np.zeros((self.n_classes, self.features.shape[1]))
         bias = np.full(self.n_classes, -1e9)
         if len(present) == 2:  # one decision value: half of it for one class, half against the other
@@ -219,8 +236,8 @@ class _Job:
                 )
         if unassigned := int((self.index < 0).sum()):
             notes.append(f"{unassigned} samples are in no group and were left out")
-        if self.unconverged:
-            notes.append(f"{self.unconverged} logistic regressions stopped at their iteration limit")
+        if self.stopped_early:
+            notes.append(f"{len(self.stopped_early)} logistic regressions stopped at their iteration limit")
         return tuple(notes)
 
 
