@@ -111,7 +111,6 @@ def fit(
     state = checkpoint.load() if checkpoint else None
     if state:
         model.load_state_dict(state.weights)
-    model = model.to(memory_format=torch.channels_last)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
@@ -124,7 +123,7 @@ def fit(
     parameters = optimizer.param_groups[0]["params"]
     if state:
         for name, parameter in zip(names, parameters, strict=True):
-            if name in state.momentum:  # in the parameter's own memory layout: the fused step pairs them by address
+            if name in state.momentum:  # in the parameter's own memory layout: the fused step may pair them by address
                 buffer = torch.empty_like(parameter).copy_(state.momentum[name])
                 optimizer.state[parameter]["momentum_buffer"] = buffer
     history: list[Row] = list(state.history) if state else []
