@@ -186,8 +186,9 @@ def test_a_model_that_is_its_head_can_be_replaced() -> None:
 
 
 def test_replacing_a_head_touches_no_global_generator() -> None:
+    model = nn.Linear(5, 3)
     before = torch.get_rng_state()
-    replace_head(nn.Linear(5, 3), "", np.ones((2, 5), dtype=np.float32), np.zeros(2, dtype=np.float32))
+    replace_head(model, "", np.ones((2, 5), dtype=np.float32), np.zeros(2, dtype=np.float32))
     assert torch.equal(torch.get_rng_state(), before)
 
 
