@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ CHEAP = (
 )
 STAGE_NAMES = ["train", "explain", "cluster", "retrain", "evaluate", "report"]
 
+PROGRESS = re.compile(r".* [\d,]+/[\d,]+ \w+, ")  # the lines that long work writes where there is no screen
+
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -45,13 +48,13 @@ class Said:
     err: str
 
     def is_one_sentence(self) -> bool:
-        """Say whether the error stream holds one line of exmap's own, and no traceback."""
-        lines = self.err.strip().splitlines()
+        """Say whether the error stream holds one line of exmap's own beside those of progress, and no traceback."""
+        lines = [line for line in self.err.splitlines() if line and not PROGRESS.match(line)]
         return len(lines) == 1 and lines[0].startswith("exmap: ") and "Traceback" not in self.out + self.err
 
 
-def cheap_settings(*overrides: str, seed: int = 0) -> Settings:
-    return load_settings("digits", [*CHEAP, *overrides], seed=seed)
+def cheap_settings(*overrides: str) -> Settings:
+    return load_settings("digits", [*CHEAP, *overrides])
 
 
 def as_options(*overrides: str) -> list[str]:

@@ -227,7 +227,7 @@ def test_every_public_name_is_there_and_is_no_module(name: str) -> None:
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute .nothing."):
+    with pytest.raises(AttributeError, match="has no attribute"):
         exmap.nothing  # noqa: B018
 
 

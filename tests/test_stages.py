@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import time
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from exmap.config import DataSettings, ModelSettings, change_settings
+from exmap.config import ModelSettings, change_settings
 from exmap.data import build_task
 from exmap.errors import RunFolderError, SettingsError
 from exmap.model import build_model, collect_outputs, load_weights
@@ -28,6 +29,7 @@ from running import (
     as_options,
     bring_up,
     cheap_settings,
+    command,
     copy_run,
     finished_run,
     in_process,
@@ -86,7 +88,7 @@ def test_a_finished_run_holds_nothing_half_written(finished: Path) -> None:
 
 
 def test_each_source_of_groups_has_one_row_per_validation_image(finished: Path) -> None:
-    val = build_task(DataSettings()).val
+    val = build_task(cheap_settings().data).val
     for source in SOURCES:
         table = pq.read_table(finished / "cluster" / f"{source}.parquet")
         assert table.column_names == ["id", "class", "cluster", "group", "group_name", "predicted", "correct"]
@@ -128,7 +130,7 @@ def test_the_folder_keeps_its_settings_and_where_it_came_from(finished: Path) ->
     manifest = json.loads((finished / "manifest.json").read_text())
     assert kept["format"] == manifest["format"] == 1
     assert kept["settings"] == manifest["settings"] == cheap_settings().model_dump(mode="json")
-    assert manifest["input_digests"] == dict(build_task(DataSettings()).digests)
+    assert manifest["input_digests"] == dict(build_task(cheap_settings().data).digests)
     assert {"python", "exmap", "torch", "zennit", "scikit-learn", "numpy"} <= set(manifest["versions"])
     assert {"git_commit", "device", "machine", "seed"} <= set(manifest)
 
@@ -190,7 +192,7 @@ def test_results_say_how_long_each_stage_took_and_how_much_memory(results: dict[
 
 
 def test_the_repaired_model_is_the_trained_one_with_the_first_repeats_head(finished: Path) -> None:
-    test = build_task(DataSettings()).test
+    test = build_task(cheap_settings().data).test
     model = build_model(ModelSettings(), 2, seed=5)
     load_weights(model, finished / "retrain" / "model.safetensors")
     predicted = collect_outputs(model, test).predicted
@@ -206,8 +208,9 @@ def test_the_repaired_model_is_the_trained_one_with_the_first_repeats_head(finis
 # The same command again, and another seed or folder
 
 
+# BUG (here and in the two tests of kills): liblinear has one generator per process, which DFR's threads share.
 def test_the_same_seed_in_another_folder_gives_the_same_results(results: dict[str, Any], tmp_path: Path) -> None:
-    bring_up(tmp_path / "again", cheap_settings())
+    bring_up(tmp_path / "again", cheap_settings(), until="evaluate")
     again = json.loads((tmp_path / "again" / "results.json").read_text())
     assert without_times(again) == without_times(results)
 
@@ -226,8 +229,7 @@ def test_lost_results_are_published_again_from_the_finished_stages(copied: Path,
 
 def test_a_stage_without_its_marker_is_made_again(copied: Path) -> None:
     (copied / "cluster" / "done.json").unlink()
-    lines = bring_up(copied, cheap_settings())
-    assert lines == [*KEPT[:2], "cluster: started", *KEPT[3:]]
+    assert bring_up(copied, cheap_settings()) == [*KEPT[:2], "cluster: started", *KEPT[3:]]
 
 
 # Other settings
@@ -254,7 +256,7 @@ def test_a_changed_stage_takes_the_old_results_away(copied: Path) -> None:
 def test_changing_back_makes_the_same_results_again(copied: Path, results: dict[str, Any]) -> None:
     for bootstrap in (50, 1000):
         settings = change_settings(open_run(copied)[1], [f"evaluate.bootstrap={bootstrap}"])
-        bring_up(copied, settings, change=True)
+        bring_up(copied, settings, change=True, until="evaluate")
     assert without_times(json.loads((copied / "results.json").read_text())) == without_times(results)
 
 
@@ -314,11 +316,13 @@ def test_a_run_killed_during_training_continues_after_its_last_epoch(tmp_path: P
     assert not (killed / "results.json").exists()
 
     settings = cheap_settings(*overrides)
-    trained: list[Progress] = []
-    lines = bring_up(killed, settings, listen=lambda p: trained.append(p) if p.task == "train" else None)
+    epochs: set[str] = set()
+    lines = bring_up(
+        killed, settings, until="evaluate", listen=lambda p: epochs.add(p.note) if p.task == "train" else None
+    )
     assert lines[0] == "train: continued"
-    assert trained[0].note != "epoch 1/3"
-    bring_up(whole, settings)
+    assert "epoch 1/3" not in epochs
+    bring_up(whole, settings, until="evaluate")
     left, right = (json.loads((folder / "results.json").read_text()) for folder in (killed, whole))
     assert without_times(left) == without_times(right)
     for name in ("train/model.safetensors", "train/history.json", "retrain/model.safetensors"):
@@ -336,8 +340,8 @@ def test_a_run_killed_while_retraining_keeps_what_was_finished_and_makes_the_res
     assert modification_times(copied) == before
 
     settings = change_settings(open_run(whole)[1], ["retrain.repeats=6"])
-    assert bring_up(copied, settings) == [*KEPT[:3], "retrain: continued", "evaluate: started", "report: started"]
-    bring_up(whole, settings, change=True)
+    assert bring_up(copied, settings, until="evaluate") == [*KEPT[:3], "retrain: continued", "evaluate: started"]
+    bring_up(whole, settings, change=True, until="evaluate")
     left, right = (json.loads((folder / "results.json").read_text()) for folder in (copied, whole))
     assert without_times(left) == without_times(right)
 
@@ -359,14 +363,22 @@ def test_a_full_disk_while_training_is_one_sentence_and_the_same_command_finishe
 
 
 # BUG: safetensors.numpy.save_file raises SafetensorError, no OSError, on a full disk: a traceback and exit code 1.
-def test_a_full_disk_while_explaining_is_one_sentence_and_the_same_command_finishes(copied: Path) -> None:
+def test_a_full_disk_while_explaining_is_one_sentence_and_the_same_command_finishes(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("explain", copied, *as_options("explain.size=4"))
-    said = in_process(*words, file_limit=50_000)
-    assert not (copied / "explain.part" / "done.json").exists()
-    assert np.load(copied / "explain" / "heatmaps.npy", allow_pickle=False).shape == (450, 3, 8, 8)
-    bring_up(copied, open_run(copied)[1], until="explain")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        said = command(monkeypatch, capsys, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not (copied / "explain.part" / "done.json").exists()
+        assert np.load(copied / "explain" / "heatmaps.npy", allow_pickle=False).shape == (450, 3, 8, 8)
+    assert said.code == 2
+    assert said.is_one_sentence()
+    assert command(monkeypatch, capsys, *words).code == 0
     assert np.load(copied / "explain" / "heatmaps.npy", allow_pickle=False).shape == (450, 3, 4, 4)
-    assert (said.code, said.is_one_sentence()) == (2, True)
 
 
 # BUG: numpy.lib.format.open_memmap(mode="w+") truncates the file and so gives back the space array_file reserved.
