@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from exmap.config import ClusterSettings, Settings, change_settings
 from exmap.data import Task, build_task
-from exmap.evaluate import group_agreement, group_table
+from exmap.evaluation import group_agreement, group_table
 from exmap.explain import reduce_maps
 from exmap.groups import ErrorSetGroups, Evidence, ExMapGroups, GeorgeGroups, GroupSource, OracleGroups
 from exmap.records import Groups

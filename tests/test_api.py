@@ -58,7 +58,6 @@ def small_network(n_classes: int) -> nn.Module:
 # The five lines
 
 
-# BUG: exmap.api imports the subpackage exmap.evaluate, which hides the function of the same name behind itself.
 def test_the_five_lines_give_a_table_of_the_true_groups(digits: Task, model: nn.Module, groups: exmap.Groups) -> None:
     fixed = exmap.DFR(tuning_splits=2, subsamples=3).fit(model, digits.val, groups)
     table = exmap.evaluate(fixed, digits.test)
@@ -219,7 +218,6 @@ def test_the_folder_of_the_data_may_come_from_the_environment(monkeypatch: pytes
         exmap.load("cmnist", data_dir=tmp_path / "elsewhere")
 
 
-# BUG for "evaluate": see the five lines above.
 @pytest.mark.parametrize("name", exmap.__all__)
 def test_every_public_name_is_there_and_is_no_module(name: str) -> None:
     assert not isinstance(getattr(exmap, name), ModuleType)

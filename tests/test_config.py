@@ -44,14 +44,18 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("override", "hint"),
-    [("data.corelation=0.5", "data.correlation"), ("dta.correlation=0.5", "data.dir"), ("sed=1", "seed")],
+    [
+        ("data.corelation=0.5", "'data.correlation'?); choose one of: data.correlation, data.dir"),
+        ("dta.correlation=0.5", "'data'?); choose one of: cluster, data, "),
+        ("sed=1", "'seed'?); choose one of: cluster, data, "),
+    ],
 )
 def test_an_unknown_setting_or_section_is_answered_with_the_closest_one(override: str, hint: str) -> None:
     name = override.partition("=")[0]
     message = refusal("digits", override)
     assert message.startswith("unknown setting '")
     assert name.startswith(message.split("'")[1])
-    assert f"(did you mean {hint!r}?); choose one of: cluster.method, " in message
+    assert f"(did you mean {hint}" in message
 
 
 def test_a_value_inside_a_value_is_refused() -> None:

@@ -48,8 +48,12 @@ def test_a_finished_stage_is_found_by_its_identity_alone(run: RunFolder) -> None
 
 
 def test_a_finished_stage_says_how_long_it_took_in_all_processes(run: RunFolder) -> None:
-    with run.begin("train", IDENTITY) as part:
-        part.seconds_before = 100.0
+    interrupt(run, IDENTITY, "half")
+    part = run.path / "train.part"
+    attempt = json.loads((part / "attempt.json").read_text())
+    (part / "attempt.json").write_text(json.dumps({"seconds_before": 100.0, "started": attempt["started"]}))
+    with run.begin("train", IDENTITY):
+        pass
     record = run.record("train")
     assert record is not None
     assert record["format"] == FORMAT
@@ -77,7 +81,7 @@ def test_another_identity_drops_what_was_left(run: RunFolder) -> None:
     interrupt(run, IDENTITY, "half")
     with run.begin("train", OTHER) as part:
         assert not part.resumed
-        assert [path.name for path in part.path.iterdir()] == ["identity.json"]
+        assert sorted(path.name for path in part.path.iterdir()) == ["attempt.json", "identity.json"]
     assert run.is_finished("train", OTHER)
     assert not run.is_finished("train", IDENTITY)
 
@@ -227,9 +231,10 @@ def test_json_that_is_missing_or_cut_reads_as_nothing(tmp_path: Path) -> None:
 
 
 def test_an_array_file_has_its_size_at_once_and_holds_zeros(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    array_file(path, 4000)
-    assert np.array_equal(np.fromfile(path, dtype=np.uint8), np.zeros(4000, dtype=np.uint8))
+    path = tmp_path / "a.npy"
+    mapped = array_file(path, (10, 3, 4, 4))
+    assert path.stat().st_size >= mapped.nbytes == 1920
+    assert np.array_equal(np.load(path, mmap_mode="r", allow_pickle=False), np.zeros((10, 3, 4, 4), dtype=np.float32))
 
 
 def test_an_array_file_without_room_is_an_error_at_once(tmp_path: Path) -> None:
@@ -238,11 +243,11 @@ def test_an_array_file_without_room_is_an_error_at_once(tmp_path: Path) -> None:
         "from exmap.store import array_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "array_file(pathlib.Path(sys.argv[1]), 4096)\n"
+        "array_file(pathlib.Path(sys.argv[1]), (900,))\n"
         "try:\n"
-        "    array_file(pathlib.Path(sys.argv[1]), 1 << 20)\n"
+        "    array_file(pathlib.Path(sys.argv[1]), (1 << 18,))\n"
         "except OSError as error:\n"
         "    print('refused:', error.strerror)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.bin"], capture_output=True, text=True, check=True)
-    assert done.stdout == "refused: File too large\n"
+    assert done.stdout.startswith("refused:")

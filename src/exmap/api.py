@@ -18,7 +18,7 @@ from exmap.config import (
 )
 from exmap.data import Split, Task, build_task, dataset_names
 from exmap.errors import SettingsError, unknown_name
-from exmap.evaluate import group_table
+from exmap.evaluation import group_table
 from exmap.explain import compute_heatmaps
 from exmap.groups import Evidence, ExMapGroups, GeorgeGroups
 from exmap.model import build_model, collect_outputs, load_weights

@@ -5,13 +5,13 @@ An unknown key, an unknown name or a value out of range is refused with the allo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from exmap.errors import SettingsError, unknown_name
 
@@ -29,6 +29,7 @@ __all__ = [
     "change_settings",
     "dump_settings",
     "load_settings",
+    "parse_settings",
     "preset_names",
 ]
 
@@ -148,7 +149,7 @@ class GroupsSettings(_Section):
 class RetrainSettings(_Section):
     """Deep feature reweighting (Kirichenko et al., 2023), as the ExMap supplement uses it."""
 
-    strengths: tuple[float, ...] = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
+    strengths: tuple[PositiveFloat, ...] = Field((1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), min_length=1)
     tuning_splits: int = Field(5, ge=1)
     subsamples: int = Field(20, ge=1)
     repeats: int = Field(5, ge=1)
@@ -212,6 +213,17 @@ def load_settings(source: str | Path, overrides: Sequence[str] = (), **changes: 
 def change_settings(settings: Settings, overrides: Sequence[str] = (), **changes: Any) -> Settings:
     """Return other settings with overrides applied, as :func:`load_settings` does."""
     return _changed(dump_settings(settings), overrides, changes)
+
+
+def parse_settings(tree: Mapping[str, Any]) -> Settings:
+    """Check a mapping as :func:`dump_settings` returns it.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown key or a value out of its range.
+    """
+    return _validate(dict(tree))
 
 
 def _changed(tree: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any]) -> Settings:
@@ -289,13 +301,13 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        below = field.annotation
-        if isinstance(below, type) and issubclass(below, BaseModel):
-            yield from _keys(below, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+def _beside(location: tuple[str | int, ...]) -> list[str]:
+    """Return the dotted names that are allowed where an unknown one was found."""
+    model: Any = Settings
+    for name in location[:-1]:
+        model = model.model_fields[name].annotation
+    prefix = "".join(f"{name}." for name in location[:-1])
+    return [prefix + name for name in model.model_fields]
 
 
 def _validate(tree: dict[str, Any]) -> Settings:
@@ -305,7 +317,7 @@ def _validate(tree: dict[str, Any]) -> Settings:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise SettingsError(unknown_name("setting", key, _keys(Settings))) from None
+            raise SettingsError(unknown_name("setting", key, _beside(first["loc"]))) from None
         reason = first["msg"].removeprefix("Value error, ")
         reason = reason[0].lower() + reason[1:]
         raise SettingsError(f"setting {key}: {reason}, got {first['input']!r}") from None

@@ -12,21 +12,22 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from exmap.cluster import make_clusterer
-from exmap.config import Settings, dump_settings
+from exmap.config import Settings, dump_settings, parse_settings
 from exmap.data import Split, Task, build_task
 from exmap.errors import RunFolderError, SettingsError, unknown_name
-from exmap.evaluate import group_agreement, group_table
+from exmap.evaluation import group_agreement, group_table
 from exmap.explain import composite_names, compute_heatmaps
 from exmap.groups import (
     ClassGroups,
@@ -41,15 +42,26 @@ from exmap.groups import (
 )
 from exmap.model import build_model, collect_outputs, find_head, load_weights, replace_head, save_weights
 from exmap.model.training import FileCheckpoint, train_model
-from exmap.records import Groups, Heatmaps, Listener, Outputs, silent
+from exmap.records import Groups, Heatmaps, Listener, Outputs, Progress, silent
 from exmap.report import strategies_figure
 from exmap.retrain import DFR, Head
 from exmap.runtime import child_seed, generator
-from exmap.store import RunFolder, StagePart, array_file, differences, digest_of, read_json, write_json
+from exmap.store import (
+    RunFolder,
+    StagePart,
+    array_file,
+    differences,
+    digest_of,
+    digest_of_file,
+    read_json,
+    save_arrays,
+    write_json,
+)
 
 __all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names"]
 
-NOT_IDENTITY = {"data": ("dir", "download")}  # where things lie is not part of what they are
+NOT_IDENTITY = {"data": ("dir", "download"), "model": ("weights",)}  # where things lie; their content is identity
+WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starting processes
 ERM, LEARNER = "erm", "dfr"
 
 
@@ -106,13 +118,10 @@ def _explain(job: Job, part: StagePart) -> None:
     for split in (job.task.val, job.task.test):
         outputs = collect_outputs(model, split, head=head, listen=job.listen)
         arrays |= {f"{split.name}.features": outputs.features, f"{split.name}.logits": outputs.logits}
-    save_file(arrays, part.path / "outputs.safetensors")
+    save_arrays(arrays, part.path / "outputs.safetensors")
 
     def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:
-        path = part.path / "heatmaps.npy"
-        array_file(path, int(np.prod(shape)) * 4 + 128)
-        mapped: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        return mapped
+        return array_file(part.path / "heatmaps.npy", shape)
 
     maps = compute_heatmaps(model, job.task.val, job.settings.explain, allocate=allocate, listen=job.listen)
     if isinstance(maps.values, np.memmap):
@@ -170,24 +179,32 @@ def _retrain(job: Job, part: StagePart) -> None:
     val = job.task.val
     features = _outputs(job, val).features
     notes: dict[str, Any] = {}
-    for name in _sources(job):
-        groups = _groups(job, name)
-        heads = []
-        for repeat in range(job.settings.retrain.repeats):
-            learner = DFR(
-                strengths=job.settings.retrain.strengths,
-                tuning_splits=job.settings.retrain.tuning_splits,
-                subsamples=job.settings.retrain.subsamples,
-                smallest_group=job.settings.retrain.smallest_group,
-                seed=job.seed("retrain", repeat),
-            )
-            heads.append(
-                learner.fit_head(
-                    features, val.labels, groups, n_classes=val.n_classes, listen=_named(job, name, repeat)
-                )
-            )
+    settings, sources = job.settings.retrain, _sources(job)
+    learners = [
+        DFR(
+            strengths=settings.strengths,
+            tuning_splits=settings.tuning_splits,
+            subsamples=settings.subsamples,
+            smallest_group=settings.smallest_group,
+            seed=job.seed("retrain", repeat),
+        )
+        for repeat in range(settings.repeats)
+    ]
+    # Processes, not threads: the solver's random numbers are one sequence per process.
+    workers = cpu_count() if features.size > WORTH_PROCESSES else 1
+    fits = Parallel(workers, return_as="generator")(
+        delayed(learner.fit_head)(features, val.labels, groups, n_classes=val.n_classes)
+        for groups in [_groups(job, name) for name in sources]
+        for learner in learners
+    )
+    found: dict[str, list[Head]] = {name: [] for name in sources}
+    order = [name for name in sources for _ in learners]
+    for number, (name, head) in enumerate(zip(order, fits, strict=True)):
+        found[name].append(head)
+        job.listen(Progress("retrain", number + 1, len(order), "heads", name))
+    for name, heads in found.items():
         arrays = {f"{i}.{key}": getattr(head, key) for i, head in enumerate(heads) for key in ("weight", "bias")}
-        save_file(arrays, part.path / f"{name}.safetensors")
+        save_arrays(arrays, part.path / f"{name}.safetensors")
         notes[name] = [{"strength": h.strength, "tuning": h.tuning, "notes": h.notes} for h in heads]
         if name == ExMapGroups.name:
             model = _trained_model(job)
@@ -327,7 +344,8 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
     there = run.settings()
     if settings is None:
         assert there is not None
-        return run, Settings.model_validate(there)
+        return run, parse_settings(there)
+    _check_names(settings)
     if there is not None and not change:
         found = differences(_identity_part(there), _identity_part(dump_settings(settings)))
         if found:
@@ -359,16 +377,21 @@ def run_stages(
     dict or None
         The results, once the run is evaluated.
     """
-    _check_names(settings)
     job = Job(settings, build_task(settings.data), run, listen)
     identity: dict[str, Any] = {"inputs": dict(job.task.digests)}
+    if settings.model.weights is not None:
+        identity["weights"] = digest_of_file(settings.model.weights)
     tree = _identity_part(dump_settings(settings))
     _write_manifest(job)
-    for stage in STAGES[: stage_names().index(until) + 1]:
+    identities = {}
+    for stage in STAGES:
         identity = {
             "settings": {section: tree[section] for section in stage.sections},
             "before": identity if stage is STAGES[0] else digest_of(identity),
         }
+        identities[stage.name] = identity
+    for stage in STAGES[: stage_names().index(until) + 1]:
+        identity = identities[stage.name]
         if run.is_finished(stage.name, identity):
             say(f"{stage.name}: finished before, kept")
             continue
@@ -376,6 +399,9 @@ def run_stages(
         with run.begin(stage.name, identity) as part:
             say(f"{stage.name}: {'continued' if part.resumed else 'started'}")
             stage.make(job, part)
+        for later in STAGES[STAGES.index(stage) + 1 :]:
+            if not run.is_finished(later.name, identities[later.name]):
+                run.discard(later.name)  # made from what has just been replaced
     if until not in ("evaluate", "report"):
         return None
     return _publish(run, until)
@@ -411,6 +437,7 @@ def _identity_part(tree: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping)
         else value
         for section, value in tree.items()
+        if section != "preset"  # a name for settings, not a setting
     }
 
 
@@ -500,13 +527,3 @@ def _groups(job: Job, name: str) -> Groups:
 def _heads(job: Job, name: str) -> list[Head]:
     arrays = load_file(job.run.stage("retrain") / f"{name}.safetensors")
     return [Head(arrays[f"{i}.weight"], arrays[f"{i}.bias"], 0.0) for i in range(len(arrays) // 2)]
-
-
-def _named(job: Job, name: str, repeat: int) -> Listener:
-    """Return a listener that says which source and repeat the work is for."""
-    note = f"{name} {repeat + 1}/{job.settings.retrain.repeats}"
-
-    def listen(progress: Any) -> None:
-        job.listen(replace(progress, note=note))
-
-    return listen

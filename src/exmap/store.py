@@ -20,11 +20,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from exmap.errors import RunFolderError
 
-__all__ = ["FORMAT", "RunFolder", "StagePart", "array_file", "differences", "digest_of", "write_json", "write_text"]
+__all__ = [
+    "FORMAT",
+    "RunFolder",
+    "StagePart",
+    "array_file",
+    "differences",
+    "digest_of",
+    "digest_of_file",
+    "read_json",
+    "save_arrays",
+    "write_json",
+    "write_text",
+]
 
 FORMAT = 1  # of the run folder as a whole; a reader refuses a later one
 
@@ -66,6 +82,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(_no_nan(value), sort_keys=True).encode()).hexdigest()
 
 
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, or that of nothing where there is no file."""
+    return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """Return the dotted names at which two nested mappings differ, with both values.
 
@@ -80,20 +101,35 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix} ({old!r} there, {new!r} here)"]
 
 
-def array_file(path: Path, n_bytes: int) -> None:
-    """Reserve the space of an array file, so that a full disk is an error here and not a fault while writing to it.
+def save_arrays(arrays: Mapping[str, NDArray[np.float32]], path: Path) -> None:
+    """Write named arrays as safetensors.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:  # the library wraps the system's error; give back what a caller can catch
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def array_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Make a float32 array file of zeros, mapped into memory, with its space reserved on disk.
+
+    Without the reservation a full disk would not be an error but a fault while writing to the map.
 
     Raises
     ------
     OSError
         If the space is not there.
     """
-    with open(path, "wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, max(n_bytes, 1))
-        else:  # no such call on this system: write the zeros
-            for start in range(0, n_bytes, 1 << 24):
-                file.write(bytes(min(1 << 24, n_bytes - start)))
+    mapped: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped
 
 
 def peak_memory_mib() -> float:
@@ -108,7 +144,6 @@ class StagePart:
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path = path
         self.resumed = resumed
-        self.seconds_before = 0.0  # spent on this stage by processes before this one
 
 
 class RunFolder:
@@ -187,6 +222,10 @@ class RunFolder:
         record: dict[str, Any] | None = read_json(place / "done.json")
         return record
 
+    def discard(self, name: str) -> None:
+        """Delete what a finished stage left, because what it was made from is no longer so."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
     def is_finished(self, name: str, identity: Identity) -> bool:
         """Say whether a stage is finished and was made from `identity`."""
         record = self.record(name)
@@ -205,9 +244,12 @@ class RunFolder:
             path.mkdir(parents=True)
             write_json(path / "identity.json", identity)
         (path / "done.json").unlink(missing_ok=True)
-        part, start = StagePart(path, resumed), time.perf_counter()
-        yield part
-        seconds = time.perf_counter() - start + part.seconds_before
+        before = _seconds_spent(path)
+        start = time.time()
+        write_json(path / "attempt.json", {"seconds_before": before, "started": start})
+        yield StagePart(path, resumed)
+        (path / "attempt.json").unlink()
+        seconds = time.time() - start + before
         write_json(
             path / "done.json",
             {
@@ -218,6 +260,15 @@ class RunFolder:
             },
         )
         _replace(path, self.path / name)
+
+
+def _seconds_spent(part: Path) -> float:
+    """Return the seconds that interrupted attempts at a stage spent, until the last file they wrote."""
+    attempt = read_json(part / "attempt.json")
+    if attempt is None:
+        return 0.0
+    last = max(file.stat().st_mtime for file in part.iterdir())
+    return float(attempt["seconds_before"] + max(0.0, last - attempt["started"]))
 
 
 def _replace(part: Path, place: Path) -> None:

@@ -216,6 +216,6 @@ def test_no_module_before_evaluation_asks_for_true_groups() -> None:
         found = {"true_groups", "truth", "TrueGroups"} & set(names_in(path.read_text(encoding="utf-8")))
         if found - ({"TrueGroups"} if path.name == "__init__.py" else set()):
             asking.add(path.relative_to(root).as_posix())
-    allowed = {path for path in asking if path.startswith(("data/", "evaluate/"))} | {"stages.py", "api.py"}
+    allowed = {path for path in asking if path.startswith(("data/", "evaluation/"))} | {"stages.py", "api.py"}
     assert asking <= allowed
     assert {"data/dataset.py", "stages.py"} <= asking  # the search itself works

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from exmap.cluster import make_clusterer
 from exmap.config import ClusterSettings
-from exmap.errors import NumericalError
+from exmap.errors import DataError, NumericalError
 from exmap.records import Clusters, IntArray
 from exmap.runtime import child_seed
 
@@ -74,6 +74,11 @@ def _cluster(vectors: NDArray[np.floating], settings: ClusterSettings, seed: int
     clusterer = make_clusterer(settings, seed)
     if len(vectors) < FEWEST_TO_CLUSTER:
         return np.zeros(len(vectors), dtype=np.int64), {"n_clusters": 1, "note": "too few samples to cluster"}
+    if (settings.n_clusters or 0) > len(vectors):
+        raise DataError(
+            f"cluster.n_clusters must be at most the number of samples that are clustered together, {len(vectors)}, "
+            f"got {settings.n_clusters}; lower it, or set cluster.scope=global"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         clusterer.fit(vectors)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -77,8 +75,6 @@ class DFR:
     smallest_group : int
         A smaller group takes part but does not set the balanced size.
     seed : int
-    n_jobs : int, optional
-        Regressions fitted at a time; None is one per core. It does not change the result.
 
     Attributes
     ----------
@@ -91,7 +87,6 @@ class DFR:
     subsamples: int = 20
     smallest_group: int = 6
     seed: int = 0
-    n_jobs: int | None = None
 
     def fit(self, model: nn.Module, split: Split, groups: Groups, *, listen: Listener = silent) -> nn.Module:
         """Return a copy of `model` with a last layer that treats the groups alike.
@@ -152,24 +147,20 @@ class DFR:
         deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
         scaled = (features - mean) / deviation
         job = _Job(scaled, labels, index, n_classes, self.smallest_group)
-        # The solver works outside Python's lock, so threads are enough to use every core.
-        with ThreadPoolExecutor(self.n_jobs or cpu_count()) as pool, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # counted, and said in the head's notes
-            tuning = self._tune(job, pool, listen) if len(self.strengths) > 1 else {}
+            tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
             strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
-            subsets = [
-                balanced_subset(index, generator(self.seed, "subsample", i), smallest_group=self.smallest_group)
-                for i in range(self.subsamples)
-            ]
             heads = []
-            for fitted in pool.map(job.fit, subsets, [strength] * self.subsamples):
-                heads.append(fitted)
-                listen(Progress("retrain", len(heads), self.subsamples, "fits"))
+            for number in range(self.subsamples):
+                rng = generator(self.seed, "subsample", number)
+                heads.append(job.fit(balanced_subset(index, rng, smallest_group=self.smallest_group), strength))
+                listen(Progress("retrain", number + 1, self.subsamples, "fits"))
         coefficients = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - coefficients @ mean
         return Head(coefficients.astype(np.float32), bias.astype(np.float32), strength, tuning, job.notes(groups))
 
-    def _tune(self, job: _Job, pool: ThreadPoolExecutor, listen: Listener) -> dict[float, float]:
+    def _tune(self, job: _Job, listen: Listener) -> dict[float, float]:
         """Return the mean worst-group accuracy on held-out halves, by strength."""
         scores: dict[float, list[float]] = {c: [] for c in self.strengths}
         for number in range(self.tuning_splits):
@@ -179,8 +170,8 @@ class DFR:
             if len(np.unique(job.labels[fitted])) < 2:
                 continue
             rows = fitted[balanced_subset(job.index[fitted], rng, smallest_group=self.smallest_group)]
-            fits = pool.map(job.fit, [rows] * len(self.strengths), self.strengths)
-            for strength, (weight, bias) in zip(self.strengths, fits, strict=True):
+            for strength in self.strengths:
+                weight, bias = job.fit(rows, strength)
                 right = (job.features[held_out] @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
                 scores[strength].append(_worst(right, job.index[held_out]))
             listen(Progress("tune", number + 1, self.tuning_splits, "splits"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exmap.errors import DataError
-from exmap.evaluate import group_agreement
+from exmap.evaluation import group_agreement
 
 
 def slow_ari(true: list[int], found: list[int]) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exmap.errors import DataError
-from exmap.evaluate import group_table
+from exmap.evaluation import group_table
 from exmap.records import GroupTable
 
 NAMES = ("a", "b", "empty", "c")
