@@ -62,6 +62,7 @@ __all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names"]
 
 NOT_IDENTITY = {"data": ("dir", "download"), "model": ("weights",)}  # where things lie; their content is identity
 WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starting processes
+ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
 
 
@@ -289,24 +290,18 @@ def _evaluate(job: Job, part: StagePart) -> None:
 
 
 def _report(job: Job, part: StagePart) -> None:
-    """Write strategies.png: what the classifier looks at, cluster by cluster."""
+    """Write strategies.png: what the classifier looks at in the groups it gets wrong most."""
     groups, maps, val = _groups(job, ExMapGroups.name), _heatmaps(job), job.task.val
     correct = _outputs(job, val).predicted == val.labels
     rng = generator(job.settings.seed, "report")
-    chosen = {
-        number: np.sort(rng.permutation(np.flatnonzero(groups.index == number))[:6])
-        for number in range(len(groups.names))
-    }
-    rows = [
-        (
-            f"{groups.names[number]}\nn = {int((groups.index == number).sum())}, "
-            f"right {correct[groups.index == number].mean():.0%}",
-            val.images.batch(picked.astype(np.int64)),
-            np.asarray(maps.values[picked]),
-        )
-        for number, picked in chosen.items()
-    ]
-    strategies_figure(rows).savefig(part.path / "strategies.png", dpi=130)
+    members = [np.flatnonzero(groups.index == number) for number in range(len(groups.names))]
+    order = sorted(range(len(members)), key=lambda number: correct[members[number]].mean())
+    rows = []
+    for number in order[:ROWS_SHOWN]:
+        picked = np.sort(rng.permutation(members[number])[:SAMPLES_SHOWN])
+        title = f"{groups.names[number]}\nn = {len(members[number])}, right {correct[members[number]].mean():.0%}"
+        rows.append((title, val.images.batch(picked), np.asarray(maps.values[picked])))
+    strategies_figure(rows, columns=SAMPLES_SHOWN).savefig(part.path / "strategies.png", dpi=130)
 
 
 STAGES = (

@@ -46,6 +46,7 @@ def strategies_figure(rows: Sequence[Row], *, columns: int = 6) -> Figure:
             line[2 * number].imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray")
             line[2 * number + 1].imshow(total, cmap="bwr", vmin=-peak, vmax=peak)
     figure.suptitle(
-        "What the classifier looks at: image | relevance (red for, blue against), by pseudo-group", fontsize=10
+        "What the classifier looks at: image | relevance (red for, blue against); the groups it gets wrong most, first",
+        fontsize=10,
     )
     return figure
