@@ -79,7 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[28, 14, 7, 5, 3])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[28, 14, 7, 5, 3], help="of heatmaps, in pixels")
+    parser.add_argument("--features", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--full", action="store_true", help="all cluster counts instead of a few")
     parser.add_argument("--out", type=Path, help="JSON file; by default configurations.json beside the run folder")
@@ -101,7 +102,8 @@ def main() -> None:
         for size in args.sizes
         for name, clustering in clusterings(args.full)
     ]
-    jobs += [("features", name, GeorgeGroups(clustering)) for name, clustering in clusterings(args.full)]
+    if args.features:
+        jobs += [("features", name, GeorgeGroups(clustering)) for name, clustering in clusterings(args.full)]
     rows: list[dict[str, Any]] = []
     reduced: dict[str, np.ndarray] = {}
     print("| representation | clustering | clusters | worst group | mean | ARI | minority precision / recall | s |")
