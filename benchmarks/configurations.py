@@ -29,7 +29,8 @@ from exmap.store import RunFolder, write_json
 def clusterings(full: bool) -> list[tuple[str, ClusterSettings]]:
     rows = []
     for scope in ("global", "local"):
-        rows.append((f"spectral, eigengap, {scope}", ClusterSettings(method="spectral", scope=scope)))
+        for gap in ("relative", "absolute"):
+            rows.append((f"spectral, {gap} eigengap, {scope}", ClusterSettings(scope=scope, gap=gap)))
         for k in (2, 3, 4, 8) if full else (2,):
             rows.append((f"spectral, {k}, {scope}", ClusterSettings(method="spectral", scope=scope, n_clusters=k)))
         for k in (2, 3, 4, 6, 8, 10, 12, 15) if full else (2, 8):

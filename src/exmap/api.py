@@ -105,6 +105,8 @@ class ExMap:
         ``spectral`` (number of clusters by the eigengap), ``kmeans`` or ``umap_kmeans``.
     n_clusters, n_neighbors : int, optional
         None lets the method choose.
+    gap : "relative" or "absolute"
+        Which eigengap chooses the number of clusters; "absolute" is the authors'.
     size : int, optional
         Side in pixels the heatmaps are reduced to; None keeps the image's.
     composite : str
@@ -123,6 +125,7 @@ class ExMap:
     scope: Literal["global", "local"] = "global"
     method: str = "spectral"
     n_clusters: int | None = None
+    gap: Literal["relative", "absolute"] = "relative"
     n_neighbors: int | None = None
     size: int | None = None
     composite: str = "symmetric_gamma"
@@ -144,7 +147,11 @@ class ExMap:
         """
         explain = ExplainSettings(composite=self.composite, target=self.target, size=self.size)
         clustering = ClusterSettings(
-            method=self.method, scope=self.scope, n_clusters=self.n_clusters, n_neighbors=self.n_neighbors
+            method=self.method,
+            scope=self.scope,
+            n_clusters=self.n_clusters,
+            gap=self.gap,
+            n_neighbors=self.n_neighbors,
         )
         self.outputs_ = collect_outputs(model, split, listen=listen)
         self.heatmaps_ = compute_heatmaps(model, split, explain, listen=listen)
@@ -164,20 +171,25 @@ class GEORGE:
 
     Parameters
     ----------
-    scope, method, n_clusters, n_neighbors, seed
+    scope, method, n_clusters, gap, n_neighbors, seed
         As for :class:`ExMap`.
     """
 
     scope: Literal["global", "local"] = "local"
     method: str = "spectral"
     n_clusters: int | None = None
+    gap: Literal["relative", "absolute"] = "relative"
     n_neighbors: int | None = None
     seed: int = 0
 
     def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
         """Cluster the penultimate features of a split; the model stays as it is."""
         clustering = ClusterSettings(
-            method=self.method, scope=self.scope, n_clusters=self.n_clusters, n_neighbors=self.n_neighbors
+            method=self.method,
+            scope=self.scope,
+            n_clusters=self.n_clusters,
+            gap=self.gap,
+            n_neighbors=self.n_neighbors,
         )
         outputs = collect_outputs(model, split, listen=listen)
         evidence = Evidence(split.labels, outputs.predicted, split.class_names, features=outputs.features)

@@ -129,6 +129,8 @@ class ClusterSettings(_Section):
         Inside each class, or over all samples and then crossed with the class.
     n_clusters : int or None
         None lets spectral clustering choose by the eigengap; the k-means methods then use their own default.
+    gap : "relative" or "absolute"
+        Which eigengap spectral clustering takes: the largest ratio of eigenvalues, or the authors' largest difference.
     n_neighbors : int or None
         Neighbours in the graph (spectral) or in UMAP; None is ``int(ln N)``.
     """
@@ -136,6 +138,7 @@ class ClusterSettings(_Section):
     method: str = "spectral"
     scope: Literal["local", "global"] = "global"
     n_clusters: int | None = Field(None, ge=1)
+    gap: Literal["relative", "absolute"] = "relative"
     n_neighbors: int | None = Field(None, ge=2)
 
 

@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from exmap.cluster import SpectralEigengap
-from exmap.errors import DataError
+from exmap.errors import DataError, SettingsError
 
 
 def blobs(k: int, each: int, seed: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +35,7 @@ def test_it_agrees_with_scikit_learn(k: int, each: int, seed: int) -> None:
 @pytest.mark.parametrize("each", [30, 200])
 def test_the_gap_finds_the_planted_number_of_blobs(seed: int, each: int) -> None:
     points, truth = blobs(3, each, seed, 5.0)
-    ours = SpectralEigengap(n_neighbors=each // 2, random_state=seed).fit(points)
+    ours = SpectralEigengap(gap="absolute", n_neighbors=each // 2, random_state=seed).fit(points)
     assert ours.n_clusters_ == 3
     assert adjusted_rand_score(ours.labels_, truth) > 0.95
     assert ours.note_.startswith("3 clusters")
@@ -67,9 +67,15 @@ def test_far_blobs_are_told_apart_in_a_large_sample(k: int) -> None:
 def test_the_note_names_the_gap_of_a_connected_graph() -> None:
     ours = SpectralEigengap(n_neighbors=20, random_state=0).fit(blobs(3, 40, 0, 3.0)[0])
     k = ours.n_clusters_
-    gap = ours.eigenvalues_[k] - ours.eigenvalues_[k - 1]
-    assert ours.note_ == f"{k} clusters: the gap between eigenvalues {k} and {k + 1} is the largest, {gap:.4f}"
-    assert gap == np.diff(ours.eigenvalues_)[1:].max()
+    below, above = ours.eigenvalues_[k - 1], ours.eigenvalues_[k]
+    between = f"eigenvalues {k} ({below:.2g}) and {k + 1} ({above:.2g})"
+    assert ours.note_ == f"{k} clusters: the relative gap between {between} is the largest"
+    assert above / below == pytest.approx((ours.eigenvalues_[2:] / ours.eigenvalues_[1:-1]).max())
+
+
+def test_an_unknown_gap_is_refused() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'relative'"):
+        SpectralEigengap(gap="relativ").fit(blobs(2, 40, 0, 3.0)[0])
 
 
 def test_a_given_number_of_clusters_is_taken() -> None:

@@ -126,3 +126,20 @@ def test_cluster_qr_recovers_planted_blocks_however_they_are_rotated(seed: int, 
     found = cluster_qr(vectors)
     assert adjusted_rand_score(found, truth) == 1
     assert np.unique(found).tolist() == list(range(k))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("first", [1, 2])
+def test_the_relative_gap_is_the_largest_ratio(seed: int, first: int) -> None:
+    values = np.sort(np.random.default_rng(seed).random(10))
+    best, wanted = 0.0, 0
+    for k in range(first, 10):
+        if values[k] / values[k - 1] > best:
+            best, wanted = values[k] / values[k - 1], k
+    assert eigengap(values, first, relative=True) == wanted
+
+
+def test_the_relative_gap_of_measured_heatmaps_sees_the_one_deep_split() -> None:
+    measured = np.array([0, 0.000149, 0.004528, 0.010109, 0.010617, 0.015033, 0.015174, 0.024749, 0.025246, 0.030672])
+    assert eigengap(measured) == 7
+    assert eigengap(measured, relative=True) == 2

@@ -17,7 +17,7 @@ __all__ = ["clusterer_names", "make_clusterer"]
 DEFAULT_CLUSTERS = 2  # of the methods that cannot choose: the smallest number that can reveal a shortcut
 
 _BUILDERS: dict[str, Callable[[ClusterSettings, int], Any]] = {
-    "spectral": lambda s, seed: SpectralEigengap(s.n_clusters, n_neighbors=s.n_neighbors, random_state=seed),
+    "spectral": lambda s, seed: SpectralEigengap(s.n_clusters, gap=s.gap, n_neighbors=s.n_neighbors, random_state=seed),
     "kmeans": lambda s, seed: KMeans(s.n_clusters or DEFAULT_CLUSTERS, n_init=10, random_state=seed),
     "umap_kmeans": lambda s, seed: UmapKMeans(
         s.n_clusters or DEFAULT_CLUSTERS, n_neighbors=s.n_neighbors, random_state=seed

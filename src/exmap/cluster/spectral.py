@@ -12,9 +12,11 @@ from sklearn.utils.validation import validate_data
 
 from exmap.cluster.graph import default_neighbors, neighbor_graph
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
-from exmap.errors import DataError
+from exmap.errors import DataError, SettingsError, unknown_name
 
 __all__ = ["SpectralEigengap"]
+
+GAPS = ("relative", "absolute")
 
 
 class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -24,6 +26,8 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     n_clusters : int, optional
         None takes the number from the eigengap.
+    gap : "relative" or "absolute"
+        Which eigengap; "absolute" is the ExMap authors'. See :func:`~exmap.cluster.spectrum.eigengap`.
     n_neighbors : int, optional
         Counts the sample itself. None is ``int(ln N)``.
     n_eigenvalues : int
@@ -52,11 +56,13 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self,
         n_clusters: int | None = None,
         *,
+        gap: str = "relative",
         n_neighbors: int | None = None,
         n_eigenvalues: int = 10,
         random_state: Any = None,
     ) -> None:
         self.n_clusters = n_clusters
+        self.gap = gap
         self.n_neighbors = n_neighbors
         self.n_eigenvalues = n_eigenvalues
         self.random_state = random_state
@@ -73,6 +79,8 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n = len(vectors)
         if self.n_clusters is not None and not 1 <= self.n_clusters <= n:
             raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
+        if self.gap not in GAPS:
+            raise SettingsError(unknown_name("gap", str(self.gap), GAPS))
         neighbors = min(default_neighbors(n), n) if self.n_neighbors is None else self.n_neighbors
         seed = int(check_random_state(self.random_state).randint(2**31))
         wanted = max(self.n_eigenvalues, self.n_clusters or 0)
@@ -80,7 +88,9 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.eigenvalues_ = spectrum.values
         self.n_components_ = spectrum.components
         first = spectrum.values[: self.n_eigenvalues]
-        self.n_clusters_ = eigengap(first) if self.n_clusters is None else self.n_clusters
+        self.n_clusters_ = (
+            eigengap(first, relative=self.gap == "relative") if self.n_clusters is None else self.n_clusters
+        )
         self.note_ = self._note(first)
         self.labels_ = cluster_qr(spectrum.vectors[:, : self.n_clusters_])
         return self
@@ -99,5 +109,6 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         if len(values) <= k:
             return f"{k} clusters; too few samples for a gap"
         return (
-            f"{k} clusters: the gap between eigenvalues {k} and {k + 1} is the largest, {values[k] - values[k - 1]:.4f}"
+            f"{k} clusters: the {self.gap} gap between eigenvalues {k} ({values[k - 1]:.2g}) and {k + 1} "
+            f"({values[k]:.2g}) is the largest"
         )
