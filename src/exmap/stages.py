@@ -342,7 +342,8 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
         return run, parse_settings(there)
     _check_names(settings)
     if there is not None and not change:
-        found = differences(_identity_part(there), _identity_part(dump_settings(settings)))
+        known = dump_settings(parse_settings(there))  # with the defaults of settings that are newer than the folder
+        found = differences(_identity_part(known), _identity_part(dump_settings(settings)))
         if found:
             raise RunFolderError(
                 f"{path} holds a run made with other settings: {'; '.join(found)}; choose another --out, or change "
