@@ -131,9 +131,10 @@ def fit(
     for epoch in range(len(history), settings.epochs):
         rate = settings.learning_rate * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
         optimizer.param_groups[0]["lr"] = rate
-        with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)), small_maps_as_products(model):
-            loss = _train_epoch(wrapped, optimizer, train, settings, fabric, seed, epoch, listen)
-        accuracy = _class_accuracy(model, val, fabric)
+        with small_maps_as_products(model):
+            with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)):
+                loss = _train_epoch(wrapped, optimizer, train, settings, fabric, seed, epoch, listen)
+            accuracy = _class_accuracy(model, val, fabric)
         score = {"worst_class": accuracy.worst, "mean": accuracy.mean, "last": float(epoch)}[settings.select]
         kept = score > max((row["score"] for row in history), default=-math.inf)
         if kept:
