@@ -172,13 +172,13 @@ class GEORGE:
     Parameters
     ----------
     scope, method, n_clusters, gap, n_neighbors, seed
-        As for :class:`ExMap`.
+        As for :class:`ExMap`; the absolute eigengap gives the many clusters GEORGE's paper wants.
     """
 
     scope: Literal["global", "local"] = "local"
     method: str = "spectral"
     n_clusters: int | None = None
-    gap: Literal["relative", "absolute"] = "relative"
+    gap: Literal["relative", "absolute"] = "absolute"
     n_neighbors: int | None = None
     seed: int = 0
 

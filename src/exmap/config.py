@@ -143,10 +143,10 @@ class ClusterSettings(_Section):
 
 
 class GroupsSettings(_Section):
-    """Which sources of groups are compared, and how GEORGE clusters its features."""
+    """Which sources of groups are compared, and how GEORGE clusters its features: many clusters, as its paper wants."""
 
     sources: tuple[str, ...] = ("classes", "random", "error_set", "george", "exmap", "oracle")
-    george: ClusterSettings = ClusterSettings(scope="local")
+    george: ClusterSettings = ClusterSettings(scope="local", gap="absolute")
 
 
 class RetrainSettings(_Section):

@@ -87,7 +87,7 @@ class ExMapGroups:
 class GeorgeGroups:
     """Clusters of features divided by their largest absolute value (GEORGE, as ExMap's supplement has it)."""
 
-    clustering: ClusterSettings = ClusterSettings(scope="local")
+    clustering: ClusterSettings = ClusterSettings(scope="local", gap="absolute")
     name: ClassVar[str] = "george"
 
     def infer(self, evidence: Evidence, *, seed: int) -> Groups:
