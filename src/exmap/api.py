@@ -146,13 +146,6 @@ class ExMap:
         listen : Listener
         """
         explain = ExplainSettings(composite=self.composite, target=self.target, size=self.size)
-        clustering = ClusterSettings(
-            method=self.method,
-            scope=self.scope,
-            n_clusters=self.n_clusters,
-            gap=self.gap,
-            n_neighbors=self.n_neighbors,
-        )
         self.outputs_ = collect_outputs(model, split, listen=listen)
         self.heatmaps_ = compute_heatmaps(model, split, explain, listen=listen)
         evidence = Evidence(
@@ -162,7 +155,7 @@ class ExMap:
             heatmaps=self.heatmaps_.flat(),
             usable=self.heatmaps_.finite,
         )
-        return ExMapGroups(clustering).infer(evidence, seed=child_seed(self.seed, "groups"))
+        return ExMapGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
 
 
 @dataclass
@@ -184,16 +177,20 @@ class GEORGE:
 
     def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
         """Cluster the penultimate features of a split; the model stays as it is."""
-        clustering = ClusterSettings(
-            method=self.method,
-            scope=self.scope,
-            n_clusters=self.n_clusters,
-            gap=self.gap,
-            n_neighbors=self.n_neighbors,
-        )
         outputs = collect_outputs(model, split, listen=listen)
         evidence = Evidence(split.labels, outputs.predicted, split.class_names, features=outputs.features)
-        return GeorgeGroups(clustering).infer(evidence, seed=child_seed(self.seed, "groups"))
+        return GeorgeGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
+
+
+def _clustering(chosen: ExMap | GEORGE) -> ClusterSettings:
+    """Return the settings of the clustering that a source of groups was constructed with."""
+    return ClusterSettings(
+        method=chosen.method,
+        scope=chosen.scope,
+        n_clusters=chosen.n_clusters,
+        gap=chosen.gap,
+        n_neighbors=chosen.n_neighbors,
+    )
 
 
 def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, seed: int = 0) -> GroupTable:

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from exmap.model.backbone import to_tensor
+from exmap.model.backbone import model_device, to_tensor
 
 __all__ = ["canonized_copy", "merge_batch_norms"]
 
@@ -34,9 +34,8 @@ def canonized_copy(model: nn.Module, images: Any) -> nn.Module:
     """
     plain = copy.deepcopy(model).eval()
     merged = copy.deepcopy(plain)
-    device = next((p.device for p in plain.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        x = to_tensor(images, device)
+        x = to_tensor(images, model_device(plain))
         merge_batch_norms(merged, x)
         before, after = plain(x.clone()), merged(x.clone())
     tolerance = 1e-3 * float(before.abs().nan_to_num(0, 0, 0).max()) + 1e-6
