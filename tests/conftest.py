@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # sums in another order round otherwise: all tests, and what they start, take one
+
 import pytest
+import torch
 
 from exmap.data import Task, planted_shortcut
+
+torch.set_num_threads(1)  # in case a plugin was first
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
