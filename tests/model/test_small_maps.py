@@ -12,8 +12,8 @@ from exmap.model.small_maps import small_maps_as_products
 
 Conv = Callable[[bool], nn.Conv2d]
 
-# Convolutions with a single output position, and the side of their input.
-SINGLE: dict[str, tuple[Conv, tuple[int, int]]] = {
+# Convolutions with few output positions, and the side of their input.
+FEW: dict[str, tuple[Conv, tuple[int, int]]] = {
     "3x3 on 1x1": (lambda b: nn.Conv2d(5, 4, 3, padding=1, bias=b), (1, 1)),
     "3x3 stride 2 on 2x2": (lambda b: nn.Conv2d(5, 4, 3, stride=2, padding=1, bias=b), (2, 2)),
     "3x3 on 2x1": (lambda b: nn.Conv2d(5, 4, 3, stride=(2, 1), padding=1, bias=b), (2, 1)),
@@ -22,12 +22,18 @@ SINGLE: dict[str, tuple[Conv, tuple[int, int]]] = {
     "2x2 on 2x2": (lambda b: nn.Conv2d(5, 4, 2, bias=b), (2, 2)),
     "5x3 on 1x2": (lambda b: nn.Conv2d(5, 4, (5, 3), stride=2, padding=(2, 1), bias=b), (1, 2)),
     "7x7 stride 4 on 3x3": (lambda b: nn.Conv2d(5, 4, 7, stride=4, padding=3, bias=b), (3, 3)),
+    "3x3 on a 2x1 map": (lambda b: nn.Conv2d(5, 4, 3, padding=1, bias=b), (2, 1)),
+    "3x3 stride 2 on 4x2": (lambda b: nn.Conv2d(5, 4, 3, stride=2, padding=1, bias=b), (4, 2)),
+    "3x3 on 2x2": (lambda b: nn.Conv2d(5, 4, 3, padding=1, bias=b), (2, 2)),
+    "3x3 stride 2 on 3x4": (lambda b: nn.Conv2d(5, 4, 3, stride=2, padding=1, bias=b), (3, 4)),
+    "4x2 on 1x4": (lambda b: nn.Conv2d(5, 4, (4, 2), padding=(2, 1), stride=(3, 2), bias=b), (1, 4)),
+    "1x1 stride 3 on 5x5": (lambda b: nn.Conv2d(5, 4, 1, stride=3, bias=b), (5, 5)),
 }
 # Convolutions that must take the ordinary way.
 ORDINARY: dict[str, tuple[nn.Conv2d, tuple[int, int]]] = {
     "large map": (nn.Conv2d(4, 4, 3, padding=1), (6, 6)),
-    "two positions": (nn.Conv2d(4, 4, 3, padding=1), (2, 2)),
-    "one row of two": (nn.Conv2d(4, 4, 3, padding=1), (1, 2)),
+    "six positions": (nn.Conv2d(4, 4, 3, padding=1), (3, 2)),
+    "one row of five": (nn.Conv2d(4, 4, 3, padding=1), (1, 5)),
     "groups": (nn.Conv2d(4, 4, 3, padding=1, groups=2), (1, 1)),
     "dilation": (nn.Conv2d(4, 4, 3, padding=2, dilation=2), (1, 1)),
     "reflect": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 2)),
@@ -62,14 +68,13 @@ def assert_close(found: list[torch.Tensor], wanted: list[torch.Tensor], share: f
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("kind", SINGLE)
+@pytest.mark.parametrize("kind", FEW)
 def test_outputs_and_gradients_are_those_of_the_convolution(kind: str, bias: bool, layout: torch.memory_format) -> None:
-    build, side = SINGLE[kind]
+    build, side = FEW[kind]
     for seed in range(3):
         torch.manual_seed(seed)
         conv = build(bias).to(memory_format=layout)
         x = torch.randn(7, 5, *side).contiguous(memory_format=layout)
-        assert conv(x).shape == (7, 4, 1, 1)
         assert_close(run(conv, x, True), run(conv, x, False), 1e-6)
 
 
@@ -97,7 +102,7 @@ def test_an_image_without_a_batch_axis_takes_the_ordinary_way() -> None:
 
 @pytest.mark.parametrize("kind", ["3x3 on 1x1", "3x3 stride 2 on 2x2", "1x1 stride 2 on 2x2"])
 def test_mixed_precision_agrees_to_its_own_rounding(kind: str) -> None:
-    build, side = SINGLE[kind]
+    build, side = FEW[kind]
     torch.manual_seed(0)
     conv, x = build(True), torch.randn(7, 5, *side)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -163,3 +168,16 @@ def test_subclasses_of_a_convolution_are_left_alone() -> None:
     wanted = conv(x)
     with small_maps_as_products(conv):
         assert torch.equal(conv(x), wanted)
+
+
+def test_in_bfloat16_the_result_is_near_that_of_float32() -> None:
+    """On some processors the library's own convolution is far off here: it reads beyond its input."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(256, 512, 3, stride=2, padding=1, bias=False)
+    x = torch.randn(128, 256, 4, 2).contiguous(memory_format=torch.channels_last)
+    exact = run(conv, x, True)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = run(conv, x, True)
+    assert rounded[0].dtype == torch.bfloat16
+    for one, other in zip(rounded, exact, strict=True):
+        assert float((one.float() - other).abs().max()) <= 0.02 * float(other.abs().max())

@@ -1,10 +1,12 @@
-"""Convolutions with a single output position are matrix products: compute them as such.
+"""Convolutions with few output positions are matrix products: compute them as such.
 
-The last block of a residual network works on 1 x 1 maps when images are small (28 pixels under an ImageNet stem). Of
-a 3 x 3 kernel with padding 1 only the centre meets data there; the rest of the work, and of the gradient, is zeros,
-and convolution routines are slow at that. Inside :func:`small_maps_as_products` such convolutions multiply the part
-of the image and the part of the kernel that meet. Output and gradients are the same up to rounding; the gradient of
-the weights that meet padding is exactly zero, as before, so weight decay treats them as ever.
+The last blocks of a residual network work on maps of 1 x 1 to 2 x 2 when images are small (28 pixels under an ImageNet
+stem). Of a 3 x 3 kernel with padding 1 little more than the centre meets data there; much of the work, and of the
+gradient, is zeros, and convolution routines are slow at that. On maps of 2 x 1 they can even be wrong: torch 2.13's
+bfloat16 convolution with stride 2 reads beyond its input there on some processors. Inside
+:func:`small_maps_as_products` such convolutions multiply, position by position, the part of the image and the part of
+the kernel that meet. Output and gradients are the same up to rounding; the gradient of the weights that meet only
+padding is exactly zero, as before, so weight decay treats them as ever.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import torch
 from torch import nn
 
 __all__ = ["small_maps_as_products"]
+
+MOST_POSITIONS = 4  # beyond, convolution routines are as quick
 
 
 @contextmanager
@@ -43,54 +47,75 @@ def small_maps_as_products(model: nn.Module) -> Iterator[None]:
 
 
 def _forward(conv: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    taps, pixels = [], []
-    padding_of: Any = conv.padding  # numbers: those given as words were left out above
-    for size, kernel, stride, pad in zip(x.shape[-2:], conv.kernel_size, conv.stride, padding_of, strict=True):
-        padding = int(pad)
-        single = 0 <= size + 2 * padding - kernel < stride
-        first, last = padding, min(kernel, padding + size)  # the kernel's positions that meet data
-        if not single or x.ndim != 4 or first >= last:
-            ordinary: torch.Tensor = nn.Conv2d._conv_forward(conv, x, weight, bias)
-            return ordinary
-        taps.append(slice(first, last))
-        pixels.append(slice(first - padding, last - padding))
-    output: torch.Tensor = _Product.apply(x, weight, (..., *taps), (..., *pixels))
+    padding: Any = conv.padding  # numbers: those given as words were left out above
+    along = [
+        _meetings(size, kernel, stride, pad)
+        for size, kernel, stride, pad in zip(x.shape[-2:], conv.kernel_size, conv.stride, padding, strict=True)
+    ]
+    few = 0 < len(along[0]) * len(along[1]) <= MOST_POSITIONS
+    if x.ndim != 4 or not few or not all(first < last for first, last, _ in (*along[0], *along[1])):
+        ordinary: torch.Tensor = nn.Conv2d._conv_forward(conv, x, weight, bias)
+        return ordinary
+    output: torch.Tensor = _Product.apply(x, weight, along)
     return output if bias is None else output + bias[:, None, None].to(output.dtype)
 
 
+def _meetings(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
+    """Return, per output position along one side, what of the kernel meets data: first tap, last + 1, first pixel."""
+    starts = range(-padding, size + padding - kernel + 1, stride)
+    return [(max(0, -start), min(kernel, size - start), max(0, start)) for start in starts]
+
+
 class _Product(torch.autograd.Function):
-    """The product of one window of x with one part of the weight.
+    """For each output position, the product of one window of x with the part of the weight that it meets.
 
     Slicing the weight under autograd would do the same, but its backward pass makes the surrounding zeros in another
     memory layout than the parameter's, and every later use of that gradient then pays for a conversion.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, taps: Any, pixels: Any) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, along: Any) -> torch.Tensor:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        window, part = _rows(x[pixels], dtype), _rows(weight[taps], dtype)
-        ctx.save_for_backward(x, weight, window, part)
-        ctx.taps, ctx.pixels = taps, pixels
-        return (window @ part.T)[:, :, None, None]
+        ctx.along, ctx.dtypes = along, (x.dtype, weight.dtype)
+        x, weight = x.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(x, weight)
+        output = x.new_empty(len(x), len(weight), len(along[0]), len(along[1]))
+        output = output.contiguous(memory_format=torch.channels_last)
+        for place, taps, pixels in _positions(along):
+            output[place] = _rows(x[pixels]) @ _rows(weight[taps]).T
+        return output
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, window, part = ctx.saved_tensors
-        upper = grads[0].flatten(1).to(window.dtype)
-        back = _whole(x, ctx.pixels, upper @ part) if ctx.needs_input_grad[0] else None
-        moved = _whole(weight, ctx.taps, upper.T @ window) if ctx.needs_input_grad[1] else None
-        return back, moved, None, None
+        x, weight = ctx.saved_tensors
+        back, moved = (
+            torch.zeros_like(tensor, dtype=dtype) if needed else None
+            for tensor, dtype, needed in zip((x, weight), ctx.dtypes, ctx.needs_input_grad[:2], strict=True)
+        )
+        for place, taps, pixels in _positions(ctx.along):
+            upper = grads[0][place].to(x.dtype)
+            if back is not None:
+                _add(back, pixels, upper @ _rows(weight[taps]))
+            if moved is not None:
+                _add(moved, taps, upper.T @ _rows(x[pixels]))
+        return back, moved, None
 
 
-def _rows(block: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _positions(along: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield, per output position, where it lies in the output, the weight's taps and the image's pixels."""
+    for i, (top, bottom, row) in enumerate(along[0]):
+        for j, (left, right, column) in enumerate(along[1]):
+            pixels = (..., slice(row, row + bottom - top), slice(column, column + right - left))
+            yield (..., i, j), (..., slice(top, bottom), slice(left, right)), pixels
+
+
+def _rows(block: torch.Tensor) -> torch.Tensor:
     """Lay a block (n, C, h, w) out as a matrix (n, h * w * C): a view, if it is channels-last."""
-    return block.permute(0, 2, 3, 1).flatten(1).to(dtype)
+    return block.permute(0, 2, 3, 1).flatten(1)
 
 
-def _whole(like: torch.Tensor, place: Any, rows: torch.Tensor) -> torch.Tensor:
-    """Return zeros like a tensor, with a matrix of :func:`_rows` written back to its place."""
-    whole = torch.zeros_like(like)
-    n, c, h, w = whole[place].shape
-    whole[place] = rows.view(n, h, w, c).permute(0, 3, 1, 2).to(whole.dtype)
-    return whole
+def _add(to: torch.Tensor, place: Any, rows: torch.Tensor) -> None:
+    """Add a matrix of :func:`_rows` back to its place."""
+    n, c, h, w = to[place].shape
+    to[place] += rows.view(n, h, w, c).permute(0, 3, 1, 2)
