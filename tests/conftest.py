@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from exmap.data import Task, planted_shortcut
+from exmap.data.idx import find_set
+from exmap.errors import DataError
 
 torch.set_num_threads(1)  # in case a plugin was first
 
@@ -30,6 +32,18 @@ def mnist_dir() -> Path:
     folder = Path(os.environ.get("EXMAP_MNIST_DIR") or "not-given")
     if not any(folder.glob("train-images-idx3-ubyte*")):
         pytest.skip("MNIST is not here: set EXMAP_MNIST_DIR to the folder of its IDX files")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def idx_dir(mnist_dir: Path) -> Path:
+    """The folder above that of MNIST, which holds Fashion-MNIST, too."""
+    folder = mnist_dir.parent
+    try:
+        for name in ("mnist", "fashion-mnist"):
+            find_set(folder, name)
+    except DataError:
+        pytest.skip("Fashion-MNIST is not here: put it into fashion-mnist beside EXMAP_MNIST_DIR, a folder named mnist")
     return folder
 
 

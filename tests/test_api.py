@@ -212,9 +212,9 @@ def test_cmnist_without_a_folder_says_where_to_name_it(monkeypatch: pytest.Monke
 
 def test_the_folder_of_the_data_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EXMAP_DATA_DIR", str(tmp_path / "there"))
-    with pytest.raises(DataError, match="there must hold train-images"):
+    with pytest.raises(DataError, match="there must hold mnist"):
         exmap.load("cmnist")
-    with pytest.raises(DataError, match="elsewhere must hold train-images"):
+    with pytest.raises(DataError, match="elsewhere must hold mnist"):
         exmap.load("cmnist", data_dir=tmp_path / "elsewhere")
 
 

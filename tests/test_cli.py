@@ -104,7 +104,8 @@ def test_wrong_words_are_usage_errors(give: Give, words: list[str]) -> None:
         ("cluster.method=spektral", "unknown clustering method 'spektral' (did you mean 'spectral'?)"),
         ("groups.george.method=kmens", "did you mean 'kmeans'"),
         ("explain.composite=epsilon_pluss", "unknown composite 'epsilon_pluss' (did you mean 'epsilon_plus'?)"),
-        ("train.epochs=0", "setting train.epochs: input should be greater than or equal to 1, got 0"),
+        ("train.epochs=-1", "setting train.epochs: input should be greater than or equal to 0, got -1"),
+        ("data.name=cmist", "unknown data set 'cmist' (did you mean 'cmnist'?)"),
         ("data.name=cmnst", "'cmnist'"),
         ("groups.sources=[classes]", "must contain exmap"),
         ("seed", "section.key=value"),
@@ -121,7 +122,7 @@ def test_an_unknown_name_or_value_is_refused_in_one_sentence(give: Give, tmp_pat
 def test_an_unknown_preset_is_refused_with_the_closest_one(give: Give) -> None:
     said = give("run", "cmnits")
     assert refused(said)
-    assert "unknown preset 'cmnits' (did you mean 'cmnist'?); choose one of: cmnist, cmnist-paper, digits" in said.err
+    assert "unknown preset 'cmnits' (did you mean 'cmnist'?); choose one of: celeba, cmnist, cmnist-10" in said.err
 
 
 def test_a_settings_file_that_does_not_exist_or_is_no_mapping_is_refused(give: Give, tmp_path: Path) -> None:
@@ -202,9 +203,9 @@ def test_the_data_folder_may_come_from_the_environment(
     monkeypatch.setenv("EXMAP_DATA_DIR", str(tmp_path / "from-environment"))
     said = give("run", "cmnist", "--out", tmp_path / "run")
     assert refused(said)
-    assert "from-environment must hold train-images-idx3-ubyte" in said.err
+    assert "from-environment must hold mnist's IDX files" in said.err
     said = give("run", "cmnist", "--out", tmp_path / "run", "--data-dir", tmp_path / "from-option")
-    assert "from-option must hold train-images-idx3-ubyte" in said.err
+    assert "from-option must hold mnist's IDX files" in said.err
 
 
 # Weights

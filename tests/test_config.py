@@ -23,7 +23,13 @@ def test_every_shipped_preset_loads_and_survives_a_round_trip(name: str) -> None
 
 
 def test_the_shipped_presets_are_the_documented_ones() -> None:
-    assert preset_names() == ["cmnist", "cmnist-paper", "digits"]
+    from exmap.data import dataset_names
+
+    assert preset_names() == sorted([*dataset_names(), "cmnist-paper"])
+    for name in preset_names():
+        settings = load_settings(name)
+        assert settings.data.name == name.removesuffix("-paper")
+        assert settings.preset == name
     paper, plain, digits = (load_settings(name) for name in ("cmnist-paper", "cmnist", "digits"))
     assert (paper.model.stem, paper.runtime.precision, paper.data.correlation) == ("3x3", "bf16-mixed", 0.99)
     assert (plain.model.stem, plain.data.name, plain.data.correlation) == ("imagenet", "cmnist", 0.99)
@@ -31,10 +37,9 @@ def test_the_shipped_presets_are_the_documented_ones() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_closest_one() -> None:
-    assert refusal("cmist") == (
-        "unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: cmnist, cmnist-paper, digits, or the path of "
-        "a YAML file"
-    )
+    said = refusal("cmist")
+    assert said.startswith("unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: celeba, cmnist, cmnist-10")
+    assert said.endswith("waterbirds-fg, or the path of a YAML file")
 
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
@@ -65,12 +70,20 @@ def test_a_value_inside_a_value_is_refused() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.correlation=0.4", "setting data.correlation: input should be greater than or equal to 0.5, got 0.4"),
+        ("data.correlation=0.04", "setting data.correlation: input should be greater than or equal to 0.1, got 0.04"),
         ("data.correlation=1.1", "setting data.correlation: input should be less than or equal to 1, got 1.1"),
-        ("train.epochs=0", "setting train.epochs: input should be greater than or equal to 1, got 0"),
+        ("train.epochs=-1", "setting train.epochs: input should be greater than or equal to 0, got -1"),
         ("train.momentum=1", "setting train.momentum: input should be less than 1, got 1"),
         ("seed=-1", "setting seed: input should be greater than or equal to 0, got -1"),
-        ("data.name=cmist", "setting data.name: input should be 'cmnist' or 'digits', got 'cmist'"),
+        ("images.crop=300", "setting images: images.crop must be at most images.resize, 256, got 300"),
+        (
+            "images.random_crop=[0.9, 0.2]",
+            "setting images: images.random_crop must be two shares, 0 < least <= largest <= 1, got (0.9, 0.2)",
+        ),
+        (
+            "model={pretrained: true, stem: 3x3}",
+            "setting model: model.pretrained needs model.stem=imagenet and no model.weights; set one of them otherwise",
+        ),
         ("model.stem=5x5", "setting model.stem: input should be 'imagenet' or '3x3', got '5x5'"),
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 from exmap.config import (
     ClusterSettings,
     ExplainSettings,
+    ImageSettings,
     Settings,
     load_settings,
     preset_names,
@@ -32,17 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["GEORGE", "ExMap", "evaluate", "load", "train"]
 
 
-def load(name: str, *, data_dir: str | Path | None = None, **changes: Any) -> Task:
+def load(name: str, *, data_dir: str | Path | None = None, listen: Listener = silent, **changes: Any) -> Task:
     """Load a data set by its own name or a preset's.
 
     Parameters
     ----------
     name : str
-        ``digits``, ``cmnist`` or a preset's name.
+        A data set's name (``exmap data list`` shows them) or a preset's. ``folder`` and ``table`` are your own images.
     data_dir : path, optional
         Folder of the data set's files; by default that in the environment variable EXMAP_DATA_DIR.
+    listen : Listener
+        Hears of the first opening of image files.
     **changes
-        Other data settings, for example ``correlation=0.5``.
+        Other settings of the data, for example ``correlation=0.5`` or ``table="labels.csv"``, and of the images, for
+        example ``resize=128, crop=112``.
 
     Examples
     --------
@@ -56,8 +60,10 @@ def load(name: str, *, data_dir: str | Path | None = None, **changes: Any) -> Ta
         source, changes = "digits", {"name": name, **changes}
     else:
         raise SettingsError(unknown_name("data set", name, {*dataset_names(), *preset_names()}))
-    fields = {f"data__{key}": value for key, value in changes.items()}
-    return build_task(load_settings(source, (), data__dir=folder, **fields).data)
+    sections = {key: "images" if key in ImageSettings.model_fields else "data" for key in changes}
+    fields = {f"{sections[key]}__{key}": value for key, value in changes.items()}
+    settings = load_settings(source, (), data__dir=folder, **fields)
+    return build_task(settings.data, settings.images, listen=listen)
 
 
 def train(task: Task, settings: Settings | None = None, *, seed: int = 0, listen: Listener = silent) -> nn.Module:

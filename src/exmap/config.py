@@ -5,13 +5,22 @@ An unknown key, an unknown name or a value out of range is refused with the allo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from exmap.errors import SettingsError, unknown_name
 
@@ -21,6 +30,7 @@ __all__ = [
     "EvaluateSettings",
     "ExplainSettings",
     "GroupsSettings",
+    "ImageSettings",
     "ModelSettings",
     "RetrainSettings",
     "RuntimeSettings",
@@ -39,7 +49,7 @@ class _Section(BaseModel):
 
 
 class DataSettings(_Section):
-    """Which images, and how strong the planted shortcut is.
+    """Which images, with which labels.
 
     Attributes
     ----------
@@ -48,30 +58,134 @@ class DataSettings(_Section):
     dir : Path or None
         Where the data set's files lie; None for embedded data. Not part of a stage's identity: the digests of the
         files are.
-    correlation : float in [0.5, 1]
-        Share of each class that carries its usual colour. 0.5 plants no shortcut.
+    table : Path or None
+        For your own images with a table: a CSV or Parquet file, from `dir`.
+    image_column, label_column, split_column : str or None
+        Its columns. None is ``path`` (``image`` in a Hugging Face data set), ``label``, and ``split`` if there is one.
+    group_columns : tuple of str
+        Columns of spurious attributes: used for evaluation only.
+    val_share, test_share : float in (0, 1)
+        Shares of each class that become validation and test split where your own data have none.
+    split_seed : int
+        Of that draw.
+    correlation : float in [0.1, 1]
+        Share of each class that carries its usual shortcut, where the data set is made here; 1 / number of classes
+        plants none.
     download : bool
         Whether missing files may be downloaded into `dir`.
     """
 
-    name: Literal["cmnist", "digits"] = "digits"
+    name: str = "digits"
     dir: Path | None = None
-    correlation: float = Field(0.99, ge=0.5, le=1.0)
+    table: Path | None = None
+    image_column: str | None = None
+    label_column: str = "label"
+    split_column: str | None = None
+    group_columns: tuple[str, ...] = ()
+    val_share: float = Field(0.2, gt=0, lt=1)
+    test_share: float = Field(0.2, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+    correlation: float = Field(0.99, ge=0.1, le=1.0)
     download: bool = False
 
 
-class ModelSettings(_Section):
-    """The classifier: an architecture by name, its stem, and optional starting weights (safetensors)."""
+class ImageSettings(_Section):
+    """How image files are read: resized to a square, cropped, normalised (Waterbirds' and CelebA's usual transforms).
 
-    name: Literal["resnet18"] = "resnet18"
+    Attributes
+    ----------
+    resize : int
+        Side in pixels to which each image is resized, whatever its aspect ratio.
+    crop : int or None
+        Side of the crop a model sees: from the centre, or, while training, a random part. None: the whole square.
+    random_crop : (float, float) or None
+        Least and largest share of the area of a random part; None takes the centre while training, too.
+    flip : bool
+        Whether left and right are exchanged at random while training.
+    normalize : "imagenet" or "none"
+        By ImageNet's mean and standard deviation, or just to [0, 1].
+    on_error : "stop" or "skip"
+        What an unreadable image leads to: an error that names all of them, or their being left out and listed.
+    workers : int or None
+        Reading processes; None is one per core but one. 0 reads in the same process.
+    cache : "auto", "always" or "never"
+        Whether decoded images are kept on disk; auto keeps them up to `cache_limit_gib`, if that leaves half of the
+        free disk.
+    cache_dir : Path or None
+        Where; None is ``exmap`` in the user's cache folder.
+    cache_limit_gib : float
+    """
+
+    resize: int = Field(256, ge=1)
+    crop: int | None = Field(224, ge=1)
+    random_crop: tuple[float, float] | None = (0.7, 1.0)
+    flip: bool = True
+    normalize: Literal["imagenet", "none"] = "imagenet"
+    on_error: Literal["stop", "skip"] = "stop"
+    workers: int | None = Field(None, ge=0)
+    cache: Literal["auto", "always", "never"] = "auto"
+    cache_dir: Path | None = None
+    cache_limit_gib: float = Field(20.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ImageSettings:
+        if self.side > self.resize:
+            raise ValueError(f"images.crop must be at most images.resize, {self.resize}, got {self.crop}")
+        if self.random_crop is not None and not 0 < self.random_crop[0] <= self.random_crop[1] <= 1:
+            raise ValueError(
+                f"images.random_crop must be two shares, 0 < least <= largest <= 1, got {self.random_crop}"
+            )
+        return self
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels of what a model sees."""
+        return self.resize if self.crop is None else self.crop
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images are kept."""
+        if self.cache_dir is not None:
+            return self.cache_dir
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exmap"
+
+
+class ModelSettings(_Section):
+    """The classifier.
+
+    Attributes
+    ----------
+    name : str
+        Architecture, as torchvision names it.
+    stem : "imagenet" or "3x3"
+        The latter is a 3 x 3 stride-1 convolution and no max-pooling, for small images.
+    pretrained : bool
+        Whether the weights start as torchvision's ImageNet weights (all but the last layer), which it downloads once.
+    weights : Path or None
+        A safetensors file of all weights to start with.
+    """
+
+    name: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
     stem: Literal["imagenet", "3x3"] = "imagenet"
+    pretrained: bool = False
     weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelSettings:
+        if self.pretrained and (self.stem != "imagenet" or self.weights is not None):
+            raise ValueError(
+                "model.pretrained needs model.stem=imagenet and no model.weights; set one of them otherwise"
+            )
+        return self
 
 
 class TrainSettings(_Section):
-    """Empirical risk minimisation: SGD with a cosine schedule (ExMap supplement, section 2.3)."""
+    """Empirical risk minimisation: SGD with a cosine schedule (ExMap supplement, section 2.3).
 
-    epochs: int = Field(10, ge=1)
+    With 0 epochs the model stays as its starting weights have it: a classifier that was trained elsewhere.
+    """
+
+    epochs: int = Field(10, ge=0)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(3e-3, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -143,8 +257,19 @@ class ClusterSettings(_Section):
 
 
 class GroupsSettings(_Section):
-    """Which sources of groups are compared, and how GEORGE clusters its features: many clusters, as its paper wants."""
+    """Which sources of groups are compared, and where.
 
+    Attributes
+    ----------
+    split : "val" or "train"
+        The images that are explained, grouped and retrained on. Training images are more, so small groups have
+        samples there; but the model has learned them by heart.
+    sources : tuple of str
+    george : ClusterSettings
+        How GEORGE clusters its features: into many clusters, as its paper wants.
+    """
+
+    split: Literal["val", "train"] = "val"
     sources: tuple[str, ...] = ("classes", "random", "error_set", "george", "exmap", "oracle")
     george: ClusterSettings = ClusterSettings(scope="local", gap="absolute")
 
@@ -172,6 +297,7 @@ class Settings(_Section):
     preset: str = "custom"
     seed: int = Field(0, ge=0)
     data: DataSettings = DataSettings()
+    images: ImageSettings = ImageSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -323,4 +449,6 @@ def _validate(tree: dict[str, Any]) -> Settings:
             raise SettingsError(unknown_name("setting", key, _beside(first["loc"]))) from None
         reason = first["msg"].removeprefix("Value error, ")
         reason = reason[0].lower() + reason[1:]
+        if isinstance(first["input"], dict):  # a whole section, whose values do not go together
+            raise SettingsError(f"setting {key}: {reason}") from None
         raise SettingsError(f"setting {key}: {reason}, got {first['input']!r}") from None

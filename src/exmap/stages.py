@@ -25,9 +25,9 @@ from safetensors.numpy import load_file
 
 from exmap.cluster import make_clusterer
 from exmap.config import Settings, dump_settings, parse_settings
-from exmap.data import Split, Task, build_task
+from exmap.data import Split, Task, build_task, dataset_names
 from exmap.errors import RunFolderError, SettingsError, unknown_name
-from exmap.evaluation import group_agreement, group_table
+from exmap.evaluation import group_agreement, group_table, shortcut_gaps
 from exmap.explain import composite_names, compute_heatmaps
 from exmap.groups import (
     ClassGroups,
@@ -60,7 +60,11 @@ from exmap.store import (
 
 __all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names"]
 
-NOT_IDENTITY = {"data": ("dir", "download"), "model": ("weights",)}  # where things lie; their content is identity
+NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
+    "data": ("dir", "download"),
+    "images": ("workers", "cache", "cache_dir", "cache_limit_gib"),
+    "model": ("weights",),
+}
 WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starting processes
 ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
@@ -75,6 +79,11 @@ class Job:
     run: RunFolder
     listen: Listener
 
+    @property
+    def grouped(self) -> Split:
+        """The split that is explained, grouped and retrained on."""
+        return self.task.train if self.settings.groups.split == "train" else self.task.val
+
     def seed(self, *names: str | int) -> int:
         """Return the seed of one part of the run."""
         return child_seed(self.settings.seed, *names)
@@ -82,7 +91,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row: a name, the settings it depends on beside those of the stages before it, and what it does."""
+    """One row: a name, the settings it depends on beside those of the stages before it, and what it does.
+
+    A setting is named by its section, or as ``section.key`` where only that one matters.
+    """
 
     name: str
     sections: tuple[str, ...]
@@ -113,10 +125,10 @@ def _train(job: Job, part: StagePart) -> None:
 
 def _explain(job: Job, part: StagePart) -> None:
     """Write heatmaps.npy, heatmaps.parquet and outputs.safetensors."""
-    model = _trained_model(job)
-    head = find_head(model, job.task.val.images.batch(np.arange(1, dtype=np.int64)))
+    model, grouped = _trained_model(job), job.grouped
+    head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
     arrays: dict[str, NDArray[np.float32]] = {}
-    for split in (job.task.val, job.task.test):
+    for split in (grouped, job.task.test):
         outputs = collect_outputs(model, split, head=head, listen=job.listen)
         arrays |= {f"{split.name}.features": outputs.features, f"{split.name}.logits": outputs.logits}
     save_arrays(arrays, part.path / "outputs.safetensors")
@@ -124,11 +136,11 @@ def _explain(job: Job, part: StagePart) -> None:
     def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:
         return array_file(part.path / "heatmaps.npy", shape)
 
-    maps = compute_heatmaps(model, job.task.val, job.settings.explain, allocate=allocate, listen=job.listen)
+    maps = compute_heatmaps(model, grouped, job.settings.explain, allocate=allocate, listen=job.listen)
     if isinstance(maps.values, np.memmap):
         maps.values.flush()
     table = {
-        "id": list(job.task.val.ids),
+        "id": list(grouped.ids),
         "target": maps.target,
         "conservation_error": maps.conservation_error,
         "finite": maps.finite,
@@ -139,12 +151,12 @@ def _explain(job: Job, part: StagePart) -> None:
 
 def _cluster(job: Job, part: StagePart) -> None:
     """Write SOURCE.parquet for each source of groups, and clusters.json with what each clustering said."""
-    val = job.task.val
-    outputs, maps = _outputs(job, val), _heatmaps(job)
+    grouped = job.grouped
+    outputs, maps = _outputs(job, grouped), _heatmaps(job)
     evidence = Evidence(
-        labels=val.labels,
+        labels=grouped.labels,
         predicted=outputs.predicted,
-        class_names=val.class_names,
+        class_names=grouped.class_names,
         heatmaps=maps.flat(),
         usable=maps.finite,
         features=outputs.features,
@@ -156,13 +168,13 @@ def _cluster(job: Job, part: StagePart) -> None:
         made[name] = groups
         clusters = groups.clusters.labels if groups.clusters else np.full(len(groups), -1, dtype=np.int64)
         table = {
-            "id": list(val.ids),
-            "class": val.labels,
+            "id": list(grouped.ids),
+            "class": grouped.labels,
             "cluster": clusters,
             "group": groups.index,
             "group_name": [groups.names[g] if g >= 0 else "unassigned" for g in groups.index],
             "predicted": outputs.predicted,
-            "correct": outputs.predicted == val.labels,
+            "correct": outputs.predicted == grouped.labels,
         }
         pq.write_table(pa.table(table), part.path / f"{name}.parquet")
         notes[name] = {
@@ -177,8 +189,8 @@ def _cluster(job: Job, part: StagePart) -> None:
 
 def _retrain(job: Job, part: StagePart) -> None:
     """Write SOURCE.safetensors (the head of every repeat), heads.json, and model.safetensors: the repaired model."""
-    val = job.task.val
-    features = _outputs(job, val).features
+    grouped = job.grouped
+    features = _outputs(job, grouped).features
     notes: dict[str, Any] = {}
     settings, sources = job.settings.retrain, _sources(job)
     learners = [
@@ -194,7 +206,7 @@ def _retrain(job: Job, part: StagePart) -> None:
     # Processes, not threads: the solver's random numbers are one sequence per process.
     workers = cpu_count() if features.size > WORTH_PROCESSES else 1
     fits = Parallel(workers, return_as="generator")(
-        delayed(learner.fit_head)(features, val.labels, groups, n_classes=val.n_classes)
+        delayed(learner.fit_head)(features, grouped.labels, groups, n_classes=grouped.n_classes)
         for groups in [_groups(job, name) for name in sources]
         for learner in learners
     )
@@ -209,7 +221,7 @@ def _retrain(job: Job, part: StagePart) -> None:
         notes[name] = [{"strength": h.strength, "tuning": h.tuning, "notes": h.notes} for h in heads]
         if name == ExMapGroups.name:
             model = _trained_model(job)
-            last = find_head(model, val.images.batch(np.arange(1, dtype=np.int64)))
+            last = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
             save_weights(replace_head(model, last, heads[0].weight, heads[0].bias), part.path / "model.safetensors")
     write_json(part.path / "heads.json", notes)
 
@@ -220,9 +232,8 @@ def _evaluate(job: Job, part: StagePart) -> None:
     outputs = _outputs(job, test)
     truth = test.truth
     index, names = (test.labels, test.class_names) if truth is None else (truth.index, truth.names)
-    train_counts = np.bincount(
-        job.task.train.labels if job.task.train.truth is None else job.task.train.truth.index, minlength=len(names)
-    )
+    train = job.task.train
+    train_counts = np.bincount(train.labels if train.truth is None else train.truth.index, minlength=len(names))
 
     def measure(name: str, predicted: NDArray[np.int64], labels_used: Mapping[str, Any]) -> dict[str, Any]:
         def table(rows: NDArray[np.int64]) -> Any:
@@ -239,6 +250,9 @@ def _evaluate(job: Job, part: StagePart) -> None:
 
         each, together = [table(row) for row in predicted], table(predicted)
         worst = np.array([t.worst for t in each])
+        gaps = {}
+        if truth is not None and truth.coordinates is not None and len(truth.attributes) > 1:
+            gaps = {"gaps": shortcut_gaps(together, truth.coordinates, truth.attributes, train_counts)}
         return {
             "worst_group_accuracy": float(worst.mean()),
             "mean_accuracy": together.mean,
@@ -251,6 +265,7 @@ def _evaluate(job: Job, part: StagePart) -> None:
                     names, together.accuracy, together.count, together.low, together.high, strict=True
                 )
             },
+            **gaps,
             "labels_used": labels_used,
         }
 
@@ -268,18 +283,18 @@ def _evaluate(job: Job, part: StagePart) -> None:
         methods[method] = measure(method, predicted, {**fitted, "groups": used, "tuning": tuned, **shown})
         methods[method]["strengths"] = [row["strength"] for row in heads_notes[name]]
         methods[method]["notes"] = heads_notes[name][0]["notes"]
-        if job.task.val.truth is not None:
-            val_truth = job.task.val.true_groups()
+        if job.grouped.truth is not None:
+            there = job.grouped.true_groups()
             groups = _groups(job, name)
-            inference[name] = asdict(
-                group_agreement(groups.index, val_truth.index, job.task.val.labels, val_truth.names)
-            )
+            inference[name] = asdict(group_agreement(groups.index, there.index, job.grouped.labels, there.names))
             inference[name]["groups"] = dict(zip(groups.names, groups.counts().tolist(), strict=True))
     results = {
         "format": 1,
         "dataset": job.task.name,
         "preset": settings.preset,
         "seed": settings.seed,
+        "grouped_split": job.grouped.name,
+        "skipped_images": dict(job.task.skipped),
         "methods": methods,
         "group_inference": inference,
         "clusters": {name: row["fits"] for name, row in notes.items() if row["fits"]},
@@ -291,8 +306,8 @@ def _evaluate(job: Job, part: StagePart) -> None:
 
 def _report(job: Job, part: StagePart) -> None:
     """Write strategies.png: what the classifier looks at in the groups it gets wrong most."""
-    groups, maps, val = _groups(job, ExMapGroups.name), _heatmaps(job), job.task.val
-    correct = _outputs(job, val).predicted == val.labels
+    groups, maps, grouped = _groups(job, ExMapGroups.name), _heatmaps(job), job.grouped
+    correct = _outputs(job, grouped).predicted == grouped.labels
     rng = generator(job.settings.seed, "report")
     members = [np.flatnonzero(groups.index == number) for number in range(len(groups.names))]
     order = sorted(range(len(members)), key=lambda number: correct[members[number]].mean())
@@ -300,13 +315,13 @@ def _report(job: Job, part: StagePart) -> None:
     for number in order[:ROWS_SHOWN]:
         picked = np.sort(rng.permutation(members[number])[:SAMPLES_SHOWN])
         title = f"{groups.names[number]}\nn = {len(members[number])}, right {correct[members[number]].mean():.0%}"
-        rows.append((title, val.images.batch(picked), np.asarray(maps.values[picked])))
+        rows.append((title, grouped.images.pixels(picked), np.asarray(maps.values[picked])))
     strategies_figure(rows, columns=SAMPLES_SHOWN).savefig(part.path / "strategies.png", dpi=130)
 
 
 STAGES = (
-    Stage("train", ("seed", "data", "model", "train", "runtime"), _train),
-    Stage("explain", ("explain",), _explain),
+    Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train),
+    Stage("explain", ("explain", "groups.split"), _explain),
     Stage("cluster", ("cluster", "groups"), _cluster),
     Stage("retrain", ("retrain",), _retrain),
     Stage("evaluate", ("evaluate",), _evaluate),
@@ -373,7 +388,7 @@ def run_stages(
     dict or None
         The results, once the run is evaluated.
     """
-    job = Job(settings, build_task(settings.data), run, listen)
+    job = Job(settings, build_task(settings.data, settings.images, listen=listen), run, listen)
     identity: dict[str, Any] = {"inputs": dict(job.task.digests)}
     if settings.model.weights is not None:
         identity["weights"] = digest_of_file(settings.model.weights)
@@ -382,7 +397,7 @@ def run_stages(
     identities = {}
     for stage in STAGES:
         identity = {
-            "settings": {section: tree[section] for section in stage.sections},
+            "settings": {name: _setting(tree, name) for name in stage.sections},
             "before": identity if stage is STAGES[0] else digest_of(identity),
         }
         identities[stage.name] = identity
@@ -416,6 +431,8 @@ def _publish(run: RunFolder, until: str) -> dict[str, Any]:
 
 def _check_names(settings: Settings) -> None:
     """Refuse unknown names before any work is done."""
+    if settings.data.name not in dataset_names():
+        raise SettingsError(unknown_name("data set", settings.data.name, dataset_names()))
     for clustering in (settings.cluster, settings.groups.george):
         make_clusterer(clustering, 0)
     if settings.explain.composite not in composite_names():
@@ -437,6 +454,11 @@ def _identity_part(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _setting(tree: Mapping[str, Any], name: str) -> Any:
+    section, _, key = name.partition(".")
+    return tree[section][key] if key else tree[section]
+
+
 def _write_manifest(job: Job) -> None:
     """Write where the run came from: versions, commit, digests, seed, machine."""
     packages = ("exmap", "torch", "torchvision", "lightning-fabric", "zennit", "scikit-learn", "numpy", "umap-learn")
@@ -448,6 +470,7 @@ def _write_manifest(job: Job) -> None:
             "settings": dump_settings(job.settings),
             "seed": job.settings.seed,
             "input_digests": dict(job.task.digests),
+            "reading": dict(job.task.reading),
             "versions": {"python": sys.version.split()[0], **versions},
             "git_commit": _git_commit(),
             "device": job.settings.runtime.accelerator,
@@ -476,12 +499,12 @@ def _sources(job: Job) -> list[str]:
     """Return the names of the sources of groups in the order they are inferred; the oracle needs true groups."""
     first = ExMapGroups.name  # random groups take its sizes
     wanted = [first, *(name for name in job.settings.groups.sources if name != first)]
-    return [name for name in wanted if name != OracleGroups.name or job.task.val.truth is not None]
+    return [name for name in wanted if name != OracleGroups.name or job.grouped.truth is not None]
 
 
 def _source(name: str, job: Job, made: Mapping[str, Groups]) -> GroupSource:
     if name == OracleGroups.name:
-        truth = job.task.val.true_groups()
+        truth = job.grouped.true_groups()
         return OracleGroups(truth.index, truth.names)
     builders: dict[str, Callable[[], GroupSource]] = {
         ExMapGroups.name: lambda: ExMapGroups(job.settings.cluster),

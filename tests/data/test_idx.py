@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import MNIST
 
-from exmap.data.idx import FILES, download_mnist, find_idx, read_idx, read_pair
+from exmap.data.idx import FILES, download_set, find_idx, read_idx, read_pair
 from exmap.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)
@@ -178,7 +178,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_four_files_are_downloaded_and_can_be_read(mirror: Mirror, tmp_path: Path) -> None:
-    download_mnist(tmp_path / "a" / "b")
+    download_set(tmp_path / "a" / "b", "mnist")
     assert content(tmp_path / "a" / "b") == mirror.files
     assert np.array_equal(read_pair(tmp_path / "a" / "b", "t10k")[0], IMAGES)
 
@@ -188,11 +188,11 @@ def test_a_file_that_is_there_gzipped_or_not_is_not_fetched_again(mirror: Mirror
     folder.mkdir()
     (folder / FILES[0]).write_bytes(b"plain")
     (folder / f"{FILES[1]}.gz").write_bytes(b"zipped")
-    download_mnist(folder)
+    download_set(folder, "mnist")
     assert {path.strip("/") for path in mirror.requested} == {f"{name}.gz" for name in FILES[2:]}
     assert (folder / FILES[0]).read_bytes() == b"plain"
     mirror.requested.clear()
-    download_mnist(folder)
+    download_set(folder, "mnist")
     assert mirror.requested == []
 
 
@@ -200,7 +200,7 @@ def test_a_wrong_checksum_is_an_error_that_leaves_nothing_behind(mirror: Mirror,
     (mirror.folder / f"{FILES[0]}.gz").write_bytes(b"something else")
     folder = tmp_path / "mine"
     with pytest.raises(DataError) as caught:
-        download_mnist(folder)
+        download_set(folder, "mnist")
     message = str(caught.value)
     assert message.startswith(f"{FILES[0]}.gz could not be downloaded ({mirror.url}: ")
     assert message.endswith(f"); fetch it elsewhere and put it into {folder}")
@@ -211,11 +211,11 @@ def test_the_next_mirror_is_asked_when_one_has_not_the_file(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MNIST, "mirrors", [f"{mirror.url}nothing/", mirror.url])
-    download_mnist(tmp_path / "mine")
+    download_set(tmp_path / "mine", "mnist")
     assert content(tmp_path / "mine") == mirror.files
     monkeypatch.setattr(MNIST, "mirrors", [f"{mirror.url}nothing/", f"{mirror.url}neither/"])
     with pytest.raises(DataError, match=r"nothing/: .*404.*; .*neither/: .*404"):
-        download_mnist(tmp_path / "other")
+        download_set(tmp_path / "other", "mnist")
     assert content(tmp_path / "other") == {}
 
 
@@ -223,5 +223,5 @@ def test_a_part_left_by_a_kill_is_replaced(mirror: Mirror, tmp_path: Path) -> No
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / f"{FILES[0]}.gz.part").write_bytes(b"half")
-    download_mnist(folder)
+    download_set(folder, "mnist")
     assert content(folder) == mirror.files

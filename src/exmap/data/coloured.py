@@ -1,7 +1,8 @@
-"""Digits in two colours: the label is whether the digit exceeds 4, the colour is the shortcut.
+"""Coloured digits, whose colour is the shortcut.
 
-C-MNIST as the ExMap paper uses it (supplement, section 1.1), and the same construction on scikit-learn's embedded
-8 x 8 digits. A digit fills the red channel (s = 0) or the green one (s = 1); the other channels are zero.
+C-MNIST as the ExMap paper uses it (supplement, section 1.1), the same construction on scikit-learn's embedded 8 x 8
+digits, and ten digits in ten colours. In the first two the label is whether the digit exceeds 4, and a digit fills the
+red channel (s = 0) or the green one (s = 1); the other channels are zero.
 """
 
 from __future__ import annotations
@@ -12,15 +13,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.data.dataset import ArrayImages, Split, Task, TrueGroups
-from exmap.data.idx import download_mnist, read_pair
+from exmap.data.dataset import ArrayImages, Attribute, Split, Task, TrueGroups
+from exmap.data.idx import read_pair
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.runtime import generator
 
-__all__ = ["cmnist", "colour_split", "draw_colours", "embedded_digits"]
+__all__ = ["cmnist", "cmnist_10", "colour_split", "draw_colours", "embedded_digits"]
 
 CLASS_NAMES = ("digit 0-4", "digit 5-9")
-GROUP_NAMES = tuple(f"{label}, {colour}" for label in CLASS_NAMES for colour in ("red", "green"))
+COLOURS = ("red", "green")
+DIGITS = tuple(f"digit {d}" for d in range(10))
+TEN_COLOURS = {  # name to full brightness of the three channels
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "magenta": (255, 0, 255),
+    "cyan": (0, 255, 255),
+    "white": (255, 255, 255),
+    "orange": (255, 128, 0),
+    "purple": (128, 0, 255),
+    "grey": (128, 128, 128),
+}
 COLOUR_SEED = 0  # fixed by the data set's definition: this seed gives the paper's group counts
 
 
@@ -35,7 +50,13 @@ def draw_colours(labels: IntArray, correlation: float) -> IntArray:
     labels : ndarray of int64, shape (N,), 0 or 1
     correlation : float in [0.5, 1]
         Chance that class 0 is green and class 1 is red.
+
+    Raises
+    ------
+    DataError
+        For a correlation out of its range.
     """
+    _check_correlation(correlation, 2)
     rng = np.random.RandomState(COLOUR_SEED)
     colours = np.zeros(len(labels), dtype=np.int64)
     for label, chance_of_green in ((0, correlation), (1, 1 - correlation)):
@@ -56,11 +77,11 @@ def colour_split(name: str, grey: NDArray[np.uint8], digits: NDArray[np.integer]
         labels=labels,
         ids=tuple(f"{name}/{i:05d}" for i in range(len(grey))),
         class_names=CLASS_NAMES,
-        truth=TrueGroups(labels * 2 + colours, GROUP_NAMES),
+        truth=TrueGroups.cross(labels, CLASS_NAMES, [Attribute("colour", colours, COLOURS)]),
     )
 
 
-def cmnist(folder: Path | None, correlation: float = 0.99, download: bool = False) -> Task:
+def cmnist(folder: Path, correlation: float = 0.99) -> Task:
     """Build C-MNIST from the four MNIST files.
 
     Parameters
@@ -69,8 +90,6 @@ def cmnist(folder: Path | None, correlation: float = 0.99, download: bool = Fals
         Holds the IDX files, gzipped or not.
     correlation : float in [0.5, 1]
         0.99 is the paper's; 0.5 plants no shortcut.
-    download : bool
-        Fetch missing files into `folder` first.
 
     Returns
     -------
@@ -82,12 +101,6 @@ def cmnist(folder: Path | None, correlation: float = 0.99, download: bool = Fals
     DataError
         For missing or damaged files.
     """
-    if folder is None:
-        raise DataError(
-            "C-MNIST needs the folder of MNIST's four IDX files, and none was given; name it with --data-dir"
-        )
-    if download:
-        download_mnist(folder)
     images, digits, train_digests = read_pair(folder, "train")
     test_images, test_digits, test_digests = read_pair(folder, "t10k")
     if len(images) <= 10_000:
@@ -101,6 +114,86 @@ def cmnist(folder: Path | None, correlation: float = 0.99, download: bool = Fals
     )
 
 
+def draw_shortcut(labels: IntArray, n_values: int, correlation: float, rng: np.random.Generator) -> IntArray:
+    """Draw a shortcut's value for each sample: the label's own with the given chance, else evenly one of the others.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (N,), in [0, n_values)
+    n_values : int
+    correlation : float in [1 / n_values, 1]
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+
+    Raises
+    ------
+    DataError
+        For a correlation out of its range.
+    """
+    _check_correlation(correlation, n_values)
+    other = (labels + rng.integers(1, n_values, size=len(labels))) % n_values
+    return np.where(rng.random(len(labels)) < correlation, labels, other)
+
+
+def _check_correlation(correlation: float, n_values: int) -> None:
+    if not 1 / n_values <= correlation <= 1:
+        raise DataError(
+            f"correlation must lie in [{1 / n_values:.3g}, 1] for a shortcut of {n_values} values, got {correlation}; "
+            f"{1 / n_values:.3g} plants none"
+        )
+
+
+def cmnist_10(folder: Path, correlation: float = 0.99) -> Task:
+    """Build ten digits in ten colours: ten classes, a hundred groups.
+
+    Each digit has a colour of its own in `correlation` of the training and validation images, and one of the other
+    nine otherwise. In the test images colour and digit are independent, so that every group has about 100.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds MNIST's IDX files, gzipped or not.
+    correlation : float in [0.1, 1]
+
+    Returns
+    -------
+    Task
+        50,000, 10,000 (the last of MNIST's training images) and 10,000 images.
+
+    Raises
+    ------
+    DataError
+        For missing or damaged files.
+    """
+    images, digits, train_digests = read_pair(folder, "train")
+    test_images, test_digits, test_digests = read_pair(folder, "t10k")
+    if len(images) <= 10_000:
+        raise DataError(f"MNIST's training file must hold more than 10,000 images, found {len(images)} in {folder}")
+    parts = {
+        "train": (images[:-10_000], digits[:-10_000], correlation),
+        "val": (images[-10_000:], digits[-10_000:], correlation),
+        "test": (test_images, test_digits, 0.1),
+    }
+    palette = np.array(list(TEN_COLOURS.values()), dtype=np.uint16)
+    splits = {}
+    for name, (grey, digit, share) in parts.items():
+        labels = digit.astype(np.int64)
+        colours = draw_shortcut(labels, 10, share, generator(COLOUR_SEED, "cmnist-10", name))
+        painted = grey[:, None].astype(np.uint16) * palette[colours][:, :, None, None] // 255
+        splits[name] = Split(
+            name=name,
+            images=ArrayImages(painted.astype(np.uint8)),
+            labels=labels,
+            ids=tuple(f"{name}/{i:05d}" for i in range(len(grey))),
+            class_names=DIGITS,
+            truth=TrueGroups.cross(labels, DIGITS, [Attribute("colour", colours, tuple(TEN_COLOURS))]),
+        )
+    return Task("cmnist-10", splits["train"], splits["val"], splits["test"], {**train_digests, **test_digests})
+
+
 def embedded_digits(correlation: float = 0.9) -> Task:
     """Build coloured digits from scikit-learn's 1,797 handwritten 8 x 8 digits: 897 / 450 / 450 images."""
     from sklearn.datasets import load_digits
@@ -111,4 +204,4 @@ def embedded_digits(correlation: float = 0.9) -> Task:
     cuts = {"train": order[:897], "val": order[897:1347], "test": order[1347:]}
     splits = {name: colour_split(name, grey[rows], bunch.target[rows], correlation) for name, rows in cuts.items()}
     digest = hashlib.sha256(grey.tobytes() + bunch.target.tobytes()).hexdigest()
-    return Task(name="digits", digests={"sklearn.datasets.load_digits": digest}, **splits)
+    return Task("digits", splits["train"], splits["val"], splits["test"], {"sklearn.datasets.load_digits": digest})

@@ -7,9 +7,10 @@ project's own source keeps it so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 from exmap.errors import DataError
 from exmap.records import IntArray
 
-__all__ = ["ArrayImages", "Images", "Split", "Task", "TrueGroups", "array_split", "batch_slices"]
+__all__ = [
+    "ArrayImages",
+    "Attribute",
+    "Images",
+    "Request",
+    "Split",
+    "Task",
+    "TrueGroups",
+    "array_split",
+    "batch_slices",
+]
+
+
+Request = tuple[IntArray, int | None]  # the images of a batch, and the seed of random crops, None for none
 
 
 class Images(Protocol):
@@ -32,6 +46,14 @@ class Images(Protocol):
 
     def batch(self, indices: IntArray) -> NDArray[np.float32]:
         """Return the images at `indices` as the model wants them: float32, shape (n, C, H, W)."""
+        ...
+
+    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices` as one looks at them: float32 in [0, 1], shape (n, C, H, W)."""
+        ...
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
+        """Yield the batch of each request in order; they may be made ahead by other processes."""
         ...
 
 
@@ -60,13 +82,64 @@ class ArrayImages:
         scale = 255 if batch.dtype == np.uint8 else 1
         return np.asarray(batch, dtype=np.float32) / np.float32(scale)
 
+    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices`; what lies outside [0, 1] is stretched to it, each image by itself."""
+        batch = self.batch(indices)
+        low, high = (f(batch, axis=(1, 2, 3), keepdims=True, initial=i) for f, i in ((np.min, 0), (np.max, 1)))
+        stretched: NDArray[np.float32] = (batch - low) / (high - low)
+        return stretched
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
+        """Yield the batch of each request; arrays are given as they are, without random crops."""
+        return (self.batch(indices) for indices, _ in requests)
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A spurious attribute: its name, its value for each sample (int64, shape (N,)), and the names of its values."""
+
+    name: str
+    values: IntArray
+    value_names: tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class TrueGroups:
-    """The true group of each sample: for evaluation, and for baselines that say "oracle" in their name."""
+    """The true group of each sample: for evaluation, and for baselines that say "oracle" in their name.
+
+    Attributes
+    ----------
+    index : ndarray of int64, shape (N,), in [0, G)
+    names : tuple of str
+        One per group.
+    attributes : tuple of str
+        Names of the A spurious attributes that groups are made of; empty where that is not known.
+    coordinates : ndarray of int64, shape (G, 1 + A), or None
+        Class and attribute values of each group.
+    """
 
     index: IntArray
     names: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    coordinates: IntArray | None = None
+
+    @classmethod
+    def cross(cls, labels: IntArray, class_names: Sequence[str], attributes: Sequence[Attribute]) -> TrueGroups:
+        """Cross the class with every attribute: group = class * n_attributes + attribute, and so on for more.
+
+        Examples
+        --------
+        >>> colour = Attribute("colour", np.array([0, 1]), ("red", "green"))
+        >>> groups = TrueGroups.cross(np.array([0, 1]), ["cat", "dog"], [colour])
+        >>> groups.names, groups.index
+        (('cat, red', 'cat, green', 'dog, red', 'dog, green'), array([0, 3]))
+        """
+        shape = (len(class_names), *(len(attribute.value_names) for attribute in attributes))
+        coordinates = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), axis=1).astype(np.int64)
+        texts = (class_names, *(attribute.value_names for attribute in attributes))
+        names = tuple(", ".join(text[i] for text, i in zip(texts, row, strict=True)) for row in coordinates)
+        index = np.ravel_multi_index((labels, *(attribute.values for attribute in attributes)), shape)
+        return cls(index.astype(np.int64), names, tuple(attribute.name for attribute in attributes), coordinates)
 
     def counts(self) -> IntArray:
         """Return the number of samples in each true group, shape (G,)."""
@@ -128,8 +201,9 @@ class Split:
 
     def batches(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (slice of the split, images) in order, each image once."""
-        for part in batch_slices(len(self), size):
-            yield part, self.images.batch(np.arange(part.start, part.stop, dtype=np.int64))
+        parts = list(batch_slices(len(self), size))
+        rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts)
+        yield from zip(parts, self.images.stream(rows), strict=True)
 
     def true_groups(self) -> TrueGroups:
         """Return the true groups, for evaluation only.
@@ -146,13 +220,27 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """Train, validation and test split of one data set, and the digests of the files they were read from."""
+    """Train, validation and test split of one data set, and where they come from.
+
+    Attributes
+    ----------
+    name : str
+    train, val, test : Split
+    digests : mapping of str to str
+        SHA-256 of the files, or of the list of files, that it was read from.
+    skipped : mapping of str to str
+        Images that were left out, with the reason.
+    reading : mapping of str to Any
+        How image files are read: how many, whether decoded ones are kept, and images per second when first opened.
+    """
 
     name: str
     train: Split
     val: Split
     test: Split
     digests: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int:

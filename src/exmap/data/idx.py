@@ -13,13 +13,14 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exmap.errors import DataError
 
-__all__ = ["FILES", "download_mnist", "find_idx", "read_idx", "read_pair"]
+__all__ = ["FILES", "download_set", "find_idx", "find_set", "read_idx", "read_pair"]
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -85,6 +86,30 @@ def read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], str]:
     return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape), hashlib.sha256(stored).hexdigest()
 
 
+def find_set(folder: Path | None, name: str) -> Path:
+    """Return where the IDX files of ``mnist`` or ``fashion-mnist`` lie at or below `folder`.
+
+    Both sets name their files alike, so that only a folder's own name tells which it is: ``mnist``, or torchvision's
+    ``MNIST/raw``; ``fashion-mnist`` or ``FashionMNIST/raw``. For MNIST, `folder` itself may hold the files.
+
+    Raises
+    ------
+    DataError
+        If they lie in none of these.
+    """
+    if folder is None:
+        raise DataError(f"the IDX files of {name} must lie in a folder, and none was given; name it with --data-dir")
+    below = {"mnist": ("mnist", "MNIST/raw", "."), "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw")}[name]
+    for place in below:
+        if any((folder / place).glob(f"{FILES[0]}*")):
+            return folder / place
+    raise DataError(
+        f"{folder} must hold {name}'s IDX files ({FILES[0]}.gz and three more) in one of {', '.join(below)}, but none "
+        "has them; give the folder that holds them with --data-dir, or let them be downloaded with "
+        "--set data.download=true"
+    )
+
+
 def read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, str]]:
     """Read the images and labels of ``train`` or ``t10k``, with the digests of both files.
 
@@ -105,23 +130,24 @@ def read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.ui
     return images, labels, {images_path.name: images_digest, labels_path.name: labels_digest}
 
 
-def download_mnist(folder: Path) -> None:
-    """Download the MNIST files that `folder` lacks, each checked against its published MD5.
+def download_set(folder: Path, name: str) -> None:
+    """Download the files of ``mnist`` or ``fashion-mnist`` that `folder` lacks, each checked by its published MD5.
 
     Raises
     ------
     DataError
         If no mirror delivers a file with the right checksum.
     """
-    from torchvision.datasets import MNIST
+    from torchvision.datasets import MNIST, FashionMNIST
     from torchvision.datasets.utils import download_url
 
+    source: Any = {"mnist": MNIST, "fashion-mnist": FashionMNIST}[name]
     folder.mkdir(parents=True, exist_ok=True)
-    for archive, md5 in MNIST.resources:
+    for archive, md5 in source.resources:
         if any((folder / name).is_file() for name in (archive, archive.removesuffix(".gz"))):
             continue
         reasons = []
-        for mirror in MNIST.mirrors:
+        for mirror in source.mirrors:
             part = folder / f"{archive}.part"
             try:
                 download_url(f"{mirror}{archive}", str(folder), part.name, md5)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,35 +19,69 @@ from torch import nn
 
 from exmap.config import ModelSettings
 from exmap.data.dataset import Split
-from exmap.errors import DataError, SettingsError, unknown_name
+from exmap.errors import CheckpointError, DataError, SettingsError, unknown_name
 from exmap.records import Listener, Outputs, Progress, silent
 from exmap.runtime import torch_seed
 
 __all__ = ["build_model", "collect_outputs", "evaluation_mode", "find_head", "replace_head"]
 
 
+RESNETS = {"resnet18": "ResNet18_Weights", "resnet34": "ResNet34_Weights", "resnet50": "ResNet50_Weights"}
+
+
 def build_model(settings: ModelSettings, n_classes: int, *, seed: int) -> nn.Module:
-    """Build an untrained classifier; its initial weights depend on `seed` alone.
+    """Build a classifier; where its weights are random, they depend on `seed` alone.
 
     Parameters
     ----------
     settings : ModelSettings
         ``stem="3x3"`` is the paper's network for small images: a 3 x 3 stride-1 convolution and no max-pooling.
+        ``pretrained`` takes torchvision's ImageNet weights (version 1, the paper's) for all but the last layer.
     n_classes : int
     seed : int
+
+    Raises
+    ------
+    SettingsError
+        For an unknown architecture.
+    CheckpointError
+        If the ImageNet weights can neither be found nor downloaded.
     """
-    if settings.name != "resnet18":
-        raise SettingsError(unknown_name("model", settings.name, ["resnet18"]))
-    from torchvision.models import resnet18
+    if settings.name not in RESNETS:
+        raise SettingsError(unknown_name("model", settings.name, RESNETS))
+    from torchvision import models
 
     with torch_seed(seed):
-        model: nn.Module = resnet18(num_classes=n_classes)
+        model: nn.Module = getattr(models, settings.name)(num_classes=n_classes)
         if settings.stem == "3x3":
             stem = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
             nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
             model.conv1 = stem
             model.maxpool = nn.Identity()
+    if settings.pretrained:
+        _load_imagenet(model, getattr(models, RESNETS[settings.name]).IMAGENET1K_V1)
     return model
+
+
+def _load_imagenet(model: nn.Module, weights: Any) -> None:
+    """Load torchvision's weights, from its cache or by download, into all but the last layer."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except Exception as error:  # no network, a damaged file, weights of another network: each has its own kind
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the ImageNet weights could not be loaded ({reason}); put {weights.url} into {folder}, or set "
+            "model.pretrained=false"
+        ) from error
+    if unknown or any(not name.startswith("fc.") for name in missing):
+        raise CheckpointError(
+            f"the ImageNet weights in {folder} must be those of the network, but they lack "
+            f"{', '.join(missing[:3]) or 'nothing'} and have {', '.join(unknown[:3]) or 'nothing'} too much; delete "
+            "the file there"
+        )
 
 
 @contextmanager
@@ -63,6 +99,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def model_device(model: nn.Module) -> torch.device:
     """Return the device of the model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def images_at_once(split: Split) -> int:
+    """Return how many images are run at once without gradients: 500, or fewer large ones."""
+    _, height, width = split.images.shape
+    return min(500, max(8, 64 * 224**2 // (height * width)))
 
 
 def to_tensor(batch: NDArray[np.float32], device: torch.device) -> torch.Tensor:
@@ -134,7 +176,7 @@ def replace_head(model: nn.Module, name: str, weight: NDArray[np.float32], bias:
 
 
 def collect_outputs(
-    model: nn.Module, split: Split, *, head: str | None = None, batch_size: int = 500, listen: Listener = silent
+    model: nn.Module, split: Split, *, head: str | None = None, batch_size: int | None = None, listen: Listener = silent
 ) -> Outputs:
     """Run the model over a split and return penultimate features and logits, in order.
 
@@ -145,7 +187,8 @@ def collect_outputs(
     split : Split
     head : str, optional
         Name of the last linear layer; found by :func:`find_head` if not given.
-    batch_size : int
+    batch_size : int, optional
+        By default 500, or fewer of large images.
     listen : Listener
 
     Returns
@@ -164,7 +207,7 @@ def collect_outputs(
     device = model_device(model)
     try:
         with torch.inference_mode(), evaluation_mode(model):
-            for part, images in split.batches(batch_size):
+            for part, images in split.batches(batch_size or images_at_once(split)):
                 seen.clear()
                 logits[part] = model(to_tensor(images, device)).float().cpu().numpy()
                 features[part] = seen[-1].float().cpu().numpy()

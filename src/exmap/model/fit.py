@@ -19,7 +19,7 @@ from torch import nn
 from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import NumericalError, SettingsError
-from exmap.model.backbone import evaluation_mode, to_tensor
+from exmap.model.backbone import evaluation_mode, images_at_once, to_tensor
 from exmap.model.small_maps import small_maps_as_products
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.runtime import child_seed, generator, torch_seed
@@ -108,6 +108,8 @@ def fit(
             f"train.batch_size must be at least 2 for each of the {fabric.world_size} processes, got "
             f"{settings.batch_size}; raise it or lower runtime.devices"
         )
+    if not settings.epochs:
+        return []
     state = checkpoint.load() if checkpoint else None
     if state:
         model.load_state_dict(state.weights)
@@ -134,7 +136,7 @@ def fit(
         with small_maps_as_products(model):
             with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)):
                 loss = _train_epoch(wrapped, optimizer, train, settings, fabric, seed, epoch, listen)
-            accuracy = _class_accuracy(model, val, fabric)
+            accuracy = _class_accuracy(model, val, images_at_once(val), fabric)
         score = {"worst_class": accuracy.worst, "mean": accuracy.mean, "last": float(epoch)}[settings.select]
         kept = score > max((row["score"] for row in history), default=-math.inf)
         if kept:
@@ -173,13 +175,14 @@ def _train_epoch(
     order = generator(seed, "order", epoch).permutation(len(train))
     total = torch.zeros((), dtype=torch.float64)
     seen = 0
-    for batch in _batches(order, settings.batch_size, fabric.world_size):
-        share = np.array_split(batch, fabric.world_size)[fabric.global_rank]
-        images = to_tensor(train.images.batch(share), fabric.device)
+    batches = _batches(order, settings.batch_size, fabric.world_size)
+    shares = [np.array_split(batch, fabric.world_size)[fabric.global_rank] for batch in batches]
+    requests = ((s, child_seed(seed, "crops", epoch, n, fabric.global_rank)) for n, s in enumerate(shares))
+    for batch, share, images in zip(batches, shares, train.images.stream(requests), strict=True):
         labels = torch.from_numpy(train.labels[share]).to(fabric.device)
         # Processes average their gradients; this weight makes that the mean over the whole batch.
         weight = len(share) * fabric.world_size / len(batch)
-        loss = nn.functional.cross_entropy(model(images), labels) * weight
+        loss = nn.functional.cross_entropy(model(to_tensor(images, fabric.device)), labels) * weight
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
@@ -212,7 +215,7 @@ class _Accuracy:
     worst: float
 
 
-def _class_accuracy(model: nn.Module, split: Split, fabric: Fabric) -> _Accuracy:
+def _class_accuracy(model: nn.Module, split: Split, size: int, fabric: Fabric) -> _Accuracy:
     """Return mean and worst-class accuracy; each process takes every world_size-th batch.
 
     The bare model is run, since a process may have one batch more than another, and the wrapper waits for all.
@@ -222,12 +225,11 @@ def _class_accuracy(model: nn.Module, split: Split, fabric: Fabric) -> _Accuracy
             torch.distributed.broadcast(buffer, src=0)
     right = torch.zeros(split.n_classes, dtype=torch.float64)
     with torch.inference_mode(), evaluation_mode(model), fabric.autocast():
-        for number, part in enumerate(batch_slices(len(split), 500)):
-            if number % fabric.world_size != fabric.global_rank:
-                continue
-            rows = np.arange(part.start, part.stop, dtype=np.int64)
-            predicted = model(to_tensor(split.images.batch(rows), fabric.device)).argmax(dim=1).cpu().numpy()
-            hits = split.labels[rows][predicted == split.labels[rows]]
+        parts = list(batch_slices(len(split), size))[fabric.global_rank :: fabric.world_size]
+        rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts)
+        for part, images in zip(parts, split.images.stream(rows), strict=True):
+            predicted = model(to_tensor(images, fabric.device)).argmax(dim=1).cpu().numpy()
+            hits = split.labels[part][predicted == split.labels[part]]
             right += torch.from_numpy(np.bincount(hits, minlength=split.n_classes))
     summed: Any = fabric.all_reduce(right, reduce_op="sum")
     right = summed.cpu()

@@ -1,0 +1,247 @@
+"""A table of image files: one row per image with its label, its split and its spurious attributes.
+
+Every data set that lies in files is read into this one form, and from it into a task.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from exmap.config import ImageSettings
+from exmap.data.dataset import Attribute, Split, Task, TrueGroups
+from exmap.data.files import FileImages, Files, Opened, open_images
+from exmap.errors import DataError
+from exmap.records import IntArray, Listener, silent
+from exmap.runtime import generator
+
+__all__ = ["SPLITS", "ImageTable", "broken_images", "numbered", "relative_name", "task_from_table", "with_splits"]
+
+SPLITS = ("train", "val", "test")
+NAMED = 20  # unreadable images that an error names
+MOST_GROUPS = 10_000  # an attribute with a value per image is none
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """One row per image.
+
+    Attributes
+    ----------
+    name : str
+        Of the data set.
+    files : Files
+        Where the bytes come from.
+    names : tuple of str
+        The images, unique; for files the path below the root.
+    labels : ndarray of int64, shape (N,), in [0, K)
+    splits : ndarray of int64, shape (N,)
+        Position in :data:`SPLITS`; -1 where the data name none.
+    class_names : tuple of str
+    attributes : tuple of Attribute
+        For evaluation only.
+    masks : tuple of str
+        One per image, empty where there is none; () for no masks at all.
+    digests : mapping of str to str
+        SHA-256 of the files that hold the table.
+    """
+
+    name: str
+    files: Files
+    names: tuple[str, ...]
+    labels: IntArray
+    splits: IntArray
+    class_names: tuple[str, ...]
+    attributes: tuple[Attribute, ...] = ()
+    masks: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise DataError(f"{self.name} must list images, found none; give a folder or table that holds some")
+        seen: set[str] = set()
+        for name in self.names:
+            if name in seen:
+                raise DataError(f"each image must be listed once, but {self.name} lists {name} again; leave one out")
+            seen.add(name)
+        if len(self.class_names) < 2:
+            raise DataError(f"{self.name} must have 2 or more classes, found only {self.class_names[0]!r}; add another")
+        groups = math.prod([len(self.class_names), *(len(a.value_names) for a in self.attributes)])
+        if groups > MOST_GROUPS:
+            raise DataError(
+                f"classes and attributes of {self.name} must make at most {MOST_GROUPS:,} groups, got {groups:,}; name "
+                "attributes of few values"
+            )
+
+    def take(self, rows: IntArray) -> ImageTable:
+        """Return the table of some rows."""
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in rows),
+            labels=self.labels[rows],
+            splits=self.splits[rows],
+            attributes=tuple(replace(a, values=a.values[rows]) for a in self.attributes),
+            masks=tuple(self.masks[i] for i in rows) if self.masks else (),
+        )
+
+    def groups(self) -> TrueGroups:
+        """Return class crossed with every attribute."""
+        return TrueGroups.cross(self.labels, self.class_names, self.attributes)
+
+    def counts(self) -> dict[str, IntArray]:
+        """Return, per split, the number of images in each group."""
+        groups = self.groups()
+        return {
+            split: np.bincount(groups.index[self.splits == number], minlength=len(groups.names)).astype(np.int64)
+            for number, split in enumerate(SPLITS)
+        }
+
+
+def relative_name(text: str, where: str, root: str = "") -> str:
+    """Return a path as it stands in a table, checked to lie below the root.
+
+    Raises
+    ------
+    DataError
+        For an empty path, an absolute one (or with a drive) that does not start with `root`, or one with ``..`` in it.
+    """
+    path, above = (PurePosixPath(name.replace("\\", "/")) for name in (text, root))
+    if root and path.is_relative_to(above):
+        path = path.relative_to(above)
+    outside = path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", str(path))
+    if not text.strip() or outside or "\0" in text:
+        raise DataError(
+            f"an image's path must lie below the data set's folder, got {text!r} in {where}; write it relative to the "
+            "folder"
+        )
+    return str(path)
+
+
+def numbered(texts: Sequence[str]) -> tuple[IntArray, tuple[str, ...]]:
+    """Return the number of each text among the distinct ones, which are sorted as numbers if all are.
+
+    Examples
+    --------
+    >>> numbered(["10", "9", "10"])
+    (array([1, 0, 1]), ('9', '10'))
+    """
+    names = sorted(set(texts))
+    if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
+        names.sort(key=int)
+    position = {name: number for number, name in enumerate(names)}
+    return np.array([position[text] for text in texts], dtype=np.int64), tuple(names)
+
+
+def with_splits(table: ImageTable, val_share: float, test_share: float, seed: int) -> ImageTable:
+    """Fill in the splits that a table lacks, class by class: the same seed makes the same ones.
+
+    A table without any split is divided in three. Where only validation or test images are missing, they are taken
+    from the training images.
+
+    Raises
+    ------
+    DataError
+        If only some of the rows have a split, if there are no training images, or if a class is too small.
+    """
+    present = [bool((table.splits == number).any()) for number in range(3)]
+    none = table.splits < 0
+    if none.any() and not none.all():
+        raise DataError(
+            f"either every image of {table.name} must have a split or none, but {int(none.sum())} of "
+            f"{len(none)} have none; fill the column, or leave it out"
+        )
+    if all(present):
+        return table
+    if not none.all() and not present[0]:
+        raise DataError(f"{table.name} must hold training images, but its splits name none; call them train")
+    shares = [0.0 if present[1] else val_share, 0.0 if present[2] else test_share]
+    if sum(shares) >= 1:
+        raise DataError(
+            f"data.val_share and data.test_share must leave something to train on, got {val_share} and {test_share}"
+        )
+    splits = np.zeros_like(table.splits) if none.all() else table.splits.copy()
+    rng = generator(seed, "splits")
+    for label, name in enumerate(table.class_names):
+        rows = rng.permutation(np.flatnonzero((table.labels == label) & (splits == 0)))
+        sizes = [max(2, round(share * len(rows))) if share else 0 for share in shares]
+        if len(rows) - sum(sizes) < 2:
+            raise DataError(
+                f"each class needs at least 2 images in each split, but class {name!r} of {table.name} has "
+                f"{len(rows)} to share out; add images or leave the class out"
+            )
+        splits[rows[: sizes[0]]] = 1
+        splits[rows[sizes[0] : sum(sizes)]] = 2
+    return replace(table, splits=splits)
+
+
+def broken_images(broken: Mapping[int, str], names: Sequence[str]) -> list[str]:
+    """Return one phrase per unreadable image, the first :data:`NAMED` of them, and how many more there are."""
+    said = [f"{names[row]} ({why})" for row, why in sorted(broken.items())[:NAMED]]
+    return said + ([f"and {len(broken) - NAMED} more"] if len(broken) > NAMED else [])
+
+
+def task_from_table(table: ImageTable, settings: ImageSettings, *, listen: Listener = silent) -> Task:
+    """Open every image of a table once and make a task of it.
+
+    Parameters
+    ----------
+    table : ImageTable
+        With a split for every row.
+    settings : ImageSettings
+        ``on_error`` decides what unreadable images lead to.
+    listen : Listener
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    DataError
+        That names the unreadable images, unless they are to be skipped.
+    """
+    masks = table.masks or ("",) * len(table.names)
+    opened = open_images(table.files, table.names, masks, settings, what=table.name, listen=listen)
+    if opened.broken and settings.on_error == "stop":
+        raise DataError(
+            f"{len(opened.broken)} of {len(table.names)} images of {table.name} cannot be read: "
+            f"{'; '.join(broken_images(opened.broken, table.names))}. Mend them or take them out, or leave them out "
+            "with --set images.on_error=skip"
+        )
+    whole = np.array([row for row in range(len(table.names)) if row not in opened.broken], dtype=np.int64)
+    truth = table.groups() if table.attributes else None
+    splits = {}
+    for number, name in enumerate(SPLITS):
+        rows = whole[table.splits[whole] == number]
+        names = tuple(table.names[i] for i in rows)
+        splits[name] = Split(
+            name=name,
+            images=FileImages(table.files, names, tuple(masks[i] for i in rows), settings, opened.cache, rows),
+            labels=table.labels[rows],
+            ids=names,
+            class_names=table.class_names,
+            truth=None if truth is None else replace(truth, index=truth.index[rows]),
+        )
+    return Task(
+        table.name,
+        splits["train"],
+        splits["val"],
+        splits["test"],
+        digests={**table.digests, "images": opened.digest},
+        skipped={table.names[row]: why for row, why in sorted(opened.broken.items())},
+        reading=_reading(table, opened),
+    )
+
+
+def _reading(table: ImageTable, opened: Opened) -> dict[str, Any]:
+    return {
+        "images": len(table.names),
+        "kept_decoded": opened.cache is not None,
+        "images_per_second_when_opened": round(opened.images_per_second, 1),
+    }

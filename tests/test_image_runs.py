@@ -1,0 +1,221 @@
+"""Whole runs over image files: the paper's layouts and a user's own, good and bad."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import exmap
+from exmap.config import Settings, load_settings
+from exmap.errors import CheckpointError, DataError
+from exmap.model import build_model, save_weights
+from running import Said, bring_up, in_process
+from trees import picture, urbancars_tree, waterbirds_tree
+
+SMALL = (
+    "model={name: resnet18, stem: 3x3}",
+    "images={resize: 20, crop: 16, workers: 0}",
+    "train={epochs: 1, batch_size: 16}",
+    "explain={size: 8, batch_size: 32}",
+    "retrain={repeats: 1, subsamples: 2, tuning_splits: 2}",
+    "runtime.precision=32-true",
+)
+SIZES = {0: (30, 8, 8, 30), 1: (12, 7, 7, 12), 2: (6, 6, 6, 6)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def small(preset: str, folder: Path, *overrides: str) -> Settings:
+    return load_settings(preset, [*SMALL, *overrides], data__dir=str(folder))
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def spoil(root: Path, names: list[str]) -> list[str]:
+    """Cut three images short, empty one of them, and return how each is named in the table."""
+    for name, kept in zip(names, (200, 0, 40), strict=True):
+        path = root / name
+        path.write_bytes(path.read_bytes()[:kept])
+    return names
+
+
+def test_waterbirds_runs_from_its_own_layout(tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", SIZES)
+    bring_up(tmp_path / "run", small("waterbirds", tree))
+    found = results(tmp_path / "run")
+    assert (found["dataset"], found["grouped_split"], found["skipped_images"]) == ("waterbirds", "val", {})
+    accuracy = found["methods"]["exmap+dfr"]["group_accuracy"]
+    assert {name: row["count"] for name, row in accuracy.items()} == {
+        "landbird, land": 6,
+        "landbird, water": 6,
+        "waterbird, land": 6,
+        "waterbird, water": 6,
+    }
+    assert "gaps" not in found["methods"]["erm"]
+    assert np.load(tmp_path / "run/explain/heatmaps.npy").shape == (38, 3, 8, 8)
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["reading"]["images"] == 138
+    assert manifest["reading"]["images_per_second_when_opened"] > 0
+    assert (tmp_path / "run/report/strategies.png").stat().st_size > 10_000
+
+
+def test_a_run_over_images_is_the_same_again_with_workers_and_without_the_cache(tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", SIZES)
+    bring_up(tmp_path / "one", small("waterbirds", tree), until="explain")
+    change = ("images.cache=never", "images.workers=2", f"images.cache_dir={tmp_path / 'elsewhere'}")
+    bring_up(tmp_path / "two", small("waterbirds", tree, *change), until="explain")
+    for name in ("train/model.safetensors", "explain/outputs.safetensors"):
+        one, two = (load_file(tmp_path / run / name) for run in ("one", "two"))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+    lines = bring_up(tmp_path / "one", small("waterbirds", tree, *change), until="explain")
+    assert lines == ["train: finished before, kept", "explain: finished before, kept"]
+
+
+def test_images_changed_on_disk_are_another_run(tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", SIZES)
+    settings = small("waterbirds", tree)
+    bring_up(tmp_path / "run", settings, until="train")
+    picture(next(tree.rglob("Some_Bird_0_0003.jpg")), size=(80, 70))
+    assert bring_up(tmp_path / "run", settings, until="train") == ["train: started"]
+
+
+def test_two_shortcuts_have_gaps_and_may_be_grouped_on_the_training_images(tmp_path: Path) -> None:
+    sizes = {0: (30, 8, 8, 7, 7, 8, 8, 30), 1: (12, 2, 2, 1, 1, 2, 2, 12), 2: (4,) * 8}
+    tree = urbancars_tree(tmp_path / "uc", sizes)
+    bring_up(tmp_path / "run", small("urbancars", tree))
+    trained = (tmp_path / "run/train/model.safetensors").stat().st_mtime_ns
+    found = results(tmp_path / "run")
+    shortcuts = ["background", "co-occurring object", "background + co-occurring object"]
+    assert list(found["methods"]["erm"]["gaps"]) == shortcuts
+    assert np.load(tmp_path / "run/explain/heatmaps.npy", mmap_mode="r").shape[0] == 34
+
+    lines = bring_up(tmp_path / "run", small("urbancars", tree, "groups.split=train"), change=True)
+    assert lines[:2] == ["train: finished before, kept", "explain: started"]
+    assert (tmp_path / "run/train/model.safetensors").stat().st_mtime_ns == trained
+    found = results(tmp_path / "run")
+    assert found["grouped_split"] == "train"
+    assert sum(found["group_inference"]["oracle"]["groups"].values()) == 106
+    assert found["group_inference"]["oracle"]["ari"] == 1
+    assert np.load(tmp_path / "run/explain/heatmaps.npy", mmap_mode="r").shape[0] == 106
+
+
+def test_three_unreadable_images_stop_a_run_at_once_and_all_are_named(tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", SIZES)
+    names = [f"00{group}.Some_Bird/Some_Bird_{split}_0002.jpg" for group, split in ((1, 0), (2, 1), (4, 2))]
+    spoil(tree / "waterbird_complete95_forest2water2", names)
+    options = [word for item in SMALL for word in ("--set", item)]
+    said: Said = in_process("run", "waterbirds", "--data-dir", tree, "--out", tmp_path / "run", *options)
+    assert said.code == 2
+    assert said.is_one_sentence()
+    assert "3 of 138 images of waterbirds cannot be read: " in said.err
+    assert all(name in said.err for name in names)
+    assert "images.on_error=skip" in said.err
+    assert not (tmp_path / "run" / "train").exists()
+
+
+def test_unreadable_images_may_be_left_out_and_are_listed(tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", SIZES)
+    names = [f"00{group}.Some_Bird/Some_Bird_{split}_0002.jpg" for group, split in ((1, 0), (2, 1), (4, 2))]
+    spoil(tree / "waterbird_complete95_forest2water2", names)
+    bring_up(tmp_path / "run", small("waterbirds", tree, "images.on_error=skip"))
+    found = results(tmp_path / "run")
+    assert sorted(found["skipped_images"]) == names
+    assert found["skipped_images"][names[1]] == "the file is empty"
+    assert found["methods"]["erm"]["group_accuracy"]["waterbird, water"]["count"] == 5
+    assert np.load(tmp_path / "run/explain/heatmaps.npy", mmap_mode="r").shape[0] == 37
+
+
+def own_table(root: Path, per_class: int = 40) -> Path:
+    """Write images of three classes and a table without splits; the tint is a spurious attribute."""
+    rows = []
+    for number in range(3 * per_class):
+        kind, tint = number % 3, (number % 3 if number % 10 else (number + 1) % 3)
+        colour = tuple(220 if channel == tint else 60 for channel in range(3))
+        name = f"images/{number:03d} <b>é</b>.png"
+        picture(root / name, colour, size=(16 + 4 * kind, 16))  # type: ignore[arg-type]
+        rows.append([name, ("cat", "dog", "<script>owl</script>")[kind], f"tint {tint}"])
+    with open(root / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "label", "tint"], *rows])
+    return root
+
+
+def test_a_table_of_ones_own_runs_with_three_classes_and_without_groups(tmp_path: Path) -> None:
+    root = own_table(tmp_path / "own")
+    bring_up(tmp_path / "run", small("table", root, "data.table=labels.csv"))
+    found = results(tmp_path / "run")
+    assert "oracle+dfr" not in found["methods"]
+    assert found["methods"]["exmap+dfr"]["labels_used"]["evaluation"] == ["class labels"]
+    assert list(found["methods"]["erm"]["group_accuracy"]) == ["<script>owl</script>", "cat", "dog"]
+    bring_up(tmp_path / "groups", small("table", root, "data.table=labels.csv", "data.group_columns=[tint]"))
+    with_groups = results(tmp_path / "groups")
+    assert len(with_groups["methods"]["erm"]["group_accuracy"]) == 9
+    assert "oracle+dfr" in with_groups["methods"]
+    one, two = (load_file(tmp_path / run / "train/model.safetensors") for run in ("run", "groups"))
+    assert all(np.array_equal(one[key], two[key]) for key in one)  # group columns are for evaluation alone
+
+
+def test_the_five_lines_work_on_a_folder_per_class(tmp_path: Path) -> None:
+    for number in range(60):
+        picture(tmp_path / "own" / ("left", "right")[number % 2] / f"{number}.jpg", (200 * (number % 2), 90, 90))
+    task = exmap.load("folder", data_dir=tmp_path / "own", resize=20, crop=16, workers=0)
+    assert (task.name, len(task.train), len(task.val), len(task.test)) == ("own", 36, 12, 12)
+    settings = load_settings("folder", [*SMALL, "train.epochs=2"])
+    model = exmap.train(task, settings)
+    groups = exmap.ExMap(size=8).infer(model, task.val)
+    fixed = exmap.DFR(subsamples=2, tuning_splits=2).fit(model, task.val, groups)
+    assert exmap.evaluate(fixed, task.test).names == ("left", "right")
+
+
+def test_a_classifier_trained_elsewhere_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = own_table(tmp_path / "own")
+    settings = small("table", root, "data.table=labels.csv", "train.epochs=0")
+    model = build_model(settings.model, 3, seed=5)
+    save_weights(model, tmp_path / "mine.safetensors")
+    bring_up(
+        tmp_path / "run",
+        load_settings(
+            "table",
+            [*SMALL, "data.table=labels.csv", "train.epochs=0"],
+            data__dir=str(root),
+            model__weights=str(tmp_path / "mine.safetensors"),
+        ),
+    )
+    kept, mine = (load_file(path) for path in (tmp_path / "run/train/model.safetensors", tmp_path / "mine.safetensors"))
+    assert all(np.array_equal(kept[key], mine[key]) for key in mine)
+
+
+def test_imagenet_weights_are_read_from_torchvisions_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    source = resnet18()
+    file = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[1]
+    file.parent.mkdir(parents=True)
+    torch.save(source.state_dict(), file)
+    settings = load_settings("folder").model
+    model, other = (build_model(settings, 3, seed=seed) for seed in (0, 1))
+    assert torch.equal(model.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    assert model.fc.weight.shape == (3, 512)
+    assert not torch.equal(model.fc.weight, other.fc.weight)
+    file.write_bytes(b"not weights")
+    with pytest.raises(CheckpointError, match=r"ImageNet weights could not be loaded .* model\.pretrained=false"):
+        build_model(settings, 3, seed=0)
+
+
+def test_a_class_without_test_images_is_refused_by_name(tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", {0: (30, 8, 8, 30), 1: (12, 7, 7, 12), 2: (6, 6, 0, 0)})
+    with pytest.raises(DataError, match="class 'waterbird' has 0 in split test"):
+        bring_up(tmp_path / "run", small("waterbirds", tree))
