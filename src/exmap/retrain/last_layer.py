@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from exmap.errors import DataError
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain.balance import balanced_subset
+from exmap.retrain.softmax import SoftmaxFit, fit_softmax
 from exmap.runtime import generator
 
 if TYPE_CHECKING:
@@ -152,9 +153,12 @@ class DFR:
             tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
             strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
             heads = []
+            start: SoftmaxFit | None = None
             for number in range(self.subsamples):
                 rng = generator(self.seed, "subsample", number)
-                heads.append(job.fit(balanced_subset(index, rng, smallest_group=self.smallest_group), strength))
+                rows = balanced_subset(index, rng, smallest_group=self.smallest_group)
+                weight, bias, start = job.fit(rows, strength, start)
+                heads.append((weight, bias))
                 listen(Progress("retrain", number + 1, self.subsamples, "fits"))
         coefficients = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - coefficients @ mean
@@ -170,8 +174,9 @@ class DFR:
             if len(np.unique(job.labels[fitted])) < 2:
                 continue
             rows = fitted[balanced_subset(job.index[fitted], rng, smallest_group=self.smallest_group)]
-            for strength in self.strengths:
-                weight, bias = job.fit(rows, strength)
+            start: SoftmaxFit | None = None
+            for strength in sorted(self.strengths):  # from the sparsest, each fit starting where the last one ended
+                weight, bias, start = job.fit(rows, strength, start)
                 right = (job.features[held_out] @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
                 scores[strength].append(_worst(right, job.index[held_out]))
             listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
@@ -189,32 +194,48 @@ class _Job:
     smallest_group: int
     stopped_early: list[float] = field(default_factory=list)  # strengths of fits that did not converge
 
-    def fit(self, rows: IntArray, strength: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return weight (K, D) and bias (K,) for the samples at `rows`; a class without samples is never predicted."""
+    def fit(
+        self, rows: IntArray, strength: float, start: SoftmaxFit | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], SoftmaxFit | None]:
+        """Return weight (K, D) and bias (K,) for the samples at `rows`, and where a similar fit may start.
+
+        A class without samples is never predicted.
+        """
         present = np.unique(self.labels[rows])
         if len(present) < 2:
             raise DataError(
                 "a balanced subset must hold samples of at least 2 classes, but one holds class "
                 f"{self.labels[rows[0]]} alone; give groups that do not mix classes, or more samples"
             )
-        regression = LogisticRegression(
-            l1_ratio=1,
-            C=strength,
-            solver="liblinear" if len(present) == 2 else "saga",
-            max_iter=MOST_ITERATIONS,
-            random_state=0,
-        )
-        regression.fit(self.features[rows], self.labels[rows])
-        if np.max(regression.n_iter_) >= MOST_ITERATIONS:
-            self.stopped_early.append(strength)
         weight = np.zeros((self.n_classes, self.features.shape[1]))
         bias = np.full(self.n_classes, -1e9)
-        if len(present) == 2:  # one decision value: half of it for one class, half against the other
+        features, labels = self.features[rows], self.labels[rows]
+        if len(present) == 2:
+            regression = LogisticRegression(
+                l1_ratio=1, C=strength, solver="liblinear", max_iter=MOST_ITERATIONS, random_state=0
+            )
+            regression.fit(features, labels)
+            converged = np.max(regression.n_iter_) < MOST_ITERATIONS
+            # One decision value: half of it for one class, half against the other.
             weight[present] = np.array([[-0.5], [0.5]]) * regression.coef_
             bias[present] = np.array([-0.5, 0.5]) * regression.intercept_
+            found = None
         else:
-            weight[present], bias[present] = regression.coef_, regression.intercept_
-        return weight, bias
+            if start is not None and len(start.bias) != len(present):
+                start = None
+            found = fit_softmax(
+                features,
+                np.searchsorted(present, labels),
+                len(present),
+                strength,
+                start=start,
+                max_iter=MOST_ITERATIONS,
+            )
+            converged = found.converged
+            weight[present], bias[present] = found.weight, found.bias
+        if not converged:
+            self.stopped_early.append(strength)
+        return weight, bias, found
 
     def notes(self, groups: Groups) -> tuple[str, ...]:
         """Return sentences about small groups, unassigned samples and fits that stopped early."""
