@@ -51,7 +51,9 @@ def main() -> None:
         write_photographs(root / "photos", args.images)
         size = sum(path.stat().st_size for path in (root / "photos").rglob("*.jpg")) / args.images
         print(f"{args.images} JPEG of 500 x 375, {size / 1024:.0f} KiB on average; images per second\n")
-        print("| workers | opened and kept | epoch from the cache | the same, no random crops | epoch without a cache |")
+        print(
+            "| workers | opened and kept | epoch from the cache | the same, no random crops | epoch without a cache |"
+        )
         print("|---|---|---|---|---|")
         data = DataSettings(name="folder", dir=root / "photos")
         for workers in args.workers:

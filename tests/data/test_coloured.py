@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from exmap.data import Split, Task
-from exmap.data.coloured import cmnist, colour_split, draw_colours, embedded_digits
+from exmap.data.coloured import (
+    TEN_COLOURS,
+    cmnist,
+    cmnist_10,
+    colour_split,
+    draw_colours,
+    draw_shortcut,
+    embedded_digits,
+)
 from exmap.data.idx import read_pair
 from exmap.errors import DataError
 
@@ -102,3 +110,85 @@ def test_too_few_training_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         cmnist(tmp_path)
     assert str(caught.value) == (f"MNIST's training file must hold more than 10,000 images, found 2 in {tmp_path}")
+
+
+@pytest.mark.parametrize("n_values", [2, 3, 10])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shortcut_takes_the_labels_own_value_as_often_as_asked_and_the_others_evenly(
+    n_values: int, seed: int
+) -> None:
+    labels = np.random.default_rng(seed).integers(0, n_values, 20_000)
+    for correlation in (1 / n_values, 0.8):
+        drawn = draw_shortcut(labels, n_values, correlation, np.random.default_rng(seed))
+        distance = np.bincount((drawn - labels) % n_values, minlength=n_values) / len(labels)
+        assert distance[0] == pytest.approx(correlation, abs=0.015)
+        assert np.allclose(distance[1:], (1 - correlation) / (n_values - 1), atol=0.015)
+    always = draw_shortcut(labels, n_values, 1.0, np.random.default_rng(seed))
+    assert np.array_equal(always, labels)
+
+
+@pytest.mark.parametrize(("n_values", "correlation"), [(2, 0.49), (3, 0.33), (10, 0.09), (2, 1.01), (2, float("nan"))])
+def test_a_correlation_out_of_its_range_is_refused(n_values: int, correlation: float) -> None:
+    with pytest.raises(DataError) as caught:
+        draw_shortcut(np.array([0, 1]), n_values, correlation, np.random.default_rng(0))
+    least = f"{1 / n_values:.3g}"
+    assert str(caught.value) == (
+        f"correlation must lie in [{least}, 1] for a shortcut of {n_values} values, got {correlation}; {least} plants "
+        "none"
+    )
+
+
+@pytest.mark.parametrize("correlation", [0.2, 0.499])
+def test_two_colours_need_a_correlation_of_a_half_or_more(correlation: float) -> None:
+    with pytest.raises(DataError, match=r"^correlation must lie in \[0.5, 1\] for a shortcut of 2 values, got "):
+        draw_colours(np.array([0, 1]), correlation)
+    with pytest.raises(DataError, match=r"^correlation must lie in "):
+        embedded_digits(correlation)
+
+
+@pytest.fixture(scope="module")
+def ten(mnist_dir: Path) -> Task:
+    return cmnist_10(mnist_dir)
+
+
+def test_ten_digits_in_ten_colours_have_a_hundred_groups(ten: Task) -> None:
+    ten.check()
+    assert [len(split) for split in (ten.train, ten.val, ten.test)] == [50_000, 10_000, 10_000]
+    assert (len(ten.digests), ten.n_classes) == (4, 10)
+    groups = ten.train.true_groups()
+    assert (groups.names[0], groups.names[99], len(groups.names)) == ("digit 0, red", "digit 9, grey", 100)
+    for split in (ten.train, ten.val):
+        counts = split.true_groups().counts().reshape(10, 10)
+        assert np.allclose(np.diag(counts) / counts.sum(axis=1), 0.99, atol=0.01)
+    assert np.allclose(ten.test.true_groups().counts(), 100, atol=45)
+
+
+def test_the_splits_of_ten_colours_are_mnist_in_its_own_order(ten: Task, mnist_dir: Path) -> None:
+    grey, digits, _ = read_pair(mnist_dir, "t10k")
+    assert np.array_equal(ten.test.labels, digits)
+    assert np.array_equal(ten.val.labels, read_pair(mnist_dir, "train")[1][50_000:])
+    palette = np.array(list(TEN_COLOURS.values()))
+    colours = ten.test.true_groups().index % 10
+    rows = np.arange(0, 10_000, 97)
+    images = ten.test.images.array[rows]  # type: ignore[attr-defined]
+    expected = grey[rows, None].astype(int) * palette[colours[rows]][:, :, None, None] // 255
+    assert np.array_equal(images, expected)
+
+
+def test_ten_colours_are_ten() -> None:
+    assert len(set(TEN_COLOURS.values())) == 10
+
+
+def test_ten_colours_plant_no_shortcut_at_a_tenth_and_refuse_less(mnist_dir: Path) -> None:
+    counts = cmnist_10(mnist_dir, 0.1).val.true_groups().counts().reshape(10, 10)
+    assert np.allclose(np.diag(counts) / counts.sum(axis=1), 0.1, atol=0.035)
+    with pytest.raises(DataError, match=r"^correlation must lie in \[0.1, 1\] for a shortcut of 10 values, got 0.05;"):
+        cmnist_10(mnist_dir, 0.05)
+
+
+def test_too_few_images_for_ten_colours_are_refused(tmp_path: Path) -> None:
+    for stem in ("train", "t10k"):
+        (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 2, 1, 1) + b"ab")
+        (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(struct.pack(">HBBI", 0, 8, 1, 2) + b"\0\1")
+    with pytest.raises(DataError, match=r"must hold more than 10,000 images, found 2 in "):
+        cmnist_10(tmp_path)

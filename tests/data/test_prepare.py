@@ -104,6 +104,16 @@ def test_celeba_whose_tables_come_later_is_not_unpacked_again(tmp_path: Path) ->
     assert images("celeba", to) == 12
 
 
+def test_tables_without_images_are_not_the_whole_data_set(tmp_path: Path) -> None:
+    files = celeba_files(tmp_path)
+    (files / "img_align_celeba.zip").unlink()
+    with pytest.raises(DataError) as caught:
+        prepare_data("celeba", tmp_path / "to", source=files)
+    assert str(caught.value) == (
+        f"the images of celeba must lie in {files}, too, but 000001.jpg is not there; unpack them"
+    )
+
+
 def test_urbancars_are_unpacked_from_a_plain_tar(tmp_path: Path) -> None:
     urbancars_tree(tmp_path / "made", CARS)
     archive, to = tar(tmp_path / "made" / "urbancars", tmp_path / "UrbanCars-copy.tar"), tmp_path / "to"

@@ -15,6 +15,7 @@ from exmap.errors import DataError
 __all__ = ["SUFFIXES", "centre_crop", "decode", "random_crop"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what a file holds counts, not its suffix
 KEPT_ABOVE = 200  # of a mask's grey value: the pixel belongs to the foreground (as in Waterbirds FG-Only)
 UPRIGHT = {  # what undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,7 +53,7 @@ def decode(data: bytes, side: int, mask: bytes | None = None) -> Pixels:
         If the bytes are no whole image, or the mask has another size.
     """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if mask is None and image.format == "JPEG":
                 image.draft("RGB", (side, side))  # decodes at the next larger eighth: no need to make what is dropped
             picture = _rgb(_upright(image))
@@ -100,7 +101,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _masked(picture: Image.Image, mask: bytes) -> Image.Image:
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(mask)) as opened:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(mask), formats=FORMATS) as opened:
             kept = np.asarray(_eight_bits(opened).convert("L")) > KEPT_ABOVE
     except Exception as error:
         raise DataError(f"its mask cannot be read: {_reason(error, mask)}") from error

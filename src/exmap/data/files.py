@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet
 DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 VERSION = 1  # of the decoder: another makes other caches
 ARRAY = "images.npy"
+REFUSED = "cannot be read ("
 AT_ONCE = 32  # images a worker opens per piece of work
 
 
@@ -203,7 +205,7 @@ def _read(files: Files, name: str, what: str) -> bytes:
     except FileNotFoundError as error:
         raise DataError(f"{what} is missing") from error
     except OSError as error:
-        raise DataError(f"{what} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{what} {REFUSED}{error.strerror or error})") from error
 
 
 def worker_count(settings: ImageSettings) -> int:
@@ -246,20 +248,25 @@ class _Openings(Dataset[Any]):
 
 def _by_workers(dataset: Dataset[Any], keys: Sequence[Any], workers: int) -> Iterator[Any]:
     """Yield ``dataset[key]`` for each key, in order, from that many processes (0: from this one)."""
-    loader = DataLoader(
-        dataset,
-        sampler=keys,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_one_thread,
-        generator=torch.Generator().manual_seed(0),  # else the loader draws from torch's global one
-    )
+    with warnings.catch_warnings():  # more processes than cores are the user's own choice
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader(
+            dataset,
+            sampler=keys,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_one_thread,
+            generator=torch.Generator().manual_seed(0),  # else the loader draws from torch's global one
+        )
+        results = iter(loader)
     try:
-        yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        yield from results
+    except (RuntimeError, OSError, EOFError) as error:  # the latter: what a dead one has left cannot be fetched
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
+        with suppress(RuntimeError):
+            time.sleep(0.5)  # torch tells of the death by a signal as well: let it come here, and not in other code
         raise DataError(
             f"a process that reads images has died, perhaps for want of memory ({error}); take fewer with "
             "--set images.workers=1, or none with --set images.workers=0"
@@ -331,6 +338,8 @@ def open_images(
                 if kept is not None:
                     kept.write(decoded.numpy())
                 listen(Progress(f"opening {what}", piece.stop, len(names)))
+        if any(REFUSED in why for why in broken.values()):  # by the system, which may change its mind: not remembered
+            return Opened(broken, None, digest)
         (part / "done.json").write_text(json.dumps({"images": len(names), "broken": broken}), encoding="utf-8")
         try:
             part.rename(home)

@@ -213,9 +213,7 @@ def saved_dataset(settings: DataSettings) -> ImageTable:
             column({name: [] for name in rows.column_names}, wanted, root)
         if not isinstance(rows.features[image_column], Image):
             raise DataError(f"column {image_column} of {root} must hold images, found {rows.features[image_column]}")
-        kept[part] = rows.cast_column(image_column, Image(decode=False)).select_columns(
-            [image_column]
-        )
+        kept[part] = rows.cast_column(image_column, Image(decode=False)).select_columns([image_column])
         names += [f"{part}/{i:06d}" for i in range(len(rows))]
         where = f"{root} ({part})"
         for name, texts in ((settings.label_column, labels), *groups.items()):

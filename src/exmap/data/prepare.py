@@ -77,12 +77,13 @@ def _from_source(name: str, to: Path, source: Path, listen: Listener) -> Path:
     if source.is_file():
         _unpack(source, to, listen)
         return _whole(name, to)
-    archives = sorted(path for path in source.iterdir() if path.name.lower().endswith(ARCHIVES))
+    there = [path for place in (source, *source.glob("*/")) for path in sorted(place.iterdir())]
+    archives = [path for path in there if path.name.lower().endswith(ARCHIVES)]
     for archive in archives:
         _unpack(archive, to, listen)
     if not archives:
         return _whole(name, source)
-    for table in sorted(path for path in source.iterdir() if path.suffix.lower() in TABLES):
+    for table in (path for path in there if path.suffix.lower() in TABLES):
         target = to / table.name
         if not (target.exists() and target.samefile(table)):
             shutil.copyfile(table, target)
@@ -101,7 +102,12 @@ def _whole(name: str, folder: Path) -> Path:
     """Return the folder if the data set can be read there; else let the reader say what it lacks."""
     found = entry(name)
     if found.images is not None:
-        read_images(DataSettings(name=name, dir=folder))
+        table = read_images(DataSettings(name=name, dir=folder))
+        for image in (*table.names[:1], *[mask for mask in table.masks if mask][:1]):
+            if table.files.stamp(image)[0] < 0:
+                raise DataError(
+                    f"the images of {name} must lie in {folder}, too, but {image} is not there; unpack them"
+                )
     for one in found.idx:
         find_set(folder, one)
     return folder
