@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import pickle
 import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from exmap.config import ModelSettings
 from exmap.model import build_model, save_weights
@@ -29,14 +33,16 @@ from running import (
     modification_times,
     start_process,
 )
+from trees import picture, waterbirds_tree
 
 KEPT = [f"{name}: finished before, kept" for name in STAGE_NAMES]
 Give = Callable[..., Said]
 
 
 @pytest.fixture
-def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Give:
+def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Give:
     monkeypatch.delenv("EXMAP_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda *words: command(monkeypatch, capsys, *words)
 
 
@@ -369,3 +375,71 @@ def test_an_interrupted_run_says_how_to_go_on_and_exits_with_130(copied: Path) -
     assert "the same command continues" in said.err
     assert (copied / "train.part" / "state.safetensors").exists()
     assert not (copied / "train.part" / "done.json").exists()
+
+
+# Data sets
+
+
+def test_every_data_set_is_listed(give: Give) -> None:
+    said = give("data", "list")
+    assert said.code == 0
+    assert all(
+        name in said.out for name in ("waterbirds-fg", "celeba", "urbancars-coobj", "two-shortcuts", "huggingface")
+    )
+
+
+def test_a_check_names_every_defect_in_full_and_exits_with_1(give: Give, tmp_path: Path) -> None:
+    tree = waterbirds_tree(tmp_path / "wb", {0: (4, 3, 3, 4), 1: (2, 2, 2, 2), 2: (2, 2, 2, 2)})
+    root = tree / "waterbird_complete95_forest2water2"
+    (root / "001.Some_Bird/Some_Bird_0_0001.jpg").unlink()
+    (root / "002.Some_Bird/Some_Bird_1_0001.jpg").write_bytes(b"")
+    picture(root / "001.Some_Bird/[red]stray<b>.jpg")
+    said = give("data", "check", "waterbirds", tree)
+    assert said.code == 1
+    folded = "".join(part.strip() for line in said.out.splitlines() for part in line.split("│")[2:3])
+    assert "001.Some_Bird/Some_Bird_0_0001.jpg" in folded
+    assert "002.Some_Bird/Some_Bird_1_0001.jpg" in folded
+    assert "001.Some_Bird/[red]stray<b>.jpg" in folded
+    assert "the file is empty" in said.out
+    assert "-3,494" in said.out  # of the 3,498 landbirds on land that the paper counts
+
+
+def test_a_set_is_composed_checked_and_prepared_by_commands(give: Give, tmp_path: Path) -> None:
+    for kind, name in itertools.product(("a", "b"), range(12)):
+        rng = np.random.default_rng(name + 100 * (kind == "b"))
+        cut = rng.integers(0, 255, size=(20, 20, 4)).astype(np.uint8)
+        cut[:, :, 3] = 0
+        cut[5:15, 5:15, 3] = 255
+        (tmp_path / "cut" / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cut).save(tmp_path / "cut" / kind / f"{name}.png")
+        picture(tmp_path / "back" / kind / f"{kind}{name}.png", (10 * name, 90, 90), (40, 40))
+    words = (
+        "--foregrounds",
+        tmp_path / "cut",
+        "--backgrounds",
+        tmp_path / "back",
+        "--correlation",
+        "0.75",
+        "0.5",
+        "0.5",
+    )
+    said = give("data", "compose", tmp_path / "made", *words)
+    assert said.code == 0
+    assert f"exmap run waterbirds --data-dir {tmp_path / 'made'}" in said.out
+    assert give("data", "check", "waterbirds", tmp_path / "made").code == 0
+    with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "made", "made")
+    said = give("data", "prepare", "waterbirds", "--source", tmp_path / "made.tar.gz", "--to", tmp_path / "here")
+    assert said.code == 0
+    assert f"--data-dir {tmp_path / 'here'}" in said.out
+    assert refused(give("data", "compose", tmp_path / "made", *words))
+
+
+def test_what_cannot_be_prepared_is_said_with_what_to_get(give: Give, tmp_path: Path) -> None:
+    said = give("data", "prepare", "celeba", "--to", tmp_path / "celeba")
+    assert refused(said)
+    assert "img_align_celeba.zip, list_attr_celeba.txt and list_eval_partition.txt" in said.err
+    said = give("data", "prepare", "urbancars", "--download", "--to", tmp_path / "cars")
+    assert refused(said)
+    assert "ask its authors" in said.err
+    assert "did you mean 'waterbirds'" in give("data", "check", "waterbird", tmp_path).err

@@ -239,11 +239,11 @@ def _check_table(found: DataCheck, path: Path) -> Any:
     from rich.text import Text
 
     table = Table(title=f"{found.name} in {path}", title_justify="left")
-    for title in ("split", "group or file"):
-        table.add_column(title)
+    table.add_column("split")
+    table.add_column("group or file", overflow="fold")  # a name that is cut short cannot be looked for
     for title in ("expected", "found"):
         table.add_column(title, justify="right")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for row in found.groups:
         stated = row.found if row.expected is None else row.expected
         right = row.found == stated

@@ -12,7 +12,8 @@ from PIL import Image
 
 from exmap.config import DataSettings, ImageSettings
 from exmap.data import build_task
-from exmap.data.waterbirds import composed, metadata_table, read_table, table_root, waterbirds
+from exmap.data.columns import read_table, table_root
+from exmap.data.waterbirds import composed, metadata_table, waterbirds
 from exmap.errors import DataError
 from trees import picture, waterbirds_tree
 

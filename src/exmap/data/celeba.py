@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from exmap.data.columns import column, read_table, table_root
 from exmap.data.dataset import Attribute
 from exmap.data.files import FolderFiles
 from exmap.data.table import ImageTable, relative_name
-from exmap.data.waterbirds import column, metadata_table, read_table, table_root
+from exmap.data.waterbirds import metadata_table
 from exmap.errors import DataError, unknown_name
 
 __all__ = ["celeba"]

@@ -101,17 +101,23 @@ def cmnist(folder: Path, correlation: float = 0.99) -> Task:
     DataError
         For missing or damaged files.
     """
+    parts, digests = _mnist(folder)
+    train, val, test = (colour_split(name, *parts[name], correlation) for name in ("train", "val", "test"))
+    return Task("cmnist", train, val, test, digests)
+
+
+def _mnist(folder: Path) -> tuple[dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]], dict[str, str]]:
+    """Return MNIST's images and digits by split (validation: the last 10,000 for training), and the files' digests."""
     images, digits, train_digests = read_pair(folder, "train")
     test_images, test_digits, test_digests = read_pair(folder, "t10k")
     if len(images) <= 10_000:
         raise DataError(f"MNIST's training file must hold more than 10,000 images, found {len(images)} in {folder}")
-    return Task(
-        name="cmnist",
-        train=colour_split("train", images[:-10_000], digits[:-10_000], correlation),
-        val=colour_split("val", images[-10_000:], digits[-10_000:], correlation),
-        test=colour_split("test", test_images, test_digits, correlation),
-        digests={**train_digests, **test_digests},
-    )
+    parts = {
+        "train": (images[:-10_000], digits[:-10_000]),
+        "val": (images[-10_000:], digits[-10_000:]),
+        "test": (test_images, test_digits),
+    }
+    return parts, {**train_digests, **test_digests}
 
 
 def draw_shortcut(labels: IntArray, n_values: int, correlation: float, rng: np.random.Generator) -> IntArray:
@@ -168,19 +174,12 @@ def cmnist_10(folder: Path, correlation: float = 0.99) -> Task:
     DataError
         For missing or damaged files.
     """
-    images, digits, train_digests = read_pair(folder, "train")
-    test_images, test_digits, test_digests = read_pair(folder, "t10k")
-    if len(images) <= 10_000:
-        raise DataError(f"MNIST's training file must hold more than 10,000 images, found {len(images)} in {folder}")
-    parts = {
-        "train": (images[:-10_000], digits[:-10_000], correlation),
-        "val": (images[-10_000:], digits[-10_000:], correlation),
-        "test": (test_images, test_digits, 0.1),
-    }
+    parts, digests = _mnist(folder)
     palette = np.array(list(TEN_COLOURS.values()), dtype=np.uint16)
     splits = {}
-    for name, (grey, digit, share) in parts.items():
+    for name, (grey, digit) in parts.items():
         labels = digit.astype(np.int64)
+        share = 0.1 if name == "test" else correlation
         colours = draw_shortcut(labels, 10, share, generator(COLOUR_SEED, "cmnist-10", name))
         painted = grey[:, None].astype(np.uint16) * palette[colours][:, :, None, None] // 255
         splits[name] = Split(
@@ -191,7 +190,7 @@ def cmnist_10(folder: Path, correlation: float = 0.99) -> Task:
             class_names=DIGITS,
             truth=TrueGroups.cross(labels, DIGITS, [Attribute("colour", colours, tuple(TEN_COLOURS))]),
         )
-    return Task("cmnist-10", splits["train"], splits["val"], splits["test"], {**train_digests, **test_digests})
+    return Task("cmnist-10", splits["train"], splits["val"], splits["test"], digests)
 
 
 def embedded_digits(correlation: float = 0.9) -> Task:

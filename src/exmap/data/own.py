@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from exmap.config import DataSettings
+from exmap.data.columns import column, read_table
 from exmap.data.dataset import Attribute
 from exmap.data.decode import SUFFIXES
 from exmap.data.files import FolderFiles
 from exmap.data.table import ImageTable, numbered, relative_name, with_splits
-from exmap.data.waterbirds import column, read_table
 from exmap.errors import DataError
 from exmap.records import IntArray
 
@@ -28,6 +28,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), 1),
     **dict.fromkeys(("test", "testing"), 2),
 }
+WHOLE = "all"  # the name of a saved data set without splits
 SPLIT_NAMES = {**SPLIT_FOLDERS, "0": 0, "1": 1, "2": 2}
 
 
@@ -53,10 +54,7 @@ def image_table(settings: DataSettings) -> ImageTable:
     paths = column(columns, settings.image_column or "path", path)
     absolute = os.path.abspath(root)
     labels, class_names = numbered(_filled(column(columns, settings.label_column, path), settings.label_column, where))
-    attributes = []
-    for name in settings.group_columns:
-        values, value_names = numbered(_filled(column(columns, name, path), name, where))
-        attributes.append(Attribute(name, values, tuple(f"{name} {value}" for value in value_names)))
+    groups = {name: _filled(column(columns, name, path), name, where) for name in settings.group_columns}
     table = ImageTable(
         name=path.stem,
         files=FolderFiles(root),
@@ -64,10 +62,19 @@ def image_table(settings: DataSettings) -> ImageTable:
         labels=labels,
         splits=_splits(columns, settings.split_column, path, len(paths)),
         class_names=class_names,
-        attributes=tuple(attributes),
+        attributes=_attributes(groups),
         digests={path.name: digest},
     )
     return with_splits(table, settings.val_share, settings.test_share, settings.split_seed)
+
+
+def _attributes(groups: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:
+    """Return group columns as spurious attributes, whose values are named after their column, too."""
+    made = []
+    for name, texts in groups.items():
+        values, value_names = numbered(texts)
+        made.append(Attribute(name, values, tuple(f"{name} {value}" for value in value_names)))
+    return tuple(made)
 
 
 def _filled(values: Sequence[str], name: str, where: str, first: int = 2) -> Sequence[str]:
@@ -185,23 +192,9 @@ def saved_dataset(settings: DataSettings) -> ImageTable:
     DataError
         If the library is not installed, the folder is not such a data set, or a column is missing.
     """
-    try:
-        from datasets import Dataset, DatasetDict, Image, load_from_disk
-    except ImportError as error:
-        raise DataError(
-            "Hugging Face data sets need the library datasets, which is not installed; pip install 'exmap[huggingface]'"
-        ) from error
-    root = settings.dir
-    if root is None or not any((root / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
-        raise DataError(
-            f"{root} must be a folder that save_to_disk has written (with dataset_info.json or dataset_dict.json); "
-            "name one with --data-dir"
-        )
-    try:
-        loaded: Dataset | DatasetDict = load_from_disk(str(root))
-    except Exception as error:  # the library raises many kinds for a damaged folder
-        raise DataError(f"{root} cannot be read as a saved data set: {error}; save it again") from error
-    parts = dict(loaded.items()) if isinstance(loaded, DatasetDict) else {"all": loaded}
+    root, parts = _saved_parts(settings.dir)
+    from datasets import Image
+
     image_column = settings.image_column or "image"
     names: list[str] = []
     labels: list[str] = []
@@ -216,24 +209,18 @@ def saved_dataset(settings: DataSettings) -> ImageTable:
         kept[part] = rows.cast_column(image_column, Image(decode=False)).select_columns([image_column])
         names += [f"{part}/{i:06d}" for i in range(len(rows))]
         where = f"{root} ({part})"
-        for name, texts in ((settings.label_column, labels), *groups.items()):
-            texts += _filled(_texts(rows, name, root), name, where, first=0)
-        if part == "all":
-            wanted = settings.split_column or "split"
-            if settings.split_column is not None or wanted in rows.column_names:
-                column({name: [] for name in rows.column_names}, wanted, root)
-                splits += [
-                    _split_number(text, f"row {i} of {root}") for i, text in enumerate(_texts(rows, wanted, root))
-                ]
-            else:
-                splits += [-1] * len(rows)
-        else:
+        for name, values in ((settings.label_column, labels), *groups.items()):
+            values += _filled(_texts(rows, name, root), name, where, first=0)
+        wanted = settings.split_column or "split"
+        if part != WHOLE:
             splits += [_split_number(part, str(root))] * len(rows)
+        elif settings.split_column is None and wanted not in rows.column_names:
+            splits += [-1] * len(rows)
+        else:
+            column({name: [] for name in rows.column_names}, wanted, root)
+            texts = _texts(rows, wanted, root)
+            splits += [_split_number(text, f"row {i} of {root}") for i, text in enumerate(texts)]
     numbers, class_names = numbered(labels)
-    attributes = []
-    for name, texts in groups.items():
-        values, value_names = numbered(texts)
-        attributes.append(Attribute(name, values, tuple(f"{name} {value}" for value in value_names)))
     table = ImageTable(
         name=root.absolute().name,
         files=SavedFiles(root, image_column, kept),
@@ -241,9 +228,29 @@ def saved_dataset(settings: DataSettings) -> ImageTable:
         labels=numbers,
         splits=np.array(splits, dtype=np.int64),
         class_names=class_names,
-        attributes=tuple(attributes),
+        attributes=_attributes(groups),
     )
     return with_splits(table, settings.val_share, settings.test_share, settings.split_seed)
+
+
+def _saved_parts(root: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Return the data sets of a saved folder by the names of their splits; :data:`WHOLE` for one that has none."""
+    try:
+        from datasets import Dataset, DatasetDict, load_from_disk
+    except ImportError as error:
+        raise DataError(
+            "Hugging Face data sets need the library datasets, which is not installed; pip install 'exmap[huggingface]'"
+        ) from error
+    if root is None or not any((root / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        raise DataError(
+            f"{root} must be a folder that save_to_disk has written (with dataset_info.json or dataset_dict.json); "
+            "name one with --data-dir"
+        )
+    try:
+        loaded: Dataset | DatasetDict = load_from_disk(str(root))
+    except Exception as error:  # the library raises many kinds for a damaged folder
+        raise DataError(f"{root} cannot be read as a saved data set: {error}; save it again") from error
+    return root, dict(loaded.items()) if isinstance(loaded, DatasetDict) else {WHOLE: loaded}
 
 
 def _texts(rows: Any, name: str, root: Path) -> Sequence[str]:
