@@ -26,6 +26,11 @@ def main() -> None:
             spread([100 * row["weighted_mean_accuracy"] for row in rows]),
         ]
         print("| " + " | ".join([name, *cells]) + " |")
+    if shortcuts := list(runs[0]["methods"]["erm"].get("gaps", {})):
+        print("\n| gap, uncommon: | " + " | ".join(shortcuts) + " |\n|" + "---|" * (len(shortcuts) + 1))
+        for name in runs[0]["methods"]:
+            gaps = [[100 * run["methods"][name]["gaps"][key] for run in runs] for key in shortcuts]
+            print("| " + " | ".join([name, *map(spread, gaps)]) + " |")
     print("\n| groups | ARI within class | NMI within class | minority precision | minority recall | clusters |")
     print("|---|---|---|---|---|---|")
     for name in runs[0]["group_inference"]:

@@ -20,7 +20,7 @@ from running import Said, bring_up, in_process
 from trees import picture, urbancars_tree, waterbirds_tree
 
 SMALL = (
-    "model={name: resnet18, stem: 3x3}",
+    "model={name: resnet18, stem: imagenet}",
     "images={resize: 20, crop: 16, workers: 0}",
     "train={epochs: 1, batch_size: 16}",
     "explain={size: 8, batch_size: 32}",
@@ -89,7 +89,7 @@ def test_images_changed_on_disk_are_another_run(tmp_path: Path) -> None:
     settings = small("waterbirds", tree)
     bring_up(tmp_path / "run", settings, until="train")
     picture(next(tree.rglob("Some_Bird_0_0003.jpg")), size=(80, 70))
-    assert bring_up(tmp_path / "run", settings, until="train") == ["train: started"]
+    assert bring_up(tmp_path / "run", settings, until="train")[1:] == ["train: started"]
 
 
 def test_two_shortcuts_have_gaps_and_may_be_grouped_on_the_training_images(tmp_path: Path) -> None:
@@ -130,7 +130,10 @@ def test_unreadable_images_may_be_left_out_and_are_listed(tmp_path: Path) -> Non
     tree = waterbirds_tree(tmp_path / "wb", SIZES)
     names = [f"00{group}.Some_Bird/Some_Bird_{split}_0002.jpg" for group, split in ((1, 0), (2, 1), (4, 2))]
     spoil(tree / "waterbird_complete95_forest2water2", names)
-    bring_up(tmp_path / "run", small("waterbirds", tree, "images.on_error=skip"))
+    lines = bring_up(tmp_path / "run", small("waterbirds", tree, "images.on_error=skip"))
+    assert lines[0].startswith("data: 138 images opened, ")
+    assert lines[0].endswith("/s, kept decoded")
+    assert lines[1] == "data: 3 unreadable images left out; results.json names them"
     found = results(tmp_path / "run")
     assert sorted(found["skipped_images"]) == names
     assert found["skipped_images"][names[1]] == "the file is empty"

@@ -8,6 +8,7 @@ folders; what the stages compute is in the packages below. ``docs/run-folder.md`
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import sys
@@ -389,6 +390,7 @@ def run_stages(
         The results, once the run is evaluated.
     """
     job = Job(settings, build_task(settings.data, settings.images, listen=listen), run, listen)
+    _say_reading(job.task, say)
     identity: dict[str, Any] = {"inputs": dict(job.task.digests)}
     if settings.model.weights is not None:
         identity["weights"] = digest_of_file(settings.model.weights)
@@ -416,6 +418,16 @@ def run_stages(
     if until not in ("evaluate", "report"):
         return None
     return _publish(run, until)
+
+
+def _say_reading(task: Task, say: Callable[[str], None]) -> None:
+    """Say how quickly image files were opened, where they just were, and how many were left out."""
+    rate = task.reading.get("images_per_second_when_opened", math.nan)
+    if not math.isnan(rate):
+        kept = "kept decoded" if task.reading["kept_decoded"] else "not kept decoded"
+        say(f"data: {task.reading['images']:,} images opened, {rate:,.0f}/s, {kept}")
+    if task.skipped:
+        say(f"data: {len(task.skipped):,} unreadable images left out; results.json names them")
 
 
 def _publish(run: RunFolder, until: str) -> dict[str, Any]:
