@@ -29,6 +29,13 @@ STAGE_NAMES = ["train", "explain", "cluster", "retrain", "evaluate", "report"]
 
 PROGRESS = re.compile(r".* [\d,]+/[\d,]+ \w+, ")  # the lines that long work writes where there is no screen
 
+PLAIN = """
+import signal
+from exmap.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and all they start
+main()
+"""
+
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -100,7 +107,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 def start_process(*words: str | Path, file_limit: int | None = None) -> subprocess.Popen[str]:
     """Start a command in a process of its own, with a largest file size if one is given (a full disk)."""
-    start = ["-m", "exmap.cli"] if file_limit is None else ["-c", LIMITED, str(file_limit)]
+    start = ["-c", PLAIN] if file_limit is None else ["-c", LIMITED, str(file_limit)]
     return subprocess.Popen(
         [sys.executable, *start, *map(str, words)],
         stdout=subprocess.PIPE,

@@ -611,7 +611,7 @@ def test_a_stream_that_is_left_midway_leaves_no_processes(tmp_path: Path, end: s
         with pytest.raises(KeyboardInterrupt):
             stream.throw(KeyboardInterrupt())
     assert eventually(lambda: not multiprocessing.active_children())
-    assert threading.active_count() == threads
+    assert eventually(lambda: threading.active_count() <= threads)  # one of an earlier test's may end meanwhile
 
 
 def test_an_interrupt_from_the_keyboard_leaves_no_processes(tmp_path: Path) -> None:
