@@ -53,9 +53,8 @@ def dominoes(folder: Path, correlation: float = 0.95) -> Task:
         For missing, damaged or too small files.
     """
     splits: dict[str, Split] = {}
-    digests: dict[str, str] = {}
-    for name, garments, digits, found in _pools(folder, (3, 4)):
-        digests |= found
+    pools, digests = _pools(folder, (3, 4))
+    for name, garments, digits in pools:
         labels = _labels(garments)
         rng = generator(SEED, "dominoes", name)
         digit = draw_shortcut(labels, 2, correlation if name != "test" else 0.5, rng)
@@ -86,16 +85,14 @@ def two_shortcuts(folder: Path, correlation: float = 0.95) -> Task:
         For missing, damaged or too small files.
     """
     splits: dict[str, Split] = {}
-    digests: dict[str, str] = {}
-    for name, garments, digits, found in _pools(folder, (7, 9)):
-        digests |= found
+    pools, digests = _pools(folder, (7, 9))
+    for name, garments, digits in pools:
         labels = _labels(garments)
         rng = generator(SEED, "two-shortcuts", name)
         share = correlation if name != "test" else 0.5
         texture, digit = (draw_shortcut(labels, 2, share, rng) for _ in range(2))
-        things = np.concatenate([_pick(digits, digit, rng), np.concatenate(garments)], axis=1)[:, None] / np.float32(
-            255
-        )
+        stacked = np.concatenate([_pick(digits, digit, rng), np.concatenate(garments)], axis=1)
+        things = stacked[:, None] / np.float32(255)
         behind = _textures(texture, rng)
         images = np.round(255 * (things + (1 - things) * behind)).astype(np.uint8)
         attributes = [Attribute("background", texture, TEXTURES), Attribute("co-occurring object", digit, DIGITS)]
@@ -105,8 +102,8 @@ def two_shortcuts(folder: Path, correlation: float = 0.95) -> Task:
 
 def _pools(
     folder: Path, garments: tuple[int, int]
-) -> list[tuple[str, tuple[Grey, Grey], tuple[Grey, Grey], dict[str, str]]]:
-    """Return, per split, the pictures of two garments and of digits 0 and 1, and the digests of what was read."""
+) -> tuple[list[tuple[str, tuple[Grey, Grey], tuple[Grey, Grey]]], dict[str, str]]:
+    """Return, per split, the pictures of two garments and of digits 0 and 1; and the digests of what was read."""
     pools = []
     digests: dict[str, str] = {}
     kinds: dict[str, list[tuple[Grey, Grey]]] = {}
@@ -129,8 +126,8 @@ def _pools(
         ("test", 1, slice(None)),
     ):
         one, two = ((pair[0][part], pair[1][part]) for pair in (kinds["fashion-mnist"][file], kinds["mnist"][file]))
-        pools.append((name, one, two, digests))
-    return pools
+        pools.append((name, one, two))
+    return pools, digests
 
 
 def _labels(garments: tuple[Grey, Grey]) -> IntArray:

@@ -2,7 +2,7 @@
 
 The last blocks of a residual network work on maps of 1 x 1 to 2 x 2 when images are small (28 pixels under an ImageNet
 stem). Of a 3 x 3 kernel with padding 1 little more than the centre meets data there; much of the work, and of the
-gradient, is zeros, and convolution routines are slow at that. On maps of 2 x 1 they can even be wrong: torch 2.13's
+gradient, is zeros, and convolution routines are slow at that. On maps of 2 x 1 they can even be wrong: torch 2.15's
 bfloat16 convolution with stride 2 reads beyond its input there on some processors. Inside
 :func:`small_maps_as_products` such convolutions multiply, position by position, the part of the image and the part of
 the kernel that meet. Output and gradients are the same up to rounding; the gradient of the weights that meet only
