@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test slow lint types layers check clean
+.PHONY: demo test slow bench lint types layers check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ test: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# What docs/performance.md shows: about ten minutes, alone on the machine.
+bench: $(READY)
+	$(BIN)/python benchmarks/suite.py --million --out docs/results/performance --document docs/performance.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -110,21 +110,28 @@ def _interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[st
     return {kind: float(np.median(taken[1:])) for kind, taken in times.items()}
 
 
+COLUMNS = ("network, images at once", *KINDS, "heatmaps / slow rule", "gradients a heatmap costs", "deviation")
+HEADER = f"| {' | '.join(COLUMNS)} |\n|" + "---|" * len(COLUMNS)
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return one row of the table."""
+    rates = " | ".join(f"{row[kind]:.1f}/s" for kind in KINDS)
+    ratios = f"{row['heatmaps'] / row['slow rule']:.2f} | {row['gradient'] / row['heatmaps']:.2f}"
+    return f"| {row['network']}, {row['batch']} | {rates} | {ratios} | {row['deviation']:.0e} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--networks", nargs="*", choices=list(NETWORKS))
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
-    columns = ("network, images at once", *KINDS, "faster than slow", "gradients", "deviation")
-    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    print(HEADER)
     rows = []
     for name in arguments.networks or NETWORKS:
         rows += measure(arguments.repeats, [name])
-        row = rows[-1]
-        rates = " | ".join(f"{row[kind]:.1f}/s" for kind in KINDS)
-        ratios = f"{row['heatmaps'] / row['slow rule']:.2f} | {row['gradient'] / row['heatmaps']:.2f}"
-        print(f"| {name}, {row['batch']} | {rates} | {ratios} | {row['deviation']:.0e} |", flush=True)
+        print(line(rows[-1]), flush=True)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -412,26 +412,17 @@ def _bench_table(dataset: str, rows: list[Row]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from exmap.bench.tables import against_text, spread_text
+
     table = Table(title=f"{dataset}: test accuracy, %", title_justify="left")
     table.add_column("method")
     for column in ("worst group", "mean", "against the reference", "seeds"):
         table.add_column(column, justify="right")
     for row in rows:
-        difference = row.difference
-        against = ""
-        if difference is not None:
-            near = "≈ " if difference.within_noise else ""
-            against = f"{near}{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-        cells = (row.label or row.method, _spread(row.worst), _spread(row.mean), against, str(len(row.seeds)))
+        accuracy = [spread_text(value) or "failed" for value in (row.worst, row.mean)]
+        cells = (row.shown, *accuracy, against_text(row, None), str(len(row.seeds)))
         table.add_row(*map(Text, cells), style="green" if row.method == "exmap+dfr" else "")
     return table
-
-
-def _spread(value: tuple[float, float | None] | None) -> str:
-    if value is None:
-        return "failed"
-    mean, std = value
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def _stage(name: str, run_dir: Path, data_dir: Path | None, overrides: list[str] | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,8 +40,10 @@ __all__ = [
     "change_settings",
     "dump_settings",
     "load_settings",
+    "packaged_yaml",
     "parse_settings",
     "preset_names",
+    "read_yaml",
 ]
 
 
@@ -310,8 +313,40 @@ class Settings(_Section):
 
 def preset_names() -> list[str]:
     """Return the names of the presets that come with the package, sorted."""
-    folder = resources.files("exmap") / "presets"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(packaged_yaml("presets"))
+
+
+def packaged_yaml(folder: str) -> dict[str, Traversable]:
+    """Return the YAML files of one of the package's folders by their names without ``.yaml``."""
+    found = resources.files("exmap").joinpath(folder).iterdir()
+    return {file.name.removesuffix(".yaml"): file for file in found if file.name.endswith(".yaml")}
+
+
+def read_yaml(file: Traversable, where: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; an empty file is an empty mapping.
+
+    Parameters
+    ----------
+    file : Path or file of the package
+    where : str
+        What errors call it.
+
+    Raises
+    ------
+    SettingsError
+        If the file holds anything else.
+    """
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{where} must be a YAML file in UTF-8, but it cannot be read as text: {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{where} must be a YAML file, but it cannot be parsed: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{where} must hold a mapping of settings, got a {type(tree).__name__}")
+    return tree
 
 
 def load_settings(source: str | Path, overrides: Sequence[str] = (), **changes: Any) -> Settings:
@@ -379,19 +414,12 @@ def dump_settings(settings: Settings) -> dict[str, Any]:
 def _read_source(source: str | Path) -> dict[str, Any]:
     name = str(source)
     if name in preset_names():
-        text = (resources.files("exmap") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-        return {"preset": name, **_mapping(text, f"preset {name}")}
+        return {"preset": name, **read_yaml(packaged_yaml("presets")[name], f"preset {name}")}
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
             raise SettingsError(f"settings file {path} does not exist; give an existing YAML file or a preset's name")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise SettingsError(
-                f"{path} must be a YAML file in UTF-8, but it cannot be read as text: {error}"
-            ) from error
-        tree = _mapping(text, str(path))
+        tree = read_yaml(path, str(path))
         if "preset" not in tree:
             return {"preset": path.stem, **tree}
         base = str(tree["preset"])
@@ -399,18 +427,6 @@ def _read_source(source: str | Path) -> dict[str, Any]:
             raise SettingsError(unknown_name("preset", base, preset_names()) + f"; it stands in {path}")
         return _merge(_read_source(base), tree)
     raise SettingsError(unknown_name("preset", name, preset_names()) + ", or the path of a YAML file")
-
-
-def _mapping(text: str, where: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{where} must be a YAML file, but it cannot be parsed: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{where} must hold a mapping of settings, got a {type(tree).__name__}")
-    return tree
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
-from exmap.cluster import SpectralEigengap
+from exmap.cluster import SpectralEigengap, neighbors
 from exmap.errors import DataError, SettingsError
 
 
@@ -131,7 +133,75 @@ def test_any_random_state_of_scikit_learn_is_accepted(random_state: object) -> N
     )
 
 
-def test_it_passes_scikit_learns_own_checks() -> None:
-    results = check_estimator(SpectralEigengap(), on_skip=None, on_fail=None)
+@pytest.mark.parametrize("exact_below", [15_000, 1])
+def test_it_passes_scikit_learns_own_checks(exact_below: int) -> None:
+    results = check_estimator(SpectralEigengap(exact_below=exact_below), on_skip=None, on_fail=None)
     assert [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")] == []
     assert sum(r["status"] == "passed" for r in results) > 30
+
+
+def mixture(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four clusters in 200 dimensions, one of them with 1 % of the samples."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(4, n, p=[0.01, 0.33, 0.33, 0.33])
+    points = 0.6 * rng.normal(size=(4, 200))[truth] + rng.normal(size=(n, 200))
+    return points.astype(np.float32), truth
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_approximate_search_finds_the_same_clusters(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "CANDIDATES", 1500)
+    points, truth = mixture(4500, seed)
+    exact, ours = (SpectralEigengap(4, exact_below=below, random_state=seed).fit(points) for below in (15_000, 1))
+    assert adjusted_rand_score(exact.labels_, ours.labels_) > 0.95
+    assert adjusted_rand_score(ours.labels_, truth) > 0.95
+    rare = truth == 0
+    assert np.bincount(ours.labels_[rare]).max() > 0.95 * rare.sum()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_eigengap_is_the_same_with_the_approximate_search(seed: int) -> None:
+    points, _ = mixture(3000, seed)
+    exact, ours = (SpectralEigengap(exact_below=below, random_state=seed).fit(points) for below in (15_000, 1))
+    assert exact.n_clusters_ == ours.n_clusters_
+    assert ours.note_.endswith("; neighbours were searched approximately")
+    assert "approximately" not in exact.note_
+    assert ours.residual_ < 1e-6
+
+
+def test_the_size_chooses_the_search() -> None:
+    points, _ = mixture(300, 0)
+    notes = [SpectralEigengap(exact_below=below, random_state=0).fit(points).note_ for below in (300, 301)]
+    assert ["approximately" in note for note in notes] == [True, False]
+
+
+def test_samples_on_disk_get_the_same_labels(tmp_path: Path) -> None:
+    points, _ = mixture(1200, 0)
+    np.save(tmp_path / "v.npy", points)
+    for below in (1, 15_000):
+        ours = SpectralEigengap(exact_below=below, random_state=0)
+        stored = ours.fit(np.load(tmp_path / "v.npy", mmap_mode="r")).labels_
+        assert np.array_equal(stored, ours.fit(points).labels_)
+
+
+def test_components_are_counted_with_the_approximate_search() -> None:
+    points, truth = blobs(3, 300, 0, 300.0)
+    ours = SpectralEigengap(exact_below=1, n_neighbors=20, random_state=0).fit(points)
+    assert ours.n_components_ == 3
+    assert adjusted_rand_score(ours.labels_, truth) == 1
+    assert "component" in ours.note_
+
+
+@pytest.mark.parametrize("n", [2, 3, 20, 700])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_equal_samples_are_clustered_with_the_approximate_search(n: int, share: float) -> None:
+    points = np.random.default_rng(0).normal(size=(n, 3))
+    points[: int(share * n)] = 0
+    one, other = (SpectralEigengap(exact_below=1, random_state=0).fit(points).labels_ for _ in range(2))
+    assert np.array_equal(one, other)
+    assert one.min() == 0
+
+
+def test_fewer_samples_than_neighbours_are_refused_by_the_approximate_search() -> None:
+    with pytest.raises(DataError, match=r"n_neighbors must lie in \[2, 4\] for 4 samples"):
+        SpectralEigengap(n_neighbors=5, exact_below=1).fit(np.arange(8.0).reshape(4, 2))

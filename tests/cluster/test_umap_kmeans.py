@@ -82,3 +82,14 @@ def test_it_passes_scikit_learns_own_checks() -> None:
             check(estimator)
             ran.append(check.func.__name__)
     assert sorted(set(ran)) == sorted(CHECKS)
+
+
+def test_samples_that_are_not_embedded_join_the_nearest_one_that_is() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.permutation(np.repeat(np.arange(3), 50))
+    points = 12.0 * truth[:, None] + rng.normal(size=(150, 4))
+    ours = UmapKMeans(3, n_neighbors=10, fit_most=60, random_state=0).fit(points)
+    assert ours.embedding_.shape == (60, 2)
+    assert adjusted_rand_score(ours.labels_, truth) == 1
+    assert ours.note_ == "embedded 60 of 150 samples; the others joined the nearest embedded one"
+    assert UmapKMeans(3, n_neighbors=10, random_state=0).fit(points[:60]).note_ == ""

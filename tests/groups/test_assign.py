@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from exmap.cluster import make_clusterer
+from exmap.cluster import SampledKMeans, make_clusterer, rows
 from exmap.config import ClusterSettings
 from exmap.errors import DataError, NumericalError
 from exmap.groups import cluster_samples, groups_from_clusters
@@ -95,6 +96,40 @@ def test_nothing_usable_gives_no_clusters_and_no_error(scope: str) -> None:
     vectors, labels, _ = planted()
     found = cluster_samples(vectors, labels, settings(scope=scope), seed=0, usable=np.zeros(len(labels), dtype=bool))
     assert (found.labels == -1).all()
+
+
+def test_vectors_on_disk_are_clustered_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, labels, _ = planted()
+    np.save(tmp_path / "v.npy", vectors)
+    stored = np.load(tmp_path / "v.npy", mmap_mode="r")
+    seen = []
+
+    def fit(self: SampledKMeans, X: np.ndarray) -> SampledKMeans:
+        seen.append(X)
+        self.labels_ = labels
+        return self
+
+    monkeypatch.setattr(SampledKMeans, "fit", fit)
+    cluster_samples(stored, labels, settings(), seed=0)
+    assert seen[0] is stored
+
+
+@pytest.mark.parametrize("method", ["kmeans", "spectral"])
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_vectors_on_disk_get_the_same_clusters(scope: str, method: str, tmp_path: Path) -> None:
+    vectors, labels, _ = planted()
+    np.save(tmp_path / "v.npy", vectors)
+    stored = np.load(tmp_path / "v.npy", mmap_mode="r")
+    one, other = (cluster_samples(v, labels, settings(method, scope=scope), seed=0) for v in (vectors, stored))
+    assert np.array_equal(one.labels, other.labels)
+
+
+def test_a_broken_vector_in_the_last_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "BLOCK", 20)
+    vectors, labels, _ = planted()
+    vectors[-1, 0] = np.nan
+    with pytest.raises(NumericalError, match="1 of 102 samples"):
+        cluster_samples(vectors, labels, settings(), seed=0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from exmap.bench.methods import Method, expand_methods, parse_method
-from exmap.config import Settings, change_settings, load_settings, preset_names
+from exmap.config import Settings, change_settings, load_settings, packaged_yaml, preset_names, read_yaml
 from exmap.errors import SettingsError, unknown_name
 
 __all__ = ["Bench", "Block", "Cell", "bench_names", "load_bench", "plan"]
 
+GRIDS = "bench/presets"  # of the package
 DEFAULT_METHODS = ("erm", "classes+dfr", "random+dfr", "error_set+dfr", "george+dfr", "exmap+dfr", "oracle+dfr")
 
 
@@ -93,8 +92,7 @@ class Cell:
 
 def bench_names() -> list[str]:
     """Return the names of the grids that come with the package, sorted."""
-    folder = resources.files("exmap") / "bench" / "presets"
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(packaged_yaml(GRIDS))
 
 
 def load_bench(
@@ -200,15 +198,8 @@ def _dataset(source: str, overrides: Sequence[str]) -> Settings:
 def _read(source: str | Path) -> dict[str, Any]:
     name = str(source)
     if name in bench_names():
-        path: Any = resources.files("exmap") / "bench" / "presets" / f"{name}.yaml"
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise SettingsError(unknown_name("bench", name, bench_names()) + ", or the path of a YAML file")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{source} must be a YAML file, but it cannot be parsed: {error}") from error
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{source} must hold a mapping with blocks, got a {type(tree).__name__}")
-    return tree
+        return read_yaml(packaged_yaml(GRIDS)[name], f"grid {name}")
+    path = Path(source)
+    if not path.is_file():
+        raise SettingsError(unknown_name("bench", name, bench_names()) + ", or the path of a YAML file")
+    return read_yaml(path, name)

@@ -75,6 +75,16 @@ class Method:
         """Whether all weights are trained, and not the last layer alone."""
         return self.learner.name != ERM and issubclass(LEARNERS[self.learner.name], WholeNetwork)
 
+    def groupings(self, grouped: str) -> list[tuple[Part, str]]:
+        """Return the sources of groups that it fits on and chooses by, each with the split that it groups.
+
+        A whole network is fitted on the training split and chosen by the validation split; a last layer uses `grouped`
+        for both.
+        """
+        splits = ("train", "val") if self.whole_network else (grouped, grouped)
+        parts = zip((self.source, self.selection), splits, strict=True)
+        return [(part, split) for part, split in parts if part is not None]
+
 
 def expand_methods(text: str) -> list[str]:
     """Return one text for every choice among the alternatives in braces.

@@ -194,12 +194,8 @@ class _Run:
     def fit(self, folder: Path, name: str, cells: tuple[Cell, ...], keep_models: bool) -> str:
         """Add a fit and all that it needs."""
         needs = [self.base]
-        for method in (cell.method for cell in cells):
-            grouped = self.settings.groups.split
-            splits = ("train", "val") if method.whole_network else (grouped, grouped)
-            for part, split in zip((method.source, method.selection), splits, strict=True):
-                if part is not None:
-                    needs.append(self._groups(part, split))
+        for cell in cells:
+            needs += [self._groups(part, split) for part, split in cell.method.groupings(self.settings.groups.split)]
         return self._add(f"fit of {name}", work.fit_cells, folder, self.folder, cells, keep_models, needs=needs)
 
 
@@ -218,15 +214,10 @@ def _write_tables(folder: Path, bench: Bench, cells: list[Cell], shown: list[dic
     for dataset in methods:
         own = [row for row in rows if row.dataset == dataset and row.seeds]
         seeds = sorted({seed for row in own for seed in row.seeds})
-        worst, mean = (np.full((len(own), len(seeds)), np.nan) for _ in range(2))
-        for number, row in enumerate(own):
-            for result in shown:
-                if (result["dataset"], result["method"], result["status"]) == (dataset, row.method, "done"):
-                    column = seeds.index(result["seed"])
-                    worst[number, column] = result["worst_group_accuracy"]
-                    mean[number, column] = result["mean_accuracy"]
-        labels = [row.label or row.method for row in own]
-        figure = bench_figure(dataset, labels, worst, mean, np.array(["oracle" in row.method for row in own]))
+        worst = np.array([[row.worst_by_seed.get(seed) for seed in seeds] for row in own], dtype=np.float64)
+        mean = np.array([[row.mean_by_seed.get(seed) for seed in seeds] for row in own], dtype=np.float64)
+        oracles = np.array([row.oracle for row in own])
+        figure = bench_figure(dataset, [row.shown for row in own], worst, mean, oracles)
         figure.savefig(folder / f"figure-{work.slug(dataset)}.png", dpi=130)
     return rows
 

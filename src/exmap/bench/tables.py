@@ -19,7 +19,17 @@ from exmap.bench.paper import PAPER, PaperFigure
 from exmap.errors import DataError
 from exmap.evaluation import Difference
 
-__all__ = ["Row", "Spread", "cells_to_csv", "summarise", "to_csv", "to_latex", "to_markdown"]
+__all__ = [
+    "Row",
+    "Spread",
+    "against_text",
+    "cells_to_csv",
+    "spread_text",
+    "summarise",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+]
 
 LEGEND = (
     "Test accuracy in %: the lowest of all groups, the plain mean over test images, and the mean of the groups "
@@ -111,7 +121,7 @@ class Row:
         Of the groups that were fitted on, against the true ones.
     gaps : mapping of str to Spread or None
         By the shortcuts that are uncommon; empty where there are not two.
-    worst_by_seed : mapping of int to (float or None)
+    worst_by_seed, mean_by_seed : mapping of int to (float or None)
     n_clusters : mapping of int to tuple of int
         By seed, one number per fit of the clustering; empty for methods without clusters.
     fitting, selection : str
@@ -135,6 +145,7 @@ class Row:
     minority_recall: Spread | None
     gaps: Mapping[str, Spread | None]
     worst_by_seed: Mapping[int, float | None]
+    mean_by_seed: Mapping[int, float | None]
     n_clusters: Mapping[int, tuple[int, ...]]
     fitting: str
     selection: str
@@ -210,6 +221,7 @@ def _row(
         minority_recall=_spread(_agreement(cell).get("minority_recall") for cell in finished),
         gaps={name: _spread(_gaps(cell).get(name) for cell in finished) for name in _gap_names(finished)},
         worst_by_seed={seed: _number(cell.get("worst_group_accuracy")) for seed, cell in done.items()},
+        mean_by_seed={seed: _number(cell.get("mean_accuracy")) for seed, cell in done.items()},
         n_clusters={seed: tuple(cell["n_clusters"]) for seed, cell in done.items() if cell.get("n_clusters")},
         fitting=_labels(finished, "fitting"),
         selection=_labels(finished, "selection"),
@@ -376,16 +388,16 @@ def _columns(rows: Sequence[Row], reference: str | None) -> dict[str, list[str]]
     columns = {
         "fit with": [_named_oracle(row.fitting) for row in rows],
         "chosen by": [_named_oracle(row.selection) for row in rows],
-        "worst group": [_text(row.worst) for row in rows],
-        "mean": [_text(row.mean) for row in rows],
-        "weighted mean": [_text(row.weighted_mean) for row in rows],
+        "worst group": [spread_text(row.worst) for row in rows],
+        "mean": [spread_text(row.mean) for row in rows],
+        "weighted mean": [spread_text(row.weighted_mean) for row in rows],
         "paper": [_paper(row.paper) for row in rows],
-        "vs reference": [_against(row, reference) for row in rows],
-        "groups' ARI": [_text(row.ari, 1, 3) for row in rows],
+        "vs reference": [against_text(row, reference) for row in rows],
+        "groups' ARI": [spread_text(row.ari, 1, 3) for row in rows],
         "minority precision / recall": [
-            _pair(_text(row.minority_precision, 1, 3), _text(row.minority_recall, 1, 3)) for row in rows
+            _pair(spread_text(row.minority_precision, 1, 3), spread_text(row.minority_recall, 1, 3)) for row in rows
         ],
-        "seconds": [_text(row.seconds, 1) for row in rows],
+        "seconds": [spread_text(row.seconds, 1) for row in rows],
         "seeds": [", ".join(map(str, row.seeds)) for row in rows],
     }
     if not any(columns["paper"]):
@@ -395,7 +407,7 @@ def _columns(rows: Sequence[Row], reference: str | None) -> dict[str, list[str]]
 
 def _gap_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     names = dict.fromkeys(name for row in rows for name in row.gaps)
-    return {f"gap: {name}": [_text(row.gaps.get(name)) for row in rows] for name in names}
+    return {f"gap: {name}": [spread_text(row.gaps.get(name)) for row in rows] for name in names}
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:
@@ -447,7 +459,7 @@ def _named_oracle(labels: str) -> str:
     return labels.replace("true groups", "true groups (oracle)")
 
 
-def _text(value: Spread | None, scale: float = 100, digits: int = 1) -> str:
+def spread_text(value: Spread | None, scale: float = 100, digits: int = 1) -> str:
     """Return mean ± standard deviation, as far as there are any."""
     if value is None:
         return ""
@@ -461,10 +473,11 @@ def _pair(first: str, second: str) -> str:
 def _paper(figure: PaperFigure | None) -> str:
     if figure is None:
         return ""
-    return _pair(_text(Spread(figure.worst, figure.worst_std)), _text(Spread(figure.mean, figure.mean_std)))
+    return _pair(spread_text(Spread(figure.worst, figure.worst_std)), spread_text(Spread(figure.mean, figure.mean_std)))
 
 
-def _against(row: Row, reference: str | None) -> str:
+def against_text(row: Row, reference: str | None) -> str:
+    """Return a row's difference from the reference in points, with its interval and the mark for noise."""
     if row.method == reference:
         return "reference"
     if row.difference is None:

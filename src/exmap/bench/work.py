@@ -147,9 +147,9 @@ def reference_outputs(folder: Path, settings: Settings, *, listen: Listener) -> 
     job = _job(folder, settings, listen)
 
     def make(part: StagePart) -> None:
-        task, chosen = job.task, settings.train.model_copy(update={"epochs": REFERENCE_EPOCHS, "select": "last"})
+        task, short = job.task, settings.train.model_copy(update={"epochs": REFERENCE_EPOCHS})
         model = initial_model(settings.model, task.n_classes, seed=job.seed("model"))
-        train_model(model, task.train, task.val, chosen, settings.runtime, seed=job.seed("train"), listen=listen)
+        train_model(model, task.train, None, short, settings.runtime, seed=job.seed("train"), listen=listen)
         write_outputs({s.name: collect_outputs(model, s, listen=listen) for s in (task.train, task.val)}, part.path)
 
     _shared(job, "reference", {"epochs": REFERENCE_EPOCHS}, make)
@@ -357,9 +357,6 @@ def _measured(job: stages.Job, place: CellPlace, found: _Fitted, seconds: float)
     place.path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"correct": (found.predicted == test.labels).astype(np.uint8), "group": index}
     save_arrays(arrays, place.path.with_suffix(".safetensors"))
-    split = job.task.train if method.whole_network and method.source else job.task.val
-    if not method.whole_network:
-        split = job.grouped
     shared = ["train", explained_in(settings, settings.groups.split)]
     result: dict[str, Any] = {
         "status": "done",
@@ -367,10 +364,11 @@ def _measured(job: stages.Job, place: CellPlace, found: _Fitted, seconds: float)
         **found.notes,
         "labels_used": _labels_used(job, method),
     }
-    part = method.source or method.selection
+    part, used = next(iter(method.groupings(settings.groups.split)), (None, ""))
     if part is not None and part.name == ClassGroups.name and method.source is None:
         part = None  # a choice by classes says nothing of groups
     if part is not None:
+        split = _split(job.task, used)
         stage = groups_in(part, split.name)
         note = read_json(job.run.stage(stage) / "clusters.json")
         result["n_clusters"] = [fit["n_clusters"] for fit in note[part.name]["fits"]]

@@ -1,11 +1,13 @@
 """Clusterers with scikit-learn's contract: spectral with the eigengap, k-means, UMAP + k-means."""
 
+from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.methods import clusterer_names, make_clusterer
 from exmap.cluster.spectral import SpectralEigengap
 from exmap.cluster.spectrum import Spectrum, cluster_qr, eigengap, laplacian_spectrum
 from exmap.cluster.umap_kmeans import UmapKMeans
 
 __all__ = [
+    "SampledKMeans",
     "SpectralEigengap",
     "Spectrum",
     "UmapKMeans",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.neighbors import kneighbors_graph
 
+from exmap.cluster.neighbors import approximate_neighbors
 from exmap.errors import DataError
 
 __all__ = ["default_neighbors", "neighbor_graph"]
@@ -25,7 +26,9 @@ def default_neighbors(n_samples: int) -> int:
     return max(2, int(math.log(max(n_samples, 1))))
 
 
-def neighbor_graph(vectors: NDArray[np.floating], n_neighbors: int) -> sparse.csr_array:
+def neighbor_graph(
+    vectors: NDArray[np.floating], n_neighbors: int, *, approximate: bool = False, seed: int = 0
+) -> sparse.csr_array:
     """Connect each vector with its nearest ones, with weight 1 where the relation is mutual and 1/2 where not.
 
     Parameters
@@ -33,6 +36,11 @@ def neighbor_graph(vectors: NDArray[np.floating], n_neighbors: int) -> sparse.cs
     vectors : ndarray of float, shape (N, F)
     n_neighbors : int in [2, N]
         Counts the vector itself, as scikit-learn's spectral clustering does.
+    approximate : bool
+        Search in near-linear time, :func:`~exmap.cluster.neighbors.approximate_neighbors`, instead of comparing all
+        pairs.
+    seed : int
+        Of the approximate search.
 
     Returns
     -------
@@ -44,13 +52,20 @@ def neighbor_graph(vectors: NDArray[np.floating], n_neighbors: int) -> sparse.cs
     DataError
         If there are fewer vectors than neighbours.
     """
-    if not 2 <= n_neighbors <= len(vectors):
+    n = len(vectors)
+    if not 2 <= n_neighbors <= n:
         raise DataError(
-            f"n_neighbors must lie in [2, {len(vectors)}] for {len(vectors)} samples (a sample counts as its own "
-            f"neighbour), got {n_neighbors}; lower cluster.n_neighbors or give more samples"
+            f"n_neighbors must lie in [2, {n}] for {n} samples (a sample counts as its own neighbour), got "
+            f"{n_neighbors}; lower cluster.n_neighbors or give more samples"
         )
-    directed = sparse.csr_array(kneighbors_graph(vectors, n_neighbors, include_self=True))
+    if approximate:
+        found = approximate_neighbors(vectors, n_neighbors, seed)
+        others = (found != np.arange(n)[:, None]).astype(np.float64)
+        ends = np.arange(0, found.size + 1, n_neighbors, dtype=np.int32 if found.size < 2**31 else np.int64)
+        directed = sparse.csr_array((others.ravel(), found.ravel(), ends), shape=(n, n))
+    else:
+        directed = sparse.csr_array(kneighbors_graph(vectors, n_neighbors, include_self=True))
+        directed.setdiag(0)
     graph = sparse.csr_array((directed + directed.T) * 0.5)
-    graph.setdiag(0)
     graph.eliminate_zeros()
     return graph

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sklearn.cluster import KMeans
-
+from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.spectral import SpectralEigengap
 from exmap.cluster.umap_kmeans import UmapKMeans
 from exmap.config import ClusterSettings
@@ -18,7 +17,7 @@ DEFAULT_CLUSTERS = 2  # of the methods that cannot choose: the smallest number t
 
 _BUILDERS: dict[str, Callable[[ClusterSettings, int], Any]] = {
     "spectral": lambda s, seed: SpectralEigengap(s.n_clusters, gap=s.gap, n_neighbors=s.n_neighbors, random_state=seed),
-    "kmeans": lambda s, seed: KMeans(s.n_clusters or DEFAULT_CLUSTERS, n_init=10, random_state=seed),
+    "kmeans": lambda s, seed: SampledKMeans(s.n_clusters or DEFAULT_CLUSTERS, random_state=seed),
     "umap_kmeans": lambda s, seed: UmapKMeans(
         s.n_clusters or DEFAULT_CLUSTERS, n_neighbors=s.n_neighbors, random_state=seed
     ),

@@ -32,8 +32,11 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Counts the sample itself. None is ``int(ln N)``.
     n_eigenvalues : int
         How many of the smallest eigenvalues the gap is looked for in.
+    exact_below : int
+        With this many samples or more, neighbours are searched in near-linear time and some are missed; with fewer
+        all pairs are compared.
     random_state : int, RandomState or None
-        Starting vector of the eigenvalue iteration.
+        Starting vector of the eigenvalue iteration, and the approximate search.
 
     Attributes
     ----------
@@ -42,8 +45,10 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     eigenvalues_ : ndarray of float64, ascending
     n_components_ : int
         Connected components of the graph.
+    residual_ : float
+        How far the eigenvalue iteration has converged: the largest length of ``L v - value * v``.
     note_ : str
-        Why this many clusters, in one sentence.
+        Why this many clusters, in one sentence, and whether neighbours were searched approximately.
 
     Examples
     --------
@@ -59,16 +64,18 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         gap: str = "relative",
         n_neighbors: int | None = None,
         n_eigenvalues: int = 10,
+        exact_below: int = 15_000,
         random_state: Any = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.gap = gap
         self.n_neighbors = n_neighbors
         self.n_eigenvalues = n_eigenvalues
+        self.exact_below = exact_below
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Cluster the rows of `X`, shape (N, F).
+        """Cluster the rows of `X`, shape (N, F), which may lie on disk.
 
         Raises
         ------
@@ -84,14 +91,17 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         neighbors = min(default_neighbors(n), n) if self.n_neighbors is None else self.n_neighbors
         seed = int(check_random_state(self.random_state).randint(2**31))
         wanted = max(self.n_eigenvalues, self.n_clusters or 0)
-        spectrum = laplacian_spectrum(neighbor_graph(vectors, neighbors), wanted, seed)
+        approximate = n >= self.exact_below
+        graph = neighbor_graph(vectors, neighbors, approximate=approximate, seed=seed)
+        spectrum = laplacian_spectrum(graph, wanted, seed)
         self.eigenvalues_ = spectrum.values
         self.n_components_ = spectrum.components
+        self.residual_ = spectrum.residual
         first = spectrum.values[: self.n_eigenvalues]
         self.n_clusters_ = (
             eigengap(first, relative=self.gap == "relative") if self.n_clusters is None else self.n_clusters
         )
-        self.note_ = self._note(first)
+        self.note_ = self._note(first) + ("; neighbours were searched approximately" if approximate else "")
         self.labels_ = cluster_qr(spectrum.vectors[:, : self.n_clusters_])
         return self
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from threadpoolctl import threadpool_limits
 
 from exmap.errors import NumericalError
 from exmap.records import IntArray
@@ -20,6 +21,8 @@ from exmap.records import IntArray
 __all__ = ["Spectrum", "cluster_qr", "eigengap", "laplacian_spectrum"]
 
 ROUNDING = 1e-9  # eigenvalues below are zero
+TOLERANCE, TOLERANT_ABOVE = 1e-8, 15_000  # relative, of eigenvectors' residuals; exact to rounding for fewer samples
+MOST_RESTARTS = 10_000
 DENSE_BELOW = 500  # samples; the exact dense solver is faster there
 
 
@@ -34,11 +37,14 @@ class Spectrum:
         Orthonormal columns.
     components : int
         Connected components of the graph; as many eigenvalues are zero.
+    residual : float
+        Largest length of ``L v - value * v`` over the vectors: how far the iteration has converged.
     """
 
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
     components: int
+    residual: float
 
 
 def laplacian_spectrum(graph: sparse.csr_array, count: int, seed: int) -> Spectrum:
@@ -68,14 +74,19 @@ def laplacian_spectrum(graph: sparse.csr_array, count: int, seed: int) -> Spectr
     count = min(count, n)
     if n < DENSE_BELOW or count >= n - 1:
         values, vectors = linalg.eigh(np.eye(n) - adjacency.toarray(), subset_by_index=[0, count - 1])
-        return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components))
+        return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components), _residual(adjacency, values, vectors))
     # Each component has an eigenvector of eigenvalue 0 that is known, and an iteration may miss repeated ones.
     null = _component_vectors(member, np.sqrt(np.where(degree > 0, degree, 1.0)), count)
     values, vectors = np.zeros(null.shape[1]), null.toarray()
     if missing := count - len(values):
         found, others = _largest(adjacency, null, missing, seed)
         values, vectors = np.concatenate([values, 1 - found]), np.hstack([vectors, others])
-    return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components))
+    return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components), _residual(adjacency, values, vectors))
+
+
+def _residual(adjacency: sparse.csr_array, values: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
+    pairs = zip(values, vectors.T, strict=True)  # one at a time: no second copy of the vectors
+    return float(max(np.linalg.norm((1 - value) * vector - adjacency @ vector) for value, vector in pairs))
 
 
 def _component_vectors(member: IntArray, weight: NDArray[np.float64], most: int) -> sparse.csc_array:
@@ -103,14 +114,16 @@ def _largest(
 
     start = np.random.default_rng(seed).standard_normal(n)
     try:
-        found, vectors = eigsh(
-            LinearOperator((n, n), matvec=multiply, dtype=np.float64),
-            k=count,
-            which="LA",
-            v0=start,
-            ncv=max(4 * count, 40),
-            maxiter=20 * n,
-        )
+        with threadpool_limits(1, "blas"):  # the products are memory-bound; threads wait, and round differently
+            found, vectors = eigsh(
+                LinearOperator((n, n), matvec=multiply, dtype=np.float64),
+                k=count,
+                which="LA",
+                v0=start,
+                ncv=max(4 * count, 40),
+                maxiter=MOST_RESTARTS,
+                tol=0 if n < TOLERANT_ABOVE else TOLERANCE,
+            )
     except ArpackNoConvergence as error:
         raise NumericalError(
             f"the eigenvalues of the neighbour graph of {n} samples did not converge ({error}); raise "

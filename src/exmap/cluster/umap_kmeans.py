@@ -13,6 +13,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from exmap.cluster.graph import default_neighbors
+from exmap.cluster.neighbors import principal_coordinates
+from exmap.cluster.rows import nearest_center, sample_rows
 from exmap.errors import DataError
 
 __all__ = ["UmapKMeans"]
@@ -28,12 +30,16 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Dimensions of the embedding.
     n_neighbors : int, optional
         None is ``int(ln N)``.
+    fit_most : int
+        Of more samples, this many are drawn and embedded; the others join the nearest of them.
     random_state : int, RandomState or None
 
     Attributes
     ----------
     labels_ : ndarray of int64, shape (N,)
-    embedding_ : ndarray of float32, shape (N, n_components)
+    embedding_ : ndarray of float32, shape (min(N, fit_most), n_components)
+    note_ : str
+        How samples that are not embedded were assigned; empty where there are none.
     """
 
     def __init__(
@@ -42,15 +48,17 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         *,
         n_components: int = 2,
         n_neighbors: int | None = None,
+        fit_most: int = 20_000,
         random_state: Any = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.n_components = n_components
         self.n_neighbors = n_neighbors
+        self.fit_most = fit_most
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Cluster the rows of `X`, shape (N, F).
+        """Cluster the rows of `X`, shape (N, F), which may lie on disk.
 
         Raises
         ------
@@ -58,7 +66,7 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             For fewer samples than clusters, or not more samples than neighbours.
         """
         vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
-        n = len(vectors)
+        n = min(len(vectors), self.fit_most)
         if not 1 <= self.n_clusters <= n:
             raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
         neighbors = min(default_neighbors(n), n - 1) if self.n_neighbors is None else self.n_neighbors
@@ -68,9 +76,16 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 "give more samples"
             )
         seed = int(check_random_state(self.random_state).randint(2**31))
-        self.embedding_ = self._embed(vectors, neighbors, seed)
+        rng = np.random.default_rng(seed)
+        rows = sample_rows(len(vectors), n, rng)
+        every = n == len(vectors)
+        self.embedding_ = self._embed(vectors if every else vectors[rows], neighbors, seed)
         means = KMeans(self.n_clusters, n_init=10, random_state=seed).fit(self.embedding_)
-        self.labels_ = means.labels_.astype(np.int64)
+        self.labels_, self.note_ = means.labels_.astype(np.int64), ""
+        if not every:
+            points = principal_coordinates(vectors, rng)
+            self.labels_ = self.labels_[nearest_center(points, points[rows])]
+            self.note_ = f"embedded {n} of {len(vectors)} samples; the others joined the nearest embedded one"
         return self
 
     def _embed(self, vectors: np.ndarray, neighbors: int, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Honest evaluation: accuracy by group with counts and intervals, and pseudo-groups against the truth."""
 
 from exmap.evaluation.agreement import Agreement, group_agreement
-from exmap.evaluation.by_group import group_table
+from exmap.evaluation.by_group import group_table, worst_share
 from exmap.evaluation.compare import Difference, worst_group_difference
 from exmap.evaluation.gaps import shortcut_gaps
 from exmap.evaluation.measure import measure
@@ -14,4 +14,5 @@ __all__ = [
     "measure",
     "shortcut_gaps",
     "worst_group_difference",
+    "worst_share",
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from exmap.errors import DataError
 from exmap.records import GroupTable, IntArray
 
-__all__ = ["group_table"]
+__all__ = ["group_table", "worst_share"]
 
 
 def group_table(
@@ -84,3 +84,24 @@ def group_table(
             )
         share = counts / counts.sum()
     return GroupTable(tuple(names), accuracy, count, low, high, share)
+
+
+def worst_share(right: NDArray[np.bool_], index: IntArray) -> float:
+    """Return the worst-group accuracy alone.
+
+    Parameters
+    ----------
+    right : ndarray of bool, shape (N,)
+        Which samples are classified right.
+    index : ndarray of int64, shape (N,)
+        Group of each sample; a group of -1 is left out.
+
+    Returns
+    -------
+    float in [0, 1]
+        NaN where no group has samples.
+    """
+    use = index >= 0
+    hits, count = np.bincount(index[use], weights=right[use]), np.bincount(index[use])
+    filled = count > 0
+    return float((hits[filled] / count[filled]).min()) if filled.any() else float("nan")

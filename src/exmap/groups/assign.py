@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from exmap.cluster import make_clusterer
+from exmap.cluster.rows import finite_rows
 from exmap.config import ClusterSettings
 from exmap.errors import DataError, NumericalError
 from exmap.records import Clusters, IntArray
@@ -33,7 +34,7 @@ def cluster_samples(
     Parameters
     ----------
     vectors : ndarray of float, shape (N, F)
-        One representation per sample.
+        One representation per sample; may lie on disk, and is only copied where some samples are left out.
     labels : ndarray of int64, shape (N,)
         Class labels.
     settings : ClusterSettings
@@ -52,7 +53,7 @@ def cluster_samples(
         If a usable vector is not finite.
     """
     use = np.ones(len(vectors), dtype=np.bool_) if usable is None else usable
-    if broken := int((~np.isfinite(vectors).all(axis=1) & use).sum()):
+    if broken := int((~finite_rows(vectors) & use).sum()):
         raise NumericalError(
             f"clustering needs finite numbers, but {broken} of {int(use.sum())} samples hold NaN or infinity; leave "
             "them out or choose another representation"
@@ -64,7 +65,8 @@ def cluster_samples(
     notes = []
     for name, members in parts:
         rows = np.flatnonzero(members)
-        found, note = _cluster(vectors[rows], settings, child_seed(seed, name))
+        chosen = vectors if len(rows) == len(vectors) else vectors[rows]
+        found, note = _cluster(chosen, settings, child_seed(seed, name))
         result[rows] = found
         notes.append({"samples_of": name, "n_samples": len(rows), **note})
     return Clusters(result, settings.scope, tuple(notes))
@@ -88,6 +90,7 @@ def _cluster(vectors: NDArray[np.floating], settings: ClusterSettings, seed: int
     if hasattr(clusterer, "eigenvalues_"):
         note["eigenvalues"] = [round(float(value), 6) for value in clusterer.eigenvalues_]
         note["graph_components"] = int(clusterer.n_components_)
+        note["residual"] = float(f"{clusterer.residual_:.1e}")
     return labels, note
 
 

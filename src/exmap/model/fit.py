@@ -25,6 +25,7 @@ from torch import nn
 from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import NumericalError, SettingsError
+from exmap.evaluation import worst_share
 from exmap.model.backbone import evaluation_mode, images_at_once, to_tensor
 from exmap.model.small_maps import small_maps_as_products
 from exmap.records import IntArray, Listener, Progress, silent
@@ -205,7 +206,7 @@ def fit(
             right = _right(model, val, fabric)
         mean = float(right.mean()) if len(right) else math.nan
         for number, (index, rows) in enumerate(zip(choices, history, strict=True)):
-            worst = _worst(right, index)
+            worst = worst_share(right, index)
             score = {"worst_class": worst, "mean": mean, "last": float(epoch)}[
                 settings.select if len(right) else "last"
             ]
@@ -282,14 +283,6 @@ def _batches(order: IntArray, size: int, processes: int) -> list[IntArray]:
         last = batches.pop()
         batches[-1] = np.concatenate([batches[-1], last])
     return batches
-
-
-def _worst(right: NDArray[np.bool_], index: IntArray) -> float:
-    """Return the lowest share of `right` over the groups in `index`."""
-    use = index >= 0
-    hits, count = np.bincount(index[use], weights=right[use]), np.bincount(index[use])
-    filled = count > 0
-    return float((hits[filled] / count[filled]).min()) if filled.any() else math.nan
 
 
 def _right(model: nn.Module, split: Split | None, fabric: Fabric) -> NDArray[np.bool_]:

@@ -56,7 +56,7 @@ class FileCheckpoint:
 def train_model(
     model: nn.Module,
     train: Split,
-    val: Split,
+    val: Split | None,
     settings: TrainSettings,
     runtime: RuntimeSettings,
     *,

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exmap.errors import DataError, NumericalError
+from exmap.evaluation import worst_share
 from exmap.records import FloatArray, Groups, IntArray, Listener, Progress, silent
-from exmap.retrain.last_layer import Head, check_samples, halves, worst_share
+from exmap.retrain.last_layer import Head, check_samples, halves
 from exmap.runtime import generator
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from exmap.data import Split
 from exmap.errors import DataError, SettingsError
 from exmap.model.backbone import collect_outputs
 from exmap.model.fit import Objective
-from exmap.model.training import train_choices
+from exmap.model.training import train_model
 from exmap.records import Groups, Listener, Progress
 from exmap.retrain.learner import WholeNetwork
 from exmap.retrain.reweight import Shuffled
@@ -91,16 +91,15 @@ class JTT(WholeNetwork):
 
     def _errors(self, model: nn.Module, split: Split, listen: Listener) -> NDArray[np.bool_]:
         """Train the identification model in place and return what it gets wrong."""
-        _, (weights,) = train_choices(
+        train_model(
             model,
             split,
             None,
-            self.train.model_copy(update={"epochs": self.identification_epochs, "select": "last"}),
+            self.train.model_copy(update={"epochs": self.identification_epochs}),
             self.runtime,
             seed=child_seed(self.seed, "identification"),
             listen=partial(_as_identification, listen),
         )
-        model.load_state_dict(weights)
         return np.asarray(collect_outputs(model, split, listen=listen).predicted != split.labels)
 
 

@@ -10,19 +10,19 @@ groups.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from exmap.errors import DataError
+from exmap.evaluation import worst_share
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain.balance import balanced_subset, left_out, small_groups
+from exmap.retrain.logistic import LogisticFit, LogisticPath
 from exmap.retrain.softmax import SoftmaxFit, fit_softmax
 from exmap.runtime import generator
 
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 
     from exmap.data import Split
 
-__all__ = ["DFR", "ClassBalanced", "Head", "check_samples", "halves", "worst_share"]
+__all__ = ["DFR", "ClassBalanced", "Head", "check_samples", "halves"]
 
 
 MOST_ITERATIONS = 500  # of one logistic regression
+
+Solution = LogisticFit | SoftmaxFit
 
 
 @dataclass(frozen=True)
@@ -151,18 +153,16 @@ class DFR:
         deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
         scaled = (features - mean) / deviation
         job = _Job(scaled, labels, index, n_classes, self.smallest_group)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # counted, and said in the head's notes
-            tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
-            strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
-            heads = []
-            start: SoftmaxFit | None = None
-            for number in range(self.subsamples):
-                rng = generator(self.seed, "subsample", number)
-                rows = balanced_subset(index, rng, smallest_group=self.smallest_group)
-                weight, bias, start = job.fit(rows, strength, start)
-                heads.append((weight, bias))
-                listen(Progress("retrain", number + 1, self.subsamples, "fits"))
+        tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
+        strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
+        heads = []
+        start: Solution | None = None
+        for number in range(self.subsamples):
+            rng = generator(self.seed, "subsample", number)
+            rows = balanced_subset(index, rng, smallest_group=self.smallest_group)
+            weight, bias, start = job.fit(job.prepare(rows), strength, start)
+            heads.append((weight, bias))
+            listen(Progress("retrain", number + 1, self.subsamples, "fits"))
         coefficients = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - coefficients @ mean
         return Head(
@@ -183,10 +183,11 @@ class DFR:
             if len(np.unique(job.labels[fitted])) < 2:
                 continue
             rows = fitted[balanced_subset(job.index[fitted], rng, smallest_group=self.smallest_group)]
-            start: SoftmaxFit | None = None
+            samples, features = job.prepare(rows), job.features[held_out]
+            start: Solution | None = None
             for strength in sorted(self.strengths):  # from the sparsest, each fit starting where the last one ended
-                weight, bias, start = job.fit(rows, strength, start)
-                right = (job.features[held_out] @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
+                weight, bias, start = job.fit(samples, strength, start)
+                right = (features @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
                 scores[strength].append(worst_share(right, job.index[held_out]))
             listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
         return {c: float(np.mean(values)) for c, values in scores.items() if values}
@@ -232,6 +233,14 @@ def _classes(labels: IntArray, n_classes: int) -> Groups:
     return Groups(labels, tuple(f"class {k}" for k in range(n_classes)), "classes", ("class labels",))
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """The classes among some samples, and the regression that is fitted to them for a strength."""
+
+    present: IntArray
+    fit: Callable[..., Solution]
+
+
 @dataclass
 class _Job:
     """Standardised features and labels, and the L1 logistic regressions fitted to parts of them."""
@@ -243,46 +252,37 @@ class _Job:
     smallest_group: int
     stopped_early: list[float] = field(default_factory=list)  # strengths of fits that did not converge
 
-    def fit(
-        self, rows: IntArray, strength: float, start: SoftmaxFit | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], SoftmaxFit | None]:
-        """Return weight (K, D) and bias (K,) for the samples at `rows`, and where a similar fit may start.
-
-        A class without samples is never predicted.
-        """
+    def prepare(self, rows: IntArray) -> _Samples:
+        """Return the samples at `rows`, ready for fits of several strengths."""
         present = np.unique(self.labels[rows])
         if len(present) < 2:
             raise DataError(
                 "a balanced subset must hold samples of at least 2 classes, but one holds class "
                 f"{self.labels[rows[0]]} alone; give groups that do not mix classes, or more samples"
             )
+        features, labels = self.features[rows], np.searchsorted(present, self.labels[rows])
+        if len(present) == 2:
+            return _Samples(present, LogisticPath(features, labels == 1).fit)
+        return _Samples(present, partial(fit_softmax, features, labels, len(present)))
+
+    def fit(
+        self, samples: _Samples, strength: float, start: Solution | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Solution]:
+        """Return weight (K, D) and bias (K,), and the solution, where a similar fit may start.
+
+        A class without samples is never predicted.
+        """
+        if start is not None and np.size(start.bias) != (1 if len(samples.present) == 2 else len(samples.present)):
+            start = None
+        found = samples.fit(strength, start=start, max_iter=MOST_ITERATIONS)
         weight = np.zeros((self.n_classes, self.features.shape[1]))
         bias = np.full(self.n_classes, -1e9)
-        features, labels = self.features[rows], self.labels[rows]
-        if len(present) == 2:
-            regression = LogisticRegression(
-                l1_ratio=1, C=strength, solver="liblinear", max_iter=MOST_ITERATIONS, random_state=0
-            )
-            regression.fit(features, labels)
-            converged = np.max(regression.n_iter_) < MOST_ITERATIONS
-            # One decision value: half of it for one class, half against the other.
-            weight[present] = np.array([[-0.5], [0.5]]) * regression.coef_
-            bias[present] = np.array([-0.5, 0.5]) * regression.intercept_
-            found = None
+        if isinstance(found, LogisticFit):  # one decision value: half of it for one class, half against the other
+            weight[samples.present] = np.array([[-0.5], [0.5]]) * found.weight
+            bias[samples.present] = np.array([-0.5, 0.5]) * found.bias
         else:
-            if start is not None and len(start.bias) != len(present):
-                start = None
-            found = fit_softmax(
-                features,
-                np.searchsorted(present, labels),
-                len(present),
-                strength,
-                start=start,
-                max_iter=MOST_ITERATIONS,
-            )
-            converged = found.converged
-            weight[present], bias[present] = found.weight, found.bias
-        if not converged:
+            weight[samples.present], bias[samples.present] = found.weight, found.bias
+        if not found.converged:
             self.stopped_early.append(strength)
         return weight, bias, found
 
@@ -317,9 +317,3 @@ def halves(index: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArra
     """Return the positions of two random halves of the samples that have a group: to fit, and to score."""
     order = rng.permutation(np.flatnonzero(index >= 0))
     return order[: len(order) // 2], order[len(order) // 2 :]
-
-
-def worst_share(right: NDArray[Any], index: IntArray) -> float:
-    """Return the lowest share of `right` over the groups in `index`."""
-    hits, counts = np.bincount(index, weights=right), np.bincount(index)
-    return float((hits[counts > 0] / counts[counts > 0]).min())
