@@ -23,7 +23,7 @@ MOST_STEPS = 30  # in a round
 CLOSER = 0.1  # of the largest violation, where a round may end
 SUFFICIENT = 1e-4  # share of the promised decrease that a step must bring
 SMALLEST_STEP = 1e-10
-RIDGE = 1e-10  # of the curvature's mean, added to it: columns may repeat one another
+RIDGE = 1e-6  # of the curvature's mean, added to it: columns may repeat one another
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class LogisticPath:
     ) -> NDArray[np.float64]:
         """Take Newton steps in the weights of some columns, from the samples' margins."""
         x = self._x[:, active]
+        single = x.astype(np.float32)  # the curvature only steers; slopes and objective decide, in double precision
         now = self._objective(margin, weights, strength)
         for _ in range(MOST_STEPS):
             chance = expit(margin)
@@ -120,7 +121,7 @@ class LogisticPath:
             side = np.where(weights != 0, np.sign(weights), -np.sign(slope))
             free = (weights != 0) | (np.abs(slope) > 1)
             steep = slope + side
-            root = x[:, free] * np.sqrt(strength * chance * (1 - chance))[:, None]
+            root = single[:, free] * np.sqrt(strength * chance * (1 - chance)).astype(np.float32)[:, None]
             curvature = root.T @ root
             curvature.flat[:: len(curvature) + 1] += RIDGE * (1 + np.trace(curvature) / len(curvature))
             direction = np.zeros_like(weights)
