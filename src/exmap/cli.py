@@ -157,9 +157,16 @@ def cluster(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = Non
 
 
 @app.command()
-def retrain(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
+def retrain(
+    run_dir: RunDir,
+    data_dir: DataDir = None,
+    edits: Annotated[
+        Path | None, typer.Option("--edits", help="A file of your edits of the groups: retrains on those, too.")
+    ] = None,
+    overrides: Override = None,
+) -> None:
     """Retrain the last layer of a run's classifier on each source's groups, after what that needs."""
-    _stage("retrain", run_dir, data_dir, overrides)
+    _stage("retrain" if edits is None else "edit", run_dir, data_dir, overrides, edits)
 
 
 @app.command()
@@ -425,12 +432,16 @@ def _bench_table(dataset: str, rows: list[Row]) -> Any:
     return table
 
 
-def _stage(name: str, run_dir: Path, data_dir: Path | None, overrides: list[str] | None) -> None:
+def _stage(
+    name: str, run_dir: Path, data_dir: Path | None, overrides: list[str] | None, edits: Path | None = None
+) -> None:
     from exmap.config import change_settings
-    from exmap.stages import open_run
+    from exmap.stages import open_run, with_edits
 
-    _, there = open_run(run_dir)
+    run_folder, there = open_run(run_dir)
     settings = change_settings(there, overrides or (), data__dir=data_dir)
+    if edits is not None:
+        settings = with_edits(run_folder, settings, edits)
     _go(run_dir, settings, until=name, change=True)
 
 
@@ -478,12 +489,12 @@ def _summary(results: dict[str, Any]) -> Any:
     for column in ("worst group", "mean"):
         table.add_column(column, justify="right")
     table.add_column("labels used for groups")
-    order = {"erm": 0, "exmap+dfr": 1, "oracle+dfr": 9}
+    order = {"erm": 0, "exmap+dfr": 1, "exmap-edited+dfr": 2, "oracle+dfr": 9}
     for name, row in sorted(results["methods"].items(), key=lambda item: (order.get(item[0], 5), item[0])):
         spread = f" ± {row['std']:.1%}" if row["std"] is not None else ""
         used = ", ".join(row["labels_used"].get("groups", [])) or "none"
         cells = (name, f"{row['worst_group_accuracy']:.1%}{spread}", f"{row['mean_accuracy']:.1%}", used)
-        table.add_row(*(Text(cell) for cell in cells), style="bold" if name in ("erm", "exmap+dfr") else "")
+        table.add_row(*(Text(cell) for cell in cells), style="bold" if order.get(name, 9) < 9 else "")
     return table
 
 

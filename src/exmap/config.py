@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -28,8 +28,10 @@ from exmap.errors import SettingsError, unknown_name
 __all__ = [
     "ClusterSettings",
     "DataSettings",
+    "Edits",
     "EvaluateSettings",
     "ExplainSettings",
+    "GroupEdit",
     "GroupsSettings",
     "ImageSettings",
     "ModelSettings",
@@ -39,6 +41,7 @@ __all__ = [
     "TrainSettings",
     "change_settings",
     "dump_settings",
+    "load_edits",
     "load_settings",
     "packaged_yaml",
     "parse_settings",
@@ -294,6 +297,63 @@ class EvaluateSettings(_Section):
     confidence: float = Field(0.95, gt=0, lt=1)
 
 
+class GroupEdit(_Section):
+    """What a person decided about one group.
+
+    Attributes
+    ----------
+    group : str
+        Its name, as the clustering gave it.
+    name : str or None
+        What it is to be called. The name of a group that is merged into another goes with it.
+    merge_into : str or None
+        Another group of the same class, by the name the clustering gave it; its images go there.
+    not_a_shortcut : bool
+        Whether its images join the largest group of the class that is not so marked. A merge comes first.
+    """
+
+    group: str
+    name: str | None = Field(None, min_length=1)
+    merge_into: str | None = None
+    not_a_shortcut: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.strip() or not value.isprintable() or value.strip() == "unassigned":
+            raise ValueError("a group's name must be printable, not blank, and not unassigned")
+        return value.strip()
+
+
+class Edits(_Section):
+    """What a person decided about the groups of a run: the file that ``exmap retrain --edits`` reads.
+
+    Attributes
+    ----------
+    format : 1
+    source : "exmap"
+        Whose groups are edited.
+    grouping : str
+        Identity of the clustering they were seen in; edits of another one are refused.
+    edits : tuple of GroupEdit
+        At most one per group.
+    """
+
+    format: Literal[1]
+    source: Literal["exmap"]
+    grouping: str
+    edits: tuple[GroupEdit, ...]
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Edits:
+        names = [edit.group for edit in self.edits]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"each group may be listed once, but {twice!r} is listed {names.count(twice)} times")
+        return self
+
+
 class Settings(_Section):
     """Everything a run depends on."""
 
@@ -309,6 +369,7 @@ class Settings(_Section):
     groups: GroupsSettings = GroupsSettings()
     retrain: RetrainSettings = RetrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    edits: Edits | None = None
 
 
 def preset_names() -> list[str]:
@@ -446,25 +507,55 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _beside(location: tuple[str | int, ...]) -> list[str]:
-    """Return the dotted names that are allowed where an unknown one was found."""
-    model: Any = Settings
-    for name in location[:-1]:
-        model = model.model_fields[name].annotation
-    prefix = "".join(f"{name}." for name in location[:-1])
-    return [prefix + name for name in model.model_fields]
+def load_edits(path: str | Path) -> Edits:
+    """Read a file of edits.
+
+    Raises
+    ------
+    SettingsError
+        If it does not exist, is no YAML mapping, or holds what edits do not have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SettingsError(f"edits file {path} does not exist; give one that was saved from this run's groups")
+    tree = read_yaml(path, str(path))
+    try:
+        return Edits.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_refused(error, Edits, 'key')}") from None
 
 
 def _validate(tree: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise SettingsError(unknown_name("setting", key, _beside(first["loc"]))) from None
-        reason = first["msg"].removeprefix("Value error, ")
-        reason = reason[0].lower() + reason[1:]
-        if isinstance(first["input"], dict):  # a whole section, whose values do not go together
-            raise SettingsError(f"setting {key}: {reason}") from None
-        raise SettingsError(f"setting {key}: {reason}, got {first['input']!r}") from None
+        raise _refused(error, Settings, "setting") from None
+
+
+def _refused(error: ValidationError, model: Any, what: str) -> SettingsError:
+    """Return the sentence for the first thing that was refused; `what` is said before its dotted name."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return SettingsError(unknown_name(what, key, _beside(first["loc"], model)))
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    where = f"{what} {key}" if key else "the whole"
+    if isinstance(first["input"], dict):  # a whole section, whose values do not go together
+        return SettingsError(f"{where}: {reason}")
+    return SettingsError(f"{where}: {reason}, got {first['input']!r}")
+
+
+def _beside(location: tuple[str | int, ...], model: Any) -> list[str]:
+    """Return the dotted names that are allowed where an unknown one was found."""
+    for name in location[:-1]:
+        if isinstance(name, str):  # a number is a place in a list
+            model = _section_of(model.model_fields[name].annotation)
+    prefix = "".join(f"{name}." for name in location[:-1])
+    return [prefix + name for name in model.model_fields]
+
+
+def _section_of(annotation: Any) -> Any:
+    """Return the section that a field holds, by itself, or none, or several of."""
+    inner = [_section_of(part) for part in get_args(annotation)]
+    return next((part for part in inner if hasattr(part, "model_fields")), annotation)

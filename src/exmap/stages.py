@@ -1,8 +1,8 @@
 """The stages as rows, and the runner that skips what is finished and makes again what its settings changed.
 
-data -> train -> explain -> cluster -> retrain -> evaluate -> report. A row names the settings a stage depends on and
-the function that makes its files; the stage before it is its input. This is the only place that reads and writes run
-folders; what the stages compute is in the packages below. ``docs/run-folder.md`` documents the files.
+data -> train -> explain -> cluster -> retrain -> (edit) -> evaluate -> report. A row names the settings a stage depends
+on and the function that makes its files; the stage before it is its input. What the stages compute is in the packages
+below. ``docs/run-folder.md`` documents the files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from exmap.artifacts import (
     write_outputs,
 )
 from exmap.cluster import make_clusterer
-from exmap.config import Settings, dump_settings, parse_settings
+from exmap.config import Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Split, Task, build_task, dataset_names
 from exmap.errors import RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
@@ -47,6 +47,7 @@ from exmap.groups import (
     GroupSource,
     OracleGroups,
     RandomGroups,
+    edit_groups,
     source_names,
 )
 from exmap.model import build_model, collect_outputs, find_head, initial_model, load_weights, replace_head, save_weights
@@ -65,7 +66,7 @@ from exmap.store import (
     write_json,
 )
 
-__all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names"]
+__all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names", "with_edits"]
 
 NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
     "data": ("dir", "download"),
@@ -75,6 +76,7 @@ NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly
 WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starting processes
 ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
+EDITED = f"{ExMapGroups.name}-edited"
 
 
 @dataclass
@@ -154,10 +156,25 @@ def _cluster(job: Job, part: StagePart) -> None:
 
 def _retrain(job: Job, part: StagePart) -> None:
     """Write SOURCE.safetensors (the head of every repeat), heads.json, and model.safetensors: the repaired model."""
+    found = {name: read_groups(job.run.stage("cluster"), name) for name in _sources(job)}
+    _fit_heads(job, part, found, repaired=ExMapGroups.name)
+
+
+def _edit(job: Job, part: StagePart) -> None:
+    """Write the groups as a person wants them, and what retraining writes for them alone."""
+    edits, grouped = job.settings.edits, job.grouped
+    assert edits is not None
+    groups = edit_groups(read_groups(job.run.stage("cluster"), edits.source), edits)
+    predicted = read_outputs(job.run.stage("explain"), grouped.name).predicted
+    write_json(part.path / "clusters.json", {EDITED: write_groups(groups, grouped, predicted, part.path)})
+    _fit_heads(job, part, {EDITED: groups}, repaired=EDITED)
+
+
+def _fit_heads(job: Job, part: StagePart, sources: Mapping[str, Groups], *, repaired: str) -> None:
     grouped = job.grouped
     features = read_outputs(job.run.stage("explain"), grouped.name).features
     notes: dict[str, Any] = {}
-    settings, sources = job.settings.retrain, _sources(job)
+    settings = job.settings.retrain
     learners = [
         DFR(**settings.model_dump(exclude={"repeats"}), seed=job.seed("retrain", repeat))
         for repeat in range(settings.repeats)
@@ -166,18 +183,18 @@ def _retrain(job: Job, part: StagePart) -> None:
     workers = cpu_count() if features.size > WORTH_PROCESSES else 1
     fits = Parallel(workers, return_as="generator")(
         delayed(learner.fit_head)(features, grouped.labels, groups, n_classes=grouped.n_classes)
-        for groups in [read_groups(job.run.stage("cluster"), name) for name in sources]
+        for groups in sources.values()
         for learner in learners
     )
     found: dict[str, list[Head]] = {name: [] for name in sources}
     order = [name for name in sources for _ in learners]
     for number, (name, head) in enumerate(zip(order, fits, strict=True)):
         found[name].append(head)
-        job.listen(Progress("retrain", number + 1, len(order), "heads", name))
+        job.listen(Progress(part.name, number + 1, len(order), "heads", name))
     for name, heads in found.items():
         write_heads(heads, part.path / f"{name}.safetensors")
         notes[name] = [{"strength": h.strength, "tuning": h.tuning, "notes": h.notes} for h in heads]
-        if name == ExMapGroups.name:
+        if name == repaired:
             model = trained_model(job)
             last = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
             save_weights(replace_head(model, last, heads[0].weight, heads[0].bias), part.path / "model.safetensors")
@@ -198,16 +215,22 @@ def _evaluate(job: Job, part: StagePart) -> None:
     inference = {}
     notes = read_json(job.run.stage("cluster") / "clusters.json")
     heads_notes = read_json(job.run.stage("retrain") / "heads.json")
-    for name in _sources(job):
+    names = _sources(job)
+    if settings.edits is not None:
+        names.append(EDITED)
+        notes |= read_json(job.run.stage("edit") / "clusters.json")
+        heads_notes |= read_json(job.run.stage("edit") / "heads.json")
+    for name in names:
+        grouping, fitting = ("edit", "edit") if name == EDITED else ("cluster", "retrain")
         method = f"{name}+{LEARNER}"
-        heads = read_heads(job.run.stage("retrain") / f"{name}.safetensors")
+        heads = read_heads(job.run.stage(fitting) / f"{name}.safetensors")
         predicted = np.stack([head.predict(outputs.features) for head in heads])
         used = notes[name]["labels_used"]
         tuned = ["true groups"] if name == OracleGroups.name else [f"{name} groups"]
         methods[method] = measured(method, predicted, {**fitted, "groups": used, "tuning": tuned, **shown})
         methods[method]["strengths"] = [row["strength"] for row in heads_notes[name]]
         methods[method]["notes"] = heads_notes[name][0]["notes"]
-        groups = read_groups(job.run.stage("cluster"), name)
+        groups = read_groups(job.run.stage(grouping), name)
         if (agreement := agreement_with_truth(groups, job.grouped)) is not None:
             inference[name] = {**agreement, "groups": dict(zip(groups.names, groups.counts().tolist(), strict=True))}
     results = {
@@ -247,6 +270,7 @@ STAGES = (
     Stage("explain", ("explain", "groups.split"), explain),
     Stage("cluster", ("cluster", "groups"), _cluster),
     Stage("retrain", ("retrain",), _retrain),
+    Stage("edit", ("edits",), _edit),  # only in runs whose groups a person edited
     Stage("evaluate", ("evaluate",), _evaluate),
     Stage("report", (), _report),
 )
@@ -255,6 +279,11 @@ STAGES = (
 def stage_names() -> list[str]:
     """Return the names of the stages, in order."""
     return [stage.name for stage in STAGES]
+
+
+def _stages_of(settings: Settings) -> list[Stage]:
+    """Return the stages of a run: all, or all but the one for edits where there are none."""
+    return [stage for stage in STAGES if stage.name != "edit" or settings.edits is not None]
 
 
 def open_run(path: Path, settings: Settings | None = None, *, change: bool = False) -> tuple[RunFolder, Settings]:
@@ -279,7 +308,11 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
         assert there is not None
         return run, parse_settings(there)
     _check_names(settings)
+    if there is not None and change:
+        _check_edits(parse_settings(there), settings)
     if there is not None and not change:
+        if settings.edits is None:  # they are of the run, not of what it was started with
+            settings = settings.model_copy(update={"edits": parse_settings(there).edits})
         known = dump_settings(parse_settings(there))  # with the defaults of settings that are newer than the folder
         found = differences(_without(known), identity_part(settings))
         if found:
@@ -289,6 +322,62 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
             )
     run.write_settings(dump_settings(settings))
     return run, settings
+
+
+def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
+    """Return the settings of a run with a person's edits of its groups, from a file.
+
+    Raises
+    ------
+    SettingsError
+        If the file is no file of edits, or cannot be applied to the groups.
+    RunFolderError
+        If the groups are not there, or are not those that were edited.
+    """
+    edits, record = load_edits(path), run.record("cluster")
+    if record is None:
+        raise RunFolderError(f"{run.path} has no groups that could be edited; make them with exmap cluster {run.path}")
+    given = (read_json(run.stage("train") / "identity.json") or {}).get("before", {})
+    if record["identity"] != digest_of(_identities(settings, given)["cluster"]):
+        raise RunFolderError(
+            f"the groups of {run.path} are not those that its settings make here, with this version of exmap; bring it "
+            f"up to date with exmap evaluate {run.path}, look at the groups again and edit those"
+        )
+    if edits.grouping != record["identity"]:
+        raise RunFolderError(
+            f"{path} holds edits of other groups than those of {run.path}, which were made since or elsewhere; look at "
+            "the groups again and edit those"
+        )
+    try:
+        edit_groups(read_groups(run.stage("cluster"), edits.source), edits)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return settings.model_copy(update={"edits": edits})
+
+
+def _check_edits(there: Settings, wanted: Settings) -> None:
+    """Refuse settings that change the groups under a person's edits."""
+    if wanted.edits is None:
+        return
+    before = [name for stage in STAGES[: stage_names().index("cluster") + 1] for name in stage.sections]
+    old, new = ({name: _setting(identity_part(each), name) for name in before} for each in (there, wanted))
+    if found := differences(old, new):
+        raise RunFolderError(
+            f"a person's edits belong to the groups they were made of, but other settings make others: "
+            f"{'; '.join(found)}; take the edits away with --set edits=null, too"
+        )
+
+
+def _identities(settings: Settings, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what each stage of a run is made from; `given` are the digests of what comes from outside."""
+    tree, before, identities = identity_part(settings), given, {}
+    for stage in _stages_of(settings):
+        identities[stage.name] = {
+            "settings": {name: _setting(tree, name) for name in stage.sections},
+            "before": before if stage is STAGES[0] else digest_of(before),
+        }
+        before = identities[stage.name]
+    return identities
 
 
 def run_stages(
@@ -313,19 +402,19 @@ def run_stages(
     """
     job = Job(settings, build_task(settings.data, settings.images, listen=listen), run, listen)
     _say_reading(job.task, say)
-    identity: dict[str, Any] = {"inputs": dict(job.task.digests)}
+    given: dict[str, Any] = {"inputs": dict(job.task.digests)}
     if settings.model.weights is not None:
-        identity["weights"] = digest_of_file(settings.model.weights)
-    tree = identity_part(settings)
+        given["weights"] = digest_of_file(settings.model.weights)
     _write_manifest(job)
-    identities = {}
-    for stage in STAGES:
-        identity = {
-            "settings": {name: _setting(tree, name) for name in stage.sections},
-            "before": identity if stage is STAGES[0] else digest_of(identity),
-        }
-        identities[stage.name] = identity
-    for stage in STAGES[: stage_names().index(until) + 1]:
+    identities, stages = _identities(settings, given), _stages_of(settings)
+    if settings.edits is None:
+        run.discard("edit")
+    elif (now := digest_of(identities["cluster"])) != settings.edits.grouping:
+        raise RunFolderError(
+            f"the edits of {run.path} are of groups that would now be others, because what they were made from changed "
+            f"({settings.edits.grouping[:8]} edited, {now[:8]} here); take the edits away with --set edits=null"
+        )
+    for stage in stages[: [stage.name for stage in stages].index(until) + 1]:
         identity = identities[stage.name]
         if run.is_finished(stage.name, identity):
             say(f"{stage.name}: finished before, kept")
@@ -334,7 +423,7 @@ def run_stages(
         with run.begin(stage.name, identity) as part:
             say(f"{stage.name}: {'continued' if part.resumed else 'started'}")
             stage.make(job, part)
-        for later in STAGES[STAGES.index(stage) + 1 :]:
+        for later in stages[stages.index(stage) + 1 :]:
             if not run.is_finished(later.name, identities[later.name]):
                 run.discard(later.name)  # made from what has just been replaced
     if until not in ("evaluate", "report"):

@@ -145,6 +145,11 @@ class StagePart:
         self.path = path
         self.resumed = resumed
 
+    @property
+    def name(self) -> str:
+        """Name of the stage."""
+        return self.path.stem
+
 
 class RunFolder:
     """A directory that holds one run.

@@ -1,6 +1,7 @@
 """Sources of groups behind one seam: ExMap, GEORGE, the error set, classes, random clusters, and the oracle."""
 
 from exmap.groups.assign import cluster_samples, groups_from_clusters
+from exmap.groups.edits import edit_groups
 from exmap.groups.environments import EIILGroups, XRMGroups
 from exmap.groups.infer import (
     ClassGroups,
@@ -26,6 +27,7 @@ __all__ = [
     "RandomGroups",
     "XRMGroups",
     "cluster_samples",
+    "edit_groups",
     "groups_from_clusters",
     "source_names",
 ]

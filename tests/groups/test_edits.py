@@ -1,0 +1,161 @@
+"""What a person makes of groups, against cases worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exmap.config import Edits, load_edits
+from exmap.errors import SettingsError
+from exmap.groups import edit_groups
+from exmap.records import Groups
+
+A0, A1, A2, B0, B1 = NAMES = ("a / cluster 0", "a / cluster 1", "a / cluster 2", "b / cluster 0", "b / cluster 1")
+INDEX = np.array([0, 0, 0, 1, 1, 2, 2, 3, 4, -1, 4])  # sizes 3, 2, 2, 1, 2, and one unassigned
+GROUPS = Groups(INDEX, NAMES, "exmap", ("class labels",))
+
+
+def edited(*edits: dict[str, Any]) -> Groups:
+    tree = {"format": 1, "source": "exmap", "grouping": "g", "edits": edits}
+    return edit_groups(GROUPS, Edits.model_validate(tree))
+
+
+def merge(group: str, into: str, **more: Any) -> dict[str, Any]:
+    return {"group": group, "merge_into": into, **more}
+
+
+def mark(group: str) -> dict[str, Any]:
+    return {"group": group, "not_a_shortcut": True}
+
+
+def test_without_edits_the_groups_are_the_same_under_a_name_of_their_own() -> None:
+    found = edited()
+    np.testing.assert_array_equal(found.index, INDEX)
+    assert found.names == NAMES
+    assert found.source == "exmap-edited"
+    assert found.labels_used == ("class labels", "a person's edits")
+
+
+@pytest.mark.parametrize(
+    ("edits", "index", "names"),
+    [
+        pytest.param([{"group": A1, "name": " green "}], INDEX, (A0, "green", A2, B0, B1), id="a new name"),
+        pytest.param(
+            [{"group": A0, "name": A1}, {"group": A1, "name": A0}],
+            INDEX,
+            (A1, A0, A2, B0, B1),
+            id="names change places",
+        ),
+        pytest.param([merge(A0, A1)], [0, 0, 0, 0, 0, 1, 1, 2, 3, -1, 3], (A1, A2, B0, B1), id="a merge"),
+        pytest.param([merge(A2, A0)], [0, 0, 0, 1, 1, 0, 0, 2, 3, -1, 3], (A0, A1, B0, B1), id="a merge to the front"),
+        pytest.param(
+            [merge(A0, A1), merge(A1, A2)], [0, 0, 0, 0, 0, 0, 0, 1, 2, -1, 2], (A2, B0, B1), id="a chain of merges"
+        ),
+        pytest.param(
+            [merge(A0, A2, name="gone"), {"group": A2, "name": "kept"}],
+            [1, 1, 1, 0, 0, 1, 1, 2, 3, -1, 3],
+            (A1, "kept", B0, B1),
+            id="the name of a merged group goes with it",
+        ),
+        pytest.param([mark(A1)], [0, 0, 0, 0, 0, 1, 1, 2, 3, -1, 3], (A0, A2, B0, B1), id="the largest is unmarked"),
+        pytest.param([mark(A0)], [0, 0, 0, 0, 0, 1, 1, 2, 3, -1, 3], (A1, A2, B0, B1), id="the first of equal sizes"),
+        pytest.param([mark(A0), mark(A1)], [0, 0, 0, 0, 0, 0, 0, 1, 2, -1, 2], (A2, B0, B1), id="two marked"),
+        pytest.param(
+            [mark(B1)], [0, 0, 0, 1, 1, 2, 2, 3, 3, -1, 3], (A0, A1, A2, B0), id="another class is not looked at"
+        ),
+        pytest.param(
+            [merge(A2, A1), mark(A0)],
+            [0, 0, 0, 0, 0, 0, 0, 1, 2, -1, 2],
+            (A1, B0, B1),
+            id="sizes are those after the merges",
+        ),
+        pytest.param(
+            [merge(A0, A1), mark(A1)],
+            [0, 0, 0, 0, 0, 0, 0, 1, 2, -1, 2],
+            (A2, B0, B1),
+            id="a mark takes along what was merged",
+        ),
+        pytest.param(
+            [merge(A0, A1, name="green", not_a_shortcut=True)],
+            [0, 0, 0, 0, 0, 1, 1, 2, 3, -1, 3],
+            (A1, A2, B0, B1),
+            id="a merge comes before a mark",
+        ),
+        pytest.param(
+            [merge(A0, A2, not_a_shortcut=True), merge(A1, A2, not_a_shortcut=True)],
+            [0, 0, 0, 0, 0, 0, 0, 1, 2, -1, 2],
+            (A2, B0, B1),
+            id="what is merged away need not be unmarked",
+        ),
+    ],
+)
+def test_edits_give_what_was_worked_out_by_hand(edits: list[dict[str, Any]], index: Any, names: Any) -> None:
+    before = INDEX.copy()
+    found = edited(*edits)
+    np.testing.assert_array_equal(found.index, index)
+    assert found.names == names
+    np.testing.assert_array_equal(INDEX, before)
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ([mark("a / cluster 9")], "unknown group 'a / cluster 9' (did you mean 'a / cluster"),
+        ([merge(A0, "a / clutser 1")], "did you mean 'a / cluster 1'"),
+        ([merge(A0, B0)], "within a class only"),
+        ([merge(A0, A1), merge(A1, B1)], "'a / cluster 1' goes into 'b / cluster 1'"),
+        ([merge(A0, A0)], "a / cluster 0 -> a / cluster 0"),
+        ([merge(A0, A1), merge(A1, A2), merge(A2, A1)], "they go round"),
+        ([mark(B0), mark(B1)], "all of b are marked"),
+        ([merge(B0, B1), mark(B1)], "all of b are marked"),
+        ([{"group": A0, "name": A1}], "'a / cluster 1' is given twice"),
+        ([{"group": A0, "name": "x"}, {"group": B0, "name": "x"}], "'x' is given twice"),
+    ],
+)
+def test_edits_that_cannot_be_applied_are_refused_in_one_sentence(edits: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        edited(*edits)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+HEAD = "format: 1\nsource: exmap\ngrouping: abc\n"
+
+
+def test_a_file_of_edits_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "edits.yaml"
+    path.write_text(HEAD + "edits:\n  - group: a / cluster 0\n    name: grün\n    not_a_shortcut: true\n", "utf-8")
+    (edit,) = load_edits(path).edits
+    assert (edit.group, edit.name, edit.merge_into, edit.not_a_shortcut) == (A0, "grün", None, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "does not exist"),
+        ("[]", "mapping"),
+        ("a: [", "cannot be parsed"),
+        (HEAD, "edits: field required"),
+        (HEAD.replace("1", "2") + "edits: []", "format: input should be 1, got 2"),
+        (HEAD.replace("exmap", "george") + "edits: []", "source: input should be 'exmap', got 'george'"),
+        (HEAD + "edit: []", "field required"),
+        (HEAD + "edits: [{group: a, merge_to: b}]", "did you mean 'edits.0.merge_into'"),
+        (HEAD + "edits: [{group: a, name: 7}]", "edits.0.name: input should be a valid string, got 7"),
+        (HEAD + "edits: [{group: a, name: ' '}]", "not blank"),
+        (HEAD + 'edits: [{group: a, name: "a\\nb"}]', "printable"),
+        (HEAD + "edits: [{group: a, name: unassigned}]", "not unassigned"),
+        (HEAD + "edits: [{group: a}, {group: a}]", "'a' is listed 2 times"),
+        (HEAD + "edits: [{name: a}]", "edits.0.group: field required"),
+    ],
+)
+def test_a_file_that_holds_no_edits_is_refused_in_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
+    path = tmp_path / "edits.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_edits(path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
