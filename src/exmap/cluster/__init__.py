@@ -1,5 +1,6 @@
 """Clusterers with scikit-learn's contract: spectral with the eigengap, k-means, UMAP + k-means."""
 
+from exmap.cluster.embedding import embed
 from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.methods import clusterer_names, make_clusterer
 from exmap.cluster.spectral import SpectralEigengap
@@ -14,6 +15,7 @@ __all__ = [
     "cluster_qr",
     "clusterer_names",
     "eigengap",
+    "embed",
     "laplacian_spectrum",
     "make_clusterer",
 ]

@@ -1,20 +1,30 @@
-"""Figures as functions of arrays."""
+"""Images beside their heatmaps, as in the paper's figures 4 and 5 and its supplement's figure 2."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["strategies_figure"]
+from exmap.errors import DataError
+from exmap.report.drawing import LEGEND, picture_grid, plain, show_heatmap, show_image
+
+__all__ = ["comparison_figure", "mistakes_figure", "strategies_figure"]
 
 Row = tuple[str, NDArray[np.float32], NDArray[np.float32]]
+Pictures = NDArray[np.floating[Any]]
+STRATEGIES = (
+    "What the classifier looks at: image | relevance (red for, blue against); the groups it gets wrong most, first"
+)
+SIDE = 1.1  # of a picture, in inches
+FINE = 7.5  # size of captions
 
 
-def strategies_figure(rows: Sequence[Row], *, columns: int = 6) -> Figure:
+def strategies_figure(rows: Sequence[Row], *, columns: int = 6, title: str = STRATEGIES) -> Figure:
     """Show sample images with their heatmaps, one row per group.
 
     Parameters
@@ -24,29 +34,129 @@ def strategies_figure(rows: Sequence[Row], *, columns: int = 6) -> Figure:
         of a heatmap are summed; red speaks for the explained class, blue against it.
     columns : int
         Samples shown per row.
+    title : str
 
     Returns
     -------
     matplotlib.figure.Figure
         Not shown and not saved.
     """
-    figure = Figure(figsize=(1.1 * 2 * columns + 2.2, 1.25 * max(len(rows), 1) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(max(len(rows), 1), 2 * columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_frame_on(False)
-    for line, (title, images, maps) in zip(axes, rows, strict=False):
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    size = (SIDE * 2 * columns + 2.2, 1.25 * max(len(rows), 1) + 0.5)
+    figure, axes = picture_grid(len(rows), 2 * columns, size)
+    for line, (name, images, maps) in zip(axes, rows, strict=False):
+        line[0].set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
         for number, (image, heat) in enumerate(zip(images[:columns], maps[:columns], strict=True)):
-            picture = np.clip(image.transpose(1, 2, 0), 0, 1)
-            total = heat.sum(axis=0)
-            peak = float(np.abs(total).max()) or 1.0
-            line[2 * number].imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray")
-            line[2 * number + 1].imshow(total, cmap="bwr", vmin=-peak, vmax=peak)
-    figure.suptitle(
-        "What the classifier looks at: image | relevance (red for, blue against); the groups it gets wrong most, first",
-        fontsize=10,
-    )
+            show_image(line[2 * number], image)
+            show_heatmap(line[2 * number + 1], heat)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
+
+
+def comparison_figure(
+    images: Pictures,
+    before: Pictures,
+    after: Pictures,
+    *,
+    titles: Sequence[str],
+    said_before: Sequence[str],
+    said_after: Sequence[str],
+    title: str = "",
+    names: tuple[str, str] = ("trained", "repaired"),
+) -> Figure:
+    """Show images, and under each its heatmaps by two classifiers (ExMap, figure 4).
+
+    Parameters
+    ----------
+    images : ndarray of float, shape (n, C, H, W), in [0, 1]
+    before, after : ndarray of float, shape (n, C, h, w)
+        Heatmaps of the same images by the first and the second classifier.
+    titles : sequence of str, length n
+        What each image is.
+    said_before, said_after : sequence of str, length n
+        What each classifier takes it for.
+    title : str
+    names : (str, str)
+        Of the classifiers.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown and not saved.
+
+    Raises
+    ------
+    DataError
+        If the arrays and texts are not of one length.
+    """
+    _same_length(images=images, before=before, after=after, titles=titles, said_before=said_before, said_after=said_after)
+    shape = _aspect(images)
+    figure, axes = picture_grid(3, len(images), (0.9 + 1.35 * max(len(images), 1), 3 * (1.35 * shape + 0.25) + 0.5))
+    for ax, label in zip(axes[:, 0], ("image", *names), strict=True):
+        ax.set_ylabel(plain(label), fontsize=9, parse_math=False)
+    for number in range(len(images)):
+        top, middle, bottom = axes[:, number]
+        show_image(top, images[number])
+        show_heatmap(middle, before[number])
+        show_heatmap(bottom, after[number])
+        for ax, text in ((top, titles[number]), (middle, said_before[number]), (bottom, said_after[number])):
+            ax.set_title(_narrow(text), fontsize=FINE, parse_math=False, pad=2)
+    figure.suptitle(f"{title}\n{LEGEND}".strip(), fontsize=9, parse_math=False)
+    return figure
+
+
+def mistakes_figure(
+    images: Pictures, heatmaps: Pictures, captions: Sequence[str], *, title: str = "", columns: int = 4
+) -> Figure:
+    """Show misclassified images, each with its heatmap beside it (ExMap supplement, figure 2).
+
+    Parameters
+    ----------
+    images : ndarray of float, shape (n, C, H, W), in [0, 1]
+    heatmaps : ndarray of float, shape (n, C, h, w)
+    captions : sequence of str, length n
+    title : str
+    columns : int
+        Images in a row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown and not saved.
+
+    Raises
+    ------
+    DataError
+        If the arrays and captions are not of one length.
+    """
+    _same_length(images=images, heatmaps=heatmaps, captions=captions)
+    columns = min(columns, max(len(images), 1))
+    lines = math.ceil(len(images) / columns)
+    size = (2 * 1.3 * columns + 0.2, max(lines, 1) * (1.3 * _aspect(images) + 0.45) + 0.5)
+    figure, axes = picture_grid(lines, 2 * columns, size)
+    for number, caption in enumerate(captions):
+        left, right = axes[number // columns, 2 * (number % columns) :][:2]
+        show_image(left, images[number])
+        show_heatmap(right, heatmaps[number])
+        left.set_title(plain(caption), fontsize=FINE, parse_math=False, loc="left", pad=2)
+    figure.suptitle(f"{title}\n{LEGEND}".strip(), fontsize=9, parse_math=False)
+    return figure
+
+
+def _narrow(text: str) -> str:
+    """Break a caption that is wider than its picture, at a comma or space near its middle."""
+    if len(text) <= 20 or "\n" in text:
+        return plain(text)
+    breaks = [place + 1 for place, letter in enumerate(text) if letter in ", "]
+    middle = min(breaks, key=lambda place: abs(place - len(text) / 2), default=20)
+    return plain(f"{text[:middle].strip()}\n{text[middle:].strip()}", 24)
+
+
+def _aspect(images: Pictures) -> float:
+    """Return height over width of the images."""
+    return float(images.shape[2] / images.shape[3]) if images.ndim == 4 and images.shape[3] else 1.0
+
+
+def _same_length(**parts: Any) -> None:
+    lengths = {name: len(part) for name, part in parts.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"a figure needs one entry per image in each of its parts, got {lengths}")
