@@ -175,6 +175,32 @@ def evaluate(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = No
     _stage("evaluate", run_dir, data_dir, overrides)
 
 
+@app.command()
+def figures(
+    run_dir: RunDir,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; by default RUN_DIR/figures.")] = None,
+    only: Annotated[
+        str, typer.Option("--only", help="comparison, strategies, true-groups, embedding, mistakes; by default all.")
+    ] = "",
+) -> None:
+    """Draw the paper's figures of a run as PNG and PDF. Those that cannot be drawn are left out, with a sentence."""
+    bars = ProgressBars()
+    with _loading():
+        from exmap.draw import draw_figures
+        from exmap.finished import open_finished
+    try:
+        finished = open_finished(run_dir, data_dir=data_dir, listen=bars)
+        drawn = draw_figures(finished, out or run_dir / "figures", _listed(only), listen=bars)
+    finally:
+        bars.close()
+    for each in drawn:
+        if each.note:
+            print(f"{each.name}: {each.note}" if each.paths else f"{each.name}: left out, {each.note}")
+        for path in each.paths:
+            print(f"Figure: {path}")
+
+
 @data.command("list")
 def data_list() -> None:
     """List the data sets, and where each comes from."""
@@ -443,6 +469,12 @@ def _stage(
     if edits is not None:
         settings = with_edits(run_folder, settings, edits)
     _go(run_dir, settings, until=name, change=True)
+
+
+def _loading() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True).status("loading")
 
 
 def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:

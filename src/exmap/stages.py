@@ -34,7 +34,7 @@ from exmap.artifacts import (
 )
 from exmap.cluster import make_clusterer
 from exmap.config import Settings, dump_settings, load_edits, parse_settings
-from exmap.data import Split, Task, build_task, dataset_names
+from exmap.data import Images, Split, Task, build_task, dataset_names
 from exmap.errors import RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
 from exmap.explain import composite_names, compute_heatmaps
@@ -52,7 +52,7 @@ from exmap.groups import (
 )
 from exmap.model import build_model, collect_outputs, find_head, initial_model, load_weights, replace_head, save_weights
 from exmap.model.training import FileCheckpoint, train_model
-from exmap.records import Groups, IntArray, Listener, Progress, silent
+from exmap.records import Groups, Heatmaps, IntArray, Listener, Progress, silent
 from exmap.report import strategies_figure
 from exmap.retrain import DFR, Head
 from exmap.runtime import child_seed, generator
@@ -254,15 +254,30 @@ def _report(job: Job, part: StagePart) -> None:
     groups, grouped = read_groups(job.run.stage("cluster"), ExMapGroups.name), job.grouped
     maps = read_heatmaps(job.run.stage("explain"))
     correct = read_outputs(job.run.stage("explain"), grouped.name).predicted == grouped.labels
-    rng = generator(job.settings.seed, "report")
-    members = [np.flatnonzero(groups.index == number) for number in range(len(groups.names))]
-    order = sorted(range(len(members)), key=lambda number: correct[members[number]].mean())
-    rows = []
-    for number in order[:ROWS_SHOWN]:
-        picked = np.sort(rng.permutation(members[number])[:SAMPLES_SHOWN])
-        title = f"{groups.names[number]}\nn = {len(members[number])}, right {correct[members[number]].mean():.0%}"
-        rows.append((title, grouped.images.pixels(picked), np.asarray(maps.values[picked])))
+    rows = sample_rows(groups, grouped.images, maps, correct, rng=generator(job.settings.seed, "report"))
     strategies_figure(rows, columns=SAMPLES_SHOWN).savefig(part.path / "strategies.png", dpi=130)
+
+
+def sample_rows(
+    groups: Groups,
+    images: Images,
+    maps: Heatmaps,
+    correct: NDArray[np.bool_],
+    *,
+    rng: np.random.Generator,
+    most: int = ROWS_SHOWN,
+    samples: int = SAMPLES_SHOWN,
+) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+    """Return a row per group for :func:`exmap.report.strategies_figure`: the groups that are wrong most, first."""
+    members = [np.flatnonzero(groups.index == number) for number in range(len(groups.names))]
+    filled = [number for number in range(len(members)) if len(members[number])]
+    order = sorted(filled, key=lambda number: correct[members[number]].mean())
+    rows = []
+    for number in order[:most]:
+        picked = np.sort(rng.permutation(members[number])[:samples])
+        title = f"{groups.names[number]}\nn = {len(members[number])}, right {correct[members[number]].mean():.0%}"
+        rows.append((title, images.pixels(picked), np.asarray(maps.values[picked])))
+    return rows
 
 
 STAGES = (

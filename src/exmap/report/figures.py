@@ -88,7 +88,9 @@ def comparison_figure(
     DataError
         If the arrays and texts are not of one length.
     """
-    _same_length(images=images, before=before, after=after, titles=titles, said_before=said_before, said_after=said_after)
+    _same_length(
+        images=images, before=before, after=after, titles=titles, said_before=said_before, said_after=said_after
+    )
     shape = _aspect(images)
     figure, axes = picture_grid(3, len(images), (0.9 + 1.35 * max(len(images), 1), 3 * (1.35 * shape + 0.25) + 0.5))
     for ax, label in zip(axes[:, 0], ("image", *names), strict=True):
