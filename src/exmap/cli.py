@@ -201,6 +201,29 @@ def figures(
             print(f"Figure: {path}")
 
 
+@app.command()
+def export(
+    run_dir: RunDir,
+    to: Annotated[str, typer.Option("--to", help="virelay (a ViRelAy project) or parquet (a table with pictures).")],
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; by default RUN_DIR/export/FORMAT.")] = None,
+) -> None:
+    """Write the images, heatmaps and groups of a run for other tools to open (docs/export.md)."""
+    bars = ProgressBars()
+    with _loading():
+        from exmap.export import check_target, export_run
+        from exmap.finished import open_finished
+    check_target(to)
+    try:
+        finished = open_finished(run_dir, data_dir=data_dir, listen=bars)
+        path = export_run(finished, to, out or run_dir / "export" / to, listen=bars)
+    finally:
+        bars.close()
+    if not finished.splits:
+        print(f"Without thumbnails: {finished.no_images}")
+    print(f"Export: {path}")
+
+
 @data.command("list")
 def data_list() -> None:
     """List the data sets, and where each comes from."""

@@ -95,7 +95,7 @@ def figure_names() -> list[str]:
 
 
 def _comparison(finished: FinishedRun, listen: Listener) -> Made:
-    """Test images by the trained and by the repaired classifier (the paper's figure 4)."""
+    """Show test images by the trained and by the repaired classifier (the paper's figure 4)."""
     if why := _no_repair(finished):
         return None, why
     test, trained, repaired = _test_predictions(finished)
@@ -121,7 +121,7 @@ def _comparison(finished: FinishedRun, listen: Listener) -> Made:
 
 
 def _strategies(finished: FinishedRun, _: Listener) -> Made:
-    """Sample images by pseudo-group."""
+    """Show sample images by pseudo-group."""
     if not finished.splits:
         return None, finished.no_images
     grouped, correct = finished.splits["grouped"], finished.predicted == finished.labels
@@ -131,7 +131,7 @@ def _strategies(finished: FinishedRun, _: Listener) -> Made:
 
 
 def _true_groups(finished: FinishedRun, _: Listener) -> Made:
-    """Sample images by true group (the paper's figure 5)."""
+    """Show sample images by true group (the paper's figure 5)."""
     if finished.truth is None:
         return None, "the data set has no true groups"
     if not finished.splits:
@@ -147,13 +147,13 @@ def _true_groups(finished: FinishedRun, _: Listener) -> Made:
         samples=SAMPLES_SHOWN,
     )
     there = int((truth.counts() > 0).sum())
-    shown = f"{len(rows)} of {there} true groups" if len(rows) < there else "true groups"
-    title = f"Heatmaps by true group: image | relevance (red for, blue against); {shown}, wrong most first"
+    shown = f" ({len(rows)} of {there})" if len(rows) < there else ""
+    title = f"Heatmaps by true group{shown}: image | relevance (red for, blue against); those it gets wrong most, first"
     return strategies_figure(rows, columns=SAMPLES_SHOWN, title=title), ""
 
 
 def _embedding(finished: FinishedRun, _: Listener) -> Made:
-    """True groups beside pseudo-groups (the supplement's figure 3)."""
+    """Show true groups beside pseudo-groups (the supplement's figure 3)."""
     panels = [("pseudo-groups (no group label used)", finished.groups.index, finished.groups.names)]
     note = "the data set has no true groups: the pseudo-groups stand alone"
     if finished.truth is not None:
@@ -164,7 +164,7 @@ def _embedding(finished: FinishedRun, _: Listener) -> Made:
 
 
 def _mistakes(finished: FinishedRun, listen: Listener) -> Made:
-    """What the repaired classifier gets wrong most surely (the supplement's figure 2)."""
+    """Show what the repaired classifier gets wrong most surely (the supplement's figure 2)."""
     if why := _no_repair(finished):
         return None, why
     head, features = finished.repaired_head(), finished.outputs("test").features

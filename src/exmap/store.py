@@ -36,6 +36,7 @@ __all__ = [
     "differences",
     "digest_of",
     "digest_of_file",
+    "move_into_place",
     "read_json",
     "save_arrays",
     "write_json",
@@ -223,7 +224,7 @@ class RunFolder:
         """Return what ``done.json`` says of a stage, or None if the stage is not finished."""
         part, place = self.path / f"{name}.part", self.path / name
         if read_json(part / "done.json") is not None:  # stopped between the marker and the rename
-            _replace(part, place)
+            move_into_place(part, place)
         record: dict[str, Any] | None = read_json(place / "done.json")
         return record
 
@@ -264,7 +265,7 @@ class RunFolder:
                 "peak_memory_mib": round(peak_memory_mib(), 1),
             },
         )
-        _replace(path, self.path / name)
+        move_into_place(path, self.path / name)
 
 
 def _seconds_spent(part: Path) -> float:
@@ -276,7 +277,7 @@ def _seconds_spent(part: Path) -> float:
     return float(attempt["seconds_before"] + max(0.0, last - attempt["started"]))
 
 
-def _replace(part: Path, place: Path) -> None:
+def move_into_place(part: Path, place: Path) -> None:
     """Rename a finished directory into its place, moving away what was there."""
     old = place.with_name(place.name + ".old")
     shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["picture_grid", "plain", "save_figure", "show_heatmap", "show_image"]
 
-LEGEND = "red speaks for the class, blue against it"
+LEGEND = "red speaks for the class that is explained, blue against it"
 FORMATS = ("png", "pdf")
 # Text stays text that can be searched and edited, in a font that is cut down to the letters used.
 AS_TEXT = {"pdf.fonttype": 42, "pdf.compression": 9}
@@ -58,6 +58,8 @@ def show_heatmap(ax: Axes, heatmap: NDArray[np.floating[Any]]) -> None:
     total = heatmap.sum(axis=0)
     peak = float(np.abs(total).max(initial=0.0)) or 1.0
     ax.imshow(total, cmap="bwr", vmin=-peak, vmax=peak)
+    ax.set_frame_on(True)  # where relevance is zero, a map is as white as the page
+    ax.spines[:].set(color="#DDDDDD", linewidth=0.5)
 
 
 def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS, *, dpi: int = 200) -> list[Path]:

@@ -59,7 +59,6 @@ def embedding_figure(points: NDArray[np.floating], panels: Sequence[Panel], *, t
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.set_aspect("equal", adjustable="datalim")
         ax.spines[:].set_color("#BBBBBB")
     for ax, (name, index, names) in zip(axes, panels, strict=False):
         ax.set_title(plain(name), fontsize=10, parse_math=False)
@@ -70,10 +69,11 @@ def embedding_figure(points: NDArray[np.floating], panels: Sequence[Panel], *, t
 
 
 def _scatter(ax: Axes, points: NDArray[np.floating], index: IntArray, names: Sequence[str]) -> None:
-    """Draw the groups from the largest to the smallest, and name the largest."""
+    """Draw the groups from the largest to the smallest, which also gives the colours, and name the largest."""
     sizes = np.bincount(index + 1, minlength=len(names) + 1)
     order = [g for g in np.argsort(-sizes, kind="stable").tolist() if sizes[g]]
-    listed = [g for g in order if g][:LISTED] + [g for g in order if not g]
+    ranks = {g: rank for rank, g in enumerate(g for g in order if g)}
+    listed = [g for g in order if ranks.get(g, 0) < LISTED]
     for place, g in enumerate(order):
         rows = index == g - 1
         share = sizes[g] / len(points)
@@ -81,8 +81,8 @@ def _scatter(ax: Axes, points: NDArray[np.floating], index: IntArray, names: Seq
             points[rows, 0],
             points[rows, 1],
             s=(6 if len(points) > 1000 else 14) * (1 if share > 0.1 else 2.2),
-            c="#000000" if g == 0 else COLOURS[(g - 1) % len(COLOURS)],
-            marker="x" if g == 0 else MARKERS[(g - 1) // len(COLOURS) % len(MARKERS)],
+            c="#000000" if g == 0 else COLOURS[ranks[g] % len(COLOURS)],
+            marker="x" if g == 0 else MARKERS[ranks[g] // len(COLOURS) % len(MARKERS)],
             linewidths=0.8 if g == 0 else 0.25,
             edgecolors=None if g == 0 else "white",
             label=f"{plain(names[g - 1], 40) if g else 'no group'}, n = {sizes[g]:,}" if g in listed else "_",

@@ -21,7 +21,7 @@ STRATEGIES = (
     "What the classifier looks at: image | relevance (red for, blue against); the groups it gets wrong most, first"
 )
 SIDE = 1.1  # of a picture, in inches
-FINE = 7.5  # size of captions
+FINE = 7  # size of captions
 
 
 def strategies_figure(rows: Sequence[Row], *, columns: int = 6, title: str = STRATEGIES) -> Figure:
@@ -41,7 +41,8 @@ def strategies_figure(rows: Sequence[Row], *, columns: int = 6, title: str = STR
     matplotlib.figure.Figure
         Not shown and not saved.
     """
-    size = (SIDE * 2 * columns + 2.2, 1.25 * max(len(rows), 1) + 0.5)
+    wide = float(np.clip(1 / _aspect(rows[0][1]), 0.55, 2)) if rows else 1.0
+    size = (SIDE * wide * 2 * columns + 2.2, 1.25 * max(len(rows), 1) + 0.5)
     figure, axes = picture_grid(len(rows), 2 * columns, size)
     for line, (name, images, maps) in zip(axes, rows, strict=False):
         line[0].set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
@@ -92,7 +93,7 @@ def comparison_figure(
         images=images, before=before, after=after, titles=titles, said_before=said_before, said_after=said_after
     )
     shape = _aspect(images)
-    figure, axes = picture_grid(3, len(images), (0.9 + 1.35 * max(len(images), 1), 3 * (1.35 * shape + 0.25) + 0.5))
+    figure, axes = picture_grid(3, len(images), (0.6 + SIDE * max(len(images), 1), 3 * (SIDE * shape + 0.25) + 0.5))
     for ax, label in zip(axes[:, 0], ("image", *names), strict=True):
         ax.set_ylabel(plain(label), fontsize=9, parse_math=False)
     for number in range(len(images)):

@@ -1,0 +1,82 @@
+"""Exports as folders: written beside their place, and renamed into it when they are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from exmap.errors import RunFolderError, SettingsError, unknown_name
+from exmap.export.table import write_table
+from exmap.export.virelay import import_h5py, write_virelay
+from exmap.finished import FinishedRun
+from exmap.records import Listener, silent
+from exmap.store import move_into_place, read_json, write_json
+
+__all__ = ["check_target", "export_run", "export_targets"]
+
+FORMAT = 1
+MARKER = "export.json"
+TARGETS = ("parquet", "virelay")
+
+
+def export_targets() -> list[str]:
+    """Return the names of the formats."""
+    return list(TARGETS)
+
+
+def check_target(target: str) -> None:
+    """Refuse an unknown format, and one whose library is not installed, before any work is done.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if target not in TARGETS:
+        raise SettingsError(unknown_name("export format", target, TARGETS))
+    if target == "virelay":
+        import_h5py()
+
+
+def export_run(finished: FinishedRun, target: str, out: Path, *, listen: Listener = silent) -> Path:
+    """Write a run in another format into a folder, in place of an earlier export.
+
+    Parameters
+    ----------
+    finished : FinishedRun
+    target : str
+        Of :func:`export_targets`.
+    out : Path
+        New, empty, or an earlier export. Written as ``OUT.part``, which is renamed last.
+    listen : Listener
+
+    Returns
+    -------
+    Path
+        The file to open.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown format, or one whose library is not installed.
+    RunFolderError
+        If the folder holds other files, or the format needs images that are not at hand.
+    """
+    check_target(target)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and read_json(out / MARKER) is None)):
+        raise RunFolderError(
+            f"an export needs a new folder, an empty one or an earlier export, but {out} holds something else; choose "
+            "another --out"
+        )
+    if target == "virelay" and not finished.splits:
+        raise RunFolderError(f"a project for ViRelAy holds the images, but {finished.no_images}")
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if target == "virelay":
+        write_virelay(finished, finished.splits["grouped"], part, listen)
+    else:
+        write_table(finished, part, listen)
+    groups = finished.run.record("cluster") or {}
+    write_json(part / MARKER, {"format": FORMAT, "target": target, "grouping": groups.get("identity")})
+    move_into_place(part, out)
+    return out / ("project.yaml" if target == "virelay" else "images.parquet")
