@@ -16,22 +16,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from exmap.api import GEORGE, ExMap, evaluate, load, train
+    from exmap.cluster import embed
     from exmap.config import Settings, load_settings
     from exmap.data import Split, Task, array_split, planted_shortcut
     from exmap.errors import ExMapError
     from exmap.explain import compute_heatmaps
     from exmap.records import Clusters, Groups, GroupTable, Heatmaps, Outputs
+    from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
     from exmap.retrain import AFR, BPA, DFR, JTT, RWG, SUBG, ClassBalanced, GroupDRO, LfF, Selection
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "exmap.api": ("GEORGE", "ExMap", "evaluate", "load", "train"),
+    "exmap.cluster": ("embed",),
     "exmap.config": ("Settings", "load_settings"),
     "exmap.data": ("Split", "Task", "array_split", "planted_shortcut"),
     "exmap.errors": ("ExMapError",),
     "exmap.explain": ("compute_heatmaps",),
     "exmap.records": ("Clusters", "GroupTable", "Groups", "Heatmaps", "Outputs"),
+    "exmap.report": (
+        "comparison_figure",
+        "embedding_figure",
+        "mistakes_figure",
+        "save_figure",
+        "strategies_figure",
+    ),
     "exmap.retrain": (
         "AFR",
         "BPA",
@@ -69,11 +79,17 @@ __all__ = [
     "Split",
     "Task",
     "array_split",
+    "comparison_figure",
     "compute_heatmaps",
+    "embed",
+    "embedding_figure",
     "evaluate",
     "load",
     "load_settings",
+    "mistakes_figure",
     "planted_shortcut",
+    "save_figure",
+    "strategies_figure",
     "train",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -18,9 +18,6 @@ from exmap.records import Heatmaps, IntArray, Listener, silent
 from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
 from exmap.runtime import generator
 from exmap.stages import reported_groups, sample_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Drawn", "draw_figures", "figure_names"]
 
@@ -46,7 +43,7 @@ class Drawn:
     note: str = ""
 
 
-Made = tuple["Figure | None", str]
+Made = tuple[Any, str]  # a figure, or None, and what is to be said
 
 
 def draw_figures(
@@ -132,11 +129,11 @@ def _strategies(finished: FinishedRun, _: Listener) -> Made:
 
 def _true_groups(finished: FinishedRun, _: Listener) -> Made:
     """Show sample images by true group (the paper's figure 5)."""
-    if finished.truth is None:
+    if finished.oracle is None:
         return None, "the data set has no true groups"
     if not finished.splits:
         return None, finished.no_images
-    correct, truth = finished.predicted == finished.labels, finished.truth
+    correct, truth = finished.predicted == finished.labels, finished.oracle
     rows = sample_rows(
         truth,
         finished.splits["grouped"].images,
@@ -156,9 +153,9 @@ def _embedding(finished: FinishedRun, _: Listener) -> Made:
     """Show true groups beside pseudo-groups (the supplement's figure 3)."""
     panels = [("pseudo-groups (no group label used)", finished.groups.index, finished.groups.names)]
     note = "the data set has no true groups: the pseudo-groups stand alone"
-    if finished.truth is not None:
+    if finished.oracle is not None:
         note = ""
-        panels.insert(0, ("true groups", finished.truth.index, finished.truth.names))
+        panels.insert(0, ("true groups", finished.oracle.index, finished.oracle.names))
     title = f"Heatmaps of {len(finished.ids):,} images ({finished.split_name}) in the plane"
     return embedding_figure(finished.coordinates, panels, title=title), note
 

@@ -51,8 +51,8 @@ class FinishedRun:
     class_names : tuple of str
     sources : mapping of str to Groups
         Pseudo-groups by the name of their source; ``exmap-edited`` where a person edited them. No true groups.
-    truth : Groups or None
-        The true groups, where they are known.
+    oracle : Groups or None
+        The true groups, where they are known: for showing them beside the others.
     splits : mapping of str to Split
         ``grouped`` and ``test`` with their images; empty where the data are not at hand.
     no_images : str
@@ -68,7 +68,7 @@ class FinishedRun:
     clusters: IntArray
     class_names: tuple[str, ...]
     sources: Mapping[str, Groups]
-    truth: Groups | None
+    oracle: Groups | None
     splits: Mapping[str, Split]
     no_images: str
 
@@ -132,11 +132,11 @@ def open_finished(path: Path, *, data_dir: Path | None = None, listen: Listener 
     if _follows(run, "retrain", "cluster") and _follows(run, "edit", "retrain"):
         edited = read_json(run.stage("edit") / "clusters.json")
         sources |= {name: read_groups(run.stage("edit"), name) for name in edited}
-    truth = read_groups(run.stage("cluster"), OracleGroups.name) if OracleGroups.name in notes else None
+    oracle = read_groups(run.stage("cluster"), OracleGroups.name) if OracleGroups.name in notes else None
     split_name = _identity(run, "explain")["settings"].get("groups.split", "val")
     splits, reason = _splits(run, settings, split_name, ids, listen)
-    if splits and truth is None:
-        truth = _true_groups(splits["grouped"])
+    if splits and oracle is None:
+        oracle = _known_groups(splits["grouped"])
     return FinishedRun(
         run=run,
         settings=settings,
@@ -147,7 +147,7 @@ def open_finished(path: Path, *, data_dir: Path | None = None, listen: Listener 
         clusters=table["cluster"].to_numpy(),
         class_names=splits["test"].class_names if splits else _class_names(sources[ExMapGroups.name], labels),
         sources=sources,
-        truth=truth,
+        oracle=oracle,
         splits=splits,
         no_images=reason,
     )
@@ -194,7 +194,7 @@ def _splits(
     return {"grouped": grouped, "test": task.test}, ""
 
 
-def _true_groups(split: Split) -> Groups | None:
+def _known_groups(split: Split) -> Groups | None:
     try:
         source = oracle_source(split)
     except DataError:  # it has none

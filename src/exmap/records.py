@@ -6,8 +6,9 @@ of -1 means "unassigned"; an empty group's accuracy is NaN, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,14 @@ class Groups:
         """Return the number of samples in each group, shape (G,)."""
         return np.bincount(self.index[self.index >= 0], minlength=len(self.names)).astype(np.int64)
 
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{count:,}") for name, count in zip(self.names, self.counts(), strict=True)]
+        if unassigned := int((self.index < 0).sum()):
+            rows.append(("unassigned", f"{unassigned:,}"))
+        used = ", ".join(self.labels_used)
+        caption = f"{self.source}: {len(self.names)} groups of {len(self):,} samples; labels used: {used}"
+        return _html_table(caption, ("group", "samples"), rows)
+
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.names)} groups of {len(self)} samples"]
         lines += [f"  {name}, n = {count}" for name, count in zip(self.names, self.counts(), strict=True)]
@@ -251,6 +260,16 @@ class GroupTable:
         share = np.where(self.count > 0, self.train_share, 0.0)
         return float(np.nansum(self.accuracy * share) / share.sum()) if share.sum() else float("nan")
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, _percent(value), f"{_percent(low)} to {_percent(high)}", f"{count:,}")
+            for name, value, low, high, count in zip(
+                self.names, self.accuracy, self.low, self.high, self.count, strict=True
+            )
+        ]
+        caption = f"worst group {_percent(self.worst)} ({self.worst_group}), mean {_percent(self.mean)}"
+        return _html_table(caption, ("group", "accuracy", "interval", "samples"), rows)
+
     def __str__(self) -> str:
         width = max((len(name) for name in self.names), default=5)
         lines = [f"{'group':<{width}}  accuracy      interval  count"]
@@ -260,3 +279,18 @@ class GroupTable:
             lines.append(f"{name:<{width}}  {value:8.1%}  {low:6.1%}-{high:6.1%}  {count:5d}")
         lines.append(f"worst group {self.worst:.1%} ({self.worst_group}), mean {self.mean:.1%}")
         return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else "none"
+
+
+def _html_table(caption: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table for a notebook; all text is escaped, and all columns but the first are numbers."""
+    right = ' style="text-align: right"'
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    body = "".join(
+        "<tr>" + "".join(f"<td{right if n else ''}>{escape(cell)}</td>" for n, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -275,7 +275,7 @@ def sample_rows(
     rows = []
     for number in order[:most]:
         picked = np.sort(rng.permutation(members[number])[:samples])
-        title = f"{groups.names[number]}\nn = {len(members[number])}, right {correct[members[number]].mean():.0%}"
+        title = f"{groups.names[number]}\nn = {len(members[number]):,}, right {correct[members[number]].mean():.0%}"
         rows.append((title, images.pixels(picked), np.asarray(maps.values[picked])))
     return rows
 

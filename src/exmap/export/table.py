@@ -31,7 +31,7 @@ def write_table(finished: FinishedRun, folder: Path, listen: Listener) -> None:
     files = [f"{row:0{digits}d}.png" for row in range(count)]
     _write_pictures(finished, folder, files, listen)
     plane = finished.coordinates.astype(np.float64)
-    maps, truth = finished.heatmaps, finished.truth
+    maps, truth = finished.heatmaps, finished.oracle
     there = "grouped" in finished.splits
     edited = finished.sources.get("exmap-edited")
     columns: dict[str, pa.Array] = {

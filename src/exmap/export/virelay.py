@@ -128,7 +128,7 @@ def _write_category(place: Any, finished: FinishedRun, rows: IntArray) -> None:
     place.create_group("embedding")["heatmaps"] = plane
     clusterings = place.create_group("cluster")
     _write_clustering(clusterings, "exmap clusters", finished.clusters[rows])
-    grouped = dict(finished.sources) | ({} if finished.truth is None else {"true groups": finished.truth})
+    grouped = dict(finished.sources) | ({} if finished.oracle is None else {"true groups": finished.oracle})
     for name, groups in grouped.items():
         _write_clustering(clusterings, name if name == "true groups" else f"{name} groups", groups.index[rows], groups)
     wrong = (finished.predicted != finished.labels)[rows].astype(np.int64)

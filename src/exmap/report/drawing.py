@@ -18,8 +18,6 @@ __all__ = ["picture_grid", "plain", "save_figure", "show_heatmap", "show_image"]
 
 LEGEND = "red speaks for the class that is explained, blue against it"
 FORMATS = ("png", "pdf")
-# Text stays text that can be searched and edited, in a font that is cut down to the letters used.
-AS_TEXT = {"pdf.fonttype": 42, "pdf.compression": 9}
 UNDATED: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
 
 
@@ -83,7 +81,7 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = FORMATS, *,
     for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
         part = path.with_name(path.name + ".part")
-        with matplotlib.rc_context(AS_TEXT):
+        with matplotlib.rc_context({"pdf.fonttype": 42}):  # text stays text, in a font cut down to the letters used
             figure.savefig(part, format=kind, dpi=dpi, metadata=UNDATED[kind])
         os.replace(part, path)
         paths.append(path)

@@ -76,14 +76,14 @@ def _scatter(ax: Axes, points: NDArray[np.floating], index: IntArray, names: Seq
     listed = [g for g in order if ranks.get(g, 0) < LISTED]
     for place, g in enumerate(order):
         rows = index == g - 1
-        share = sizes[g] / len(points)
+        small = sizes[g] < 0.1 * len(points)
         ax.scatter(
             points[rows, 0],
             points[rows, 1],
-            s=(6 if len(points) > 1000 else 14) * (1 if share > 0.1 else 2.2),
+            s=(6 if len(points) > 1000 else 14) * (2.2 if small else 1),
             c="#000000" if g == 0 else COLOURS[ranks[g] % len(COLOURS)],
             marker="x" if g == 0 else MARKERS[ranks[g] // len(COLOURS) % len(MARKERS)],
-            linewidths=0.8 if g == 0 else 0.25,
+            linewidths=0.8 if g == 0 else 0.25 * small,
             edgecolors=None if g == 0 else "white",
             label=f"{plain(names[g - 1], 40) if g else 'no group'}, n = {sizes[g]:,}" if g in listed else "_",
             rasterized=True,
