@@ -17,6 +17,7 @@ from exmap.cli import main
 from exmap.config import Settings, load_settings
 from exmap.records import silent
 from exmap.stages import open_run, run_stages
+from trees import waterbirds_tree
 
 CHEAP = (
     "train.epochs=1",
@@ -131,3 +132,22 @@ def modification_times(folder: Path) -> dict[str, int]:
 
 def without_times(results: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key not in ("seconds", "peak_memory_mib")}
+
+
+def moved_run(base: Path) -> Path:
+    """Return the one run, grouped but not retrained, whose image files moved to ``moved-data`` since; copy it first."""
+    folder, data = base / "moved-run", base / "moved-data"
+    if not data.exists():
+        tree = waterbirds_tree(base / "waterbirds", {0: (30, 8, 8, 30), 1: (12, 7, 7, 12), 2: (6, 6, 6, 6)})
+        images = f"images={{resize: 20, crop: 16, workers: 0, cache: never, cache_dir: {base / 'cache'}}}"
+        small = (
+            "model={name: resnet18, stem: imagenet}",
+            "train={epochs: 1, batch_size: 16}",
+            "runtime.precision=32-true",
+        )
+        settings = load_settings(
+            "waterbirds", [images, *small, "explain={size: 8, batch_size: 32}"], data__dir=str(tree)
+        )
+        bring_up(folder, settings, until="cluster")
+        tree.rename(data)
+    return folder

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from exmap.finished import open_finished
 from running import STAGE_NAMES, Said, command, copy_run, finished_run, modification_times, without_times
 
 Give = Callable[..., Said]
@@ -69,6 +70,8 @@ def test_edited_groups_are_retrained_on_and_stand_beside_the_first_ones(give: Gi
     assert table["id"].equals(first["id"])
     wanted = ["all of them" if name in left else name for name in first["group_name"].to_pylist()]
     assert table["group_name"].to_pylist() == wanted
+    edited = open_finished(run).sources[EDITED]
+    assert [edited.names[g] for g in edited.index] == wanted
     kept = yaml.safe_load((run / "settings.yaml").read_text())["settings"]["edits"]
     assert [edit["name"] for edit in kept["edits"]] == [None, "all of them"]
 

@@ -135,3 +135,22 @@ def test_a_table_of_two_lengths_is_refused() -> None:
 def test_the_silent_listener_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     silent(Progress("train", 1, 2))
     assert capsys.readouterr() == ("", "")
+
+
+def test_tables_in_a_notebook_hold_every_group_and_escape_its_name() -> None:
+    name = "<script>alert(1)</script> & co"
+    table = GroupTable(
+        (name, "empty"), np.array([0.5, np.nan]), np.array([1200, 0]), np.array([0.4, np.nan]), np.array([0.6, np.nan])
+    )
+    shown = table._repr_html_()
+    cells = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co"
+    assert f"<caption>worst group 50.0% ({cells}), mean 50.0%</caption>" in shown
+    assert "40.0% to 60.0%" in shown
+    assert ">1,200</td>" in shown
+    assert "none to none" in shown
+    groups = Groups(np.array([0, 0, 1, -1]), (name, "b"), "exmap", ("class labels",))
+    shown += groups._repr_html_()
+    assert "exmap: 2 groups of 4 samples; labels used: class labels" in shown
+    assert "<td>unassigned</td>" in shown
+    assert "<script" not in shown
+    assert shown.count("<tr>") == shown.count("</tr>") == 7
