@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from exmap.report import save_figure, strategies_figure
-from exmap.report.drawing import picture_grid, plain, show_heatmap
+from exmap.report.drawing import give_title, picture_grid, plain, show_heatmap
 
 IMAGES = np.random.default_rng(0).random((3, 3, 8, 8)).astype(np.float32)
 
@@ -68,3 +68,13 @@ def test_a_heatmap_has_full_colour_at_its_largest_value() -> None:
     assert axes[0, 0].images[0].get_clim() == (-0.4, 0.4)
     np.testing.assert_allclose(axes[0, 0].images[0].get_array(), [[0.2, -0.4]])
     assert axes[0, 1].images[0].get_clim() == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("width", [1.5, 4, 12])
+def test_a_title_is_no_wider_than_its_figure(width: float) -> None:
+    drawn, _ = picture_grid(1, 1, (width, 3))
+    give_title(drawn, "The surest of 132 mistakes of the repaired classifier on 2,000 test images\nand $x_{ more")
+    drawn.draw_without_rendering()
+    (title,) = drawn.texts
+    assert title.get_window_extent().width <= drawn.bbox.width
+    assert title.get_text().replace("\n", " ").endswith("images and $x_{ more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["picture_grid", "plain", "save_figure", "show_heatmap", "show_image"]
+__all__ = ["give_title", "picture_grid", "plain", "save_figure", "show_heatmap", "show_image"]
 
 LEGEND = "red speaks for the class that is explained, blue against it"
 FORMATS = ("png", "pdf")
@@ -43,6 +44,13 @@ def picture_grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Fi
         ax.set_yticks([])
         ax.set_frame_on(False)
     return figure, axes
+
+
+def give_title(figure: Figure, text: str, size: float = 9) -> None:
+    """Write a title as wide as the figure at most, over as many lines as that takes."""
+    letters = int(figure.get_figwidth() * 120 / size)  # a letter is 0.6 of its size wide, a point 1/72 inch
+    lines = [part for line in plain(text, 500).split("\n") for part in textwrap.wrap(line, max(letters, 8))]
+    figure.suptitle("\n".join(lines), fontsize=size, parse_math=False)
 
 
 def show_image(ax: Axes, image: NDArray[np.floating[Any]]) -> None:

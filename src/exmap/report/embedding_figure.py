@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exmap.errors import DataError
 from exmap.records import IntArray
-from exmap.report.drawing import plain
+from exmap.report.drawing import give_title, plain
 
 __all__ = ["embedding_figure"]
 
@@ -64,7 +64,7 @@ def embedding_figure(points: NDArray[np.floating], panels: Sequence[Panel], *, t
         ax.set_title(plain(name), fontsize=10, parse_math=False)
         _scatter(ax, points[placed], index[placed], names)
     if title:
-        figure.suptitle(plain(title, 120), fontsize=10, parse_math=False)
+        give_title(figure, title, 10)
     return figure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from exmap.errors import DataError
-from exmap.report.drawing import LEGEND, picture_grid, plain, show_heatmap, show_image
+from exmap.report.drawing import LEGEND, give_title, picture_grid, plain, show_heatmap, show_image
 
 __all__ = ["comparison_figure", "mistakes_figure", "strategies_figure"]
 
@@ -49,7 +50,7 @@ def strategies_figure(rows: Sequence[Row], *, columns: int = 6, title: str = STR
         for number, (image, heat) in enumerate(zip(images[:columns], maps[:columns], strict=True)):
             show_image(line[2 * number], image)
             show_heatmap(line[2 * number + 1], heat)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    give_title(figure, title, 10)
     return figure
 
 
@@ -92,18 +93,19 @@ def comparison_figure(
     _same_length(
         images=images, before=before, after=after, titles=titles, said_before=said_before, said_after=said_after
     )
-    shape = _aspect(images)
-    figure, axes = picture_grid(3, len(images), (0.6 + SIDE * max(len(images), 1), 3 * (SIDE * shape + 0.25) + 0.5))
+    captions = [[_narrow(text) for text in texts] for texts in (titles, said_before, said_after)]
+    lines = sum(max((text.count("\n") + 1 for text in texts), default=1) for texts in captions)
+    height = 3 * SIDE * _aspect(images) + 0.13 * lines + 0.9
+    figure, axes = picture_grid(3, len(images), (0.6 + SIDE * max(len(images), 1), height))
     for ax, label in zip(axes[:, 0], ("image", *names), strict=True):
         ax.set_ylabel(plain(label), fontsize=9, parse_math=False)
     for number in range(len(images)):
-        top, middle, bottom = axes[:, number]
-        show_image(top, images[number])
-        show_heatmap(middle, before[number])
-        show_heatmap(bottom, after[number])
-        for ax, text in ((top, titles[number]), (middle, said_before[number]), (bottom, said_after[number])):
-            ax.set_title(_narrow(text), fontsize=FINE, parse_math=False, pad=2)
-    figure.suptitle(f"{title}\n{LEGEND}".strip(), fontsize=9, parse_math=False)
+        show_image(axes[0, number], images[number])
+        show_heatmap(axes[1, number], before[number])
+        show_heatmap(axes[2, number], after[number])
+        for ax, texts in zip(axes[:, number], captions, strict=True):
+            ax.set_title(texts[number], fontsize=FINE, parse_math=False, pad=2)
+    give_title(figure, f"{title}\n{LEGEND}".strip())
     return figure
 
 
@@ -140,18 +142,14 @@ def mistakes_figure(
         left, right = axes[number // columns, 2 * (number % columns) :][:2]
         show_image(left, images[number])
         show_heatmap(right, heatmaps[number])
-        left.set_title(plain(caption), fontsize=FINE, parse_math=False, loc="left", pad=2)
-    figure.suptitle(f"{title}\n{LEGEND}".strip(), fontsize=9, parse_math=False)
+        left.set_title(plain(caption, 44), fontsize=FINE, parse_math=False, loc="left", pad=2)
+    give_title(figure, f"{title}\n{LEGEND}".strip())
     return figure
 
 
 def _narrow(text: str) -> str:
-    """Break a caption that is wider than its picture, at a comma or space near its middle."""
-    if len(text) <= 20 or "\n" in text:
-        return plain(text)
-    breaks = [place + 1 for place, letter in enumerate(text) if letter in ", "]
-    middle = min(breaks, key=lambda place: abs(place - len(text) / 2), default=20)
-    return plain(f"{text[:middle].strip()}\n{text[middle:].strip()}", 24)
+    """Break a caption into at most three lines as wide as a picture."""
+    return "\n".join(textwrap.wrap(plain(text, 500), 19, max_lines=3, placeholder="…"))
 
 
 def _aspect(images: Pictures) -> float:
