@@ -61,6 +61,14 @@ def test_text_is_made_fit_to_be_drawn(text: str, wanted: str) -> None:
     assert plain(text) == wanted
 
 
+def test_a_reduced_heatmap_covers_its_image() -> None:
+    _, axes = picture_grid(1, 2, (2, 1))
+    show_heatmap(axes[0, 0], np.ones((3, 4, 4)), np.ones((3, 56, 28)))
+    show_heatmap(axes[0, 1], np.ones((3, 4, 6)))
+    assert axes[0, 0].images[0].get_extent() == [-0.5, 27.5, 55.5, -0.5]
+    assert axes[0, 1].images[0].get_extent() == [-0.5, 5.5, 3.5, -0.5]
+
+
 def test_a_heatmap_has_full_colour_at_its_largest_value() -> None:
     _, axes = picture_grid(1, 2, (2, 1))
     show_heatmap(axes[0, 0], np.array([[[0.1, -0.4]], [[0.1, 0.0]]]))

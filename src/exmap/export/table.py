@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from exmap.data import batch_slices
-from exmap.export.pixels import as_bytes, heatmap_colours, in_colour
+from exmap.export.pixels import as_bytes, enlarged, heatmap_colours, in_colour
 from exmap.finished import FinishedRun
 from exmap.records import Groups, Listener, Progress
 
@@ -62,10 +62,12 @@ def _write_pictures(finished: FinishedRun, folder: Path, files: list[str], liste
         (folder / "thumbnails").mkdir()
     for part in batch_slices(len(files), AT_ONCE):
         rows = np.arange(part.start, part.stop, dtype=np.int64)
-        _save(heatmap_colours(np.asarray(finished.heatmaps.values[part])), files[part], folder / "heatmaps")
+        maps = np.asarray(finished.heatmaps.values[part])
         if split is not None:
+            maps = enlarged(maps, *split.images.shape[1:])  # a map that was reduced to a square has its image's shape
             pixels = as_bytes(in_colour(split.images.pixels(rows))).transpose(0, 2, 3, 1)
             _save(pixels, files[part], folder / "thumbnails")
+        _save(heatmap_colours(maps), files[part], folder / "heatmaps")
         listen(Progress("pictures", part.stop, len(files)))
 
 

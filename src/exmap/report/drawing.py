@@ -59,11 +59,15 @@ def show_image(ax: Axes, image: NDArray[np.floating[Any]]) -> None:
     ax.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
 
 
-def show_heatmap(ax: Axes, heatmap: NDArray[np.floating[Any]]) -> None:
-    """Draw a heatmap, shape (C, h, w), summed over channels; its largest absolute value has full colour."""
+def show_heatmap(ax: Axes, heatmap: NDArray[np.floating[Any]], image: NDArray[np.floating[Any]] | None = None) -> None:
+    """Draw a heatmap, shape (C, h, w), summed over channels; its largest absolute value has full colour.
+
+    A map that was reduced to a square is stretched to what it explains: its image, shape (C, H, W).
+    """
     total = heatmap.sum(axis=0)
     peak = float(np.abs(total).max(initial=0.0)) or 1.0
-    ax.imshow(total, cmap="bwr", vmin=-peak, vmax=peak)
+    height, width = total.shape if image is None else image.shape[1:]
+    ax.imshow(total, cmap="bwr", vmin=-peak, vmax=peak, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     ax.set_frame_on(True)  # where relevance is zero, a map is as white as the page
     ax.spines[:].set(color="#DDDDDD", linewidth=0.5)
 

@@ -49,7 +49,7 @@ def strategies_figure(rows: Sequence[Row], *, columns: int = 6, title: str = STR
         line[0].set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
         for number, (image, heat) in enumerate(zip(images[:columns], maps[:columns], strict=True)):
             show_image(line[2 * number], image)
-            show_heatmap(line[2 * number + 1], heat)
+            show_heatmap(line[2 * number + 1], heat, image)
     give_title(figure, title, 10)
     return figure
 
@@ -101,8 +101,8 @@ def comparison_figure(
         ax.set_ylabel(plain(label), fontsize=9, parse_math=False)
     for number in range(len(images)):
         show_image(axes[0, number], images[number])
-        show_heatmap(axes[1, number], before[number])
-        show_heatmap(axes[2, number], after[number])
+        show_heatmap(axes[1, number], before[number], images[number])
+        show_heatmap(axes[2, number], after[number], images[number])
         for ax, texts in zip(axes[:, number], captions, strict=True):
             ax.set_title(texts[number], fontsize=FINE, parse_math=False, pad=2)
     give_title(figure, f"{title}\n{LEGEND}".strip())
@@ -141,7 +141,7 @@ def mistakes_figure(
     for number, caption in enumerate(captions):
         left, right = axes[number // columns, 2 * (number % columns) :][:2]
         show_image(left, images[number])
-        show_heatmap(right, heatmaps[number])
+        show_heatmap(right, heatmaps[number], images[number])
         left.set_title(plain(caption, 44), fontsize=FINE, parse_math=False, loc="left", pad=2)
     give_title(figure, f"{title}\n{LEGEND}".strip())
     return figure
