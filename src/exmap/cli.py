@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import Progress as Bar
 
     from exmap.bench.grid import Bench, Cell
     from exmap.bench.tables import Row
     from exmap.config import Settings
     from exmap.data.check import DataCheck
-    from exmap.records import Progress
+    from exmap.records import Listener, Progress
 
 __all__ = ["app", "main"]
 
@@ -222,6 +224,17 @@ def export(
     if not finished.splits:
         print(f"Without thumbnails: {finished.no_images}")
     print(f"Export: {path}")
+
+
+@app.command()
+def report(run_dir: RunDir, data_dir: DataDir = None) -> None:
+    """Make the page of a finished run anew: report.html, one file that opens from disk and can be mailed."""
+    from exmap.config import change_settings
+    from exmap.stages import open_run, report_run
+
+    run_folder, there = open_run(run_dir)
+    settings = change_settings(there, (), data__dir=data_dir)
+    _work(run_dir, lambda listen, say: report_run(run_folder, settings, listen=listen, say=say))
 
 
 @data.command("list")
@@ -501,6 +514,17 @@ def _loading() -> Any:
 
 
 def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:
+    def work(listen: Listener, say: Callable[[str], None]) -> dict[str, Any] | None:
+        from exmap.stages import open_run, run_stages
+
+        run_folder, opened = open_run(folder, settings, change=change)
+        return run_stages(run_folder, opened, until=until, listen=listen, say=say)
+
+    _work(folder, work)
+
+
+def _work(folder: Path, work: Callable[[Listener, Callable[[str], None]], dict[str, Any] | None]) -> None:
+    """Work on a run folder, with bars, and show what came out."""
     import logging
 
     from rich.console import Console
@@ -510,7 +534,7 @@ def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:
     with console.status("loading"):
         import lightning_fabric  # noqa: F401  sets the level of its own logger, which is then changed below
 
-        from exmap.stages import open_run, run_stages
+        import exmap.stages  # noqa: F401
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 
@@ -518,9 +542,8 @@ def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:
         bars.close()
         console.print(line, style="dim", highlight=False, markup=False)
 
-    run_folder, settings = open_run(folder, settings, change=change)
     try:
-        results = run_stages(run_folder, settings, until=until, listen=bars, say=say)
+        results = work(bars, say)
     except KeyboardInterrupt:
         bars.close()
         _fail("interrupted; the same command continues from the last finished stage or epoch", 130)
@@ -529,7 +552,11 @@ def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:
     if results is not None:
         console.print(_summary(results))
     console.print(f"Run folder: {folder}", highlight=False, markup=False)
-    for name, what in (("results.json", "Results"), ("report/strategies.png", "Picture")):
+    for name, what in (
+        ("results.json", "Results"),
+        ("report/report.html", "Report"),
+        ("report/strategies.png", "Picture"),
+    ):
         if (folder / name).exists() and results is not None:
             console.print(f"{what}: {folder / name}", highlight=False, markup=False)
 

@@ -8,8 +8,10 @@ below. ``docs/run-folder.md`` documents the files.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -35,7 +37,7 @@ from exmap.artifacts import (
 from exmap.cluster import make_clusterer
 from exmap.config import Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
-from exmap.errors import RunFolderError, SettingsError, unknown_name
+from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
 from exmap.explain import composite_names, compute_heatmaps
 from exmap.groups import (
@@ -54,6 +56,7 @@ from exmap.model import build_model, collect_outputs, find_head, initial_model, 
 from exmap.model.training import FileCheckpoint, train_model
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Progress, silent
 from exmap.report import strategies_figure
+from exmap.reporting import Shown, write_report
 from exmap.retrain import DFR, Head
 from exmap.runtime import child_seed, generator
 from exmap.store import (
@@ -66,7 +69,7 @@ from exmap.store import (
     write_json,
 )
 
-__all__ = ["STAGES", "Stage", "open_run", "run_stages", "stage_names", "with_edits"]
+__all__ = ["STAGES", "Stage", "open_run", "report_run", "run_stages", "stage_names", "with_edits"]
 
 NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
     "data": ("dir", "download"),
@@ -250,7 +253,8 @@ def _evaluate(job: Job, part: StagePart) -> None:
 
 
 def _report(job: Job, part: StagePart) -> None:
-    """Write strategies.png: what the classifier looks at in the groups it gets wrong most."""
+    """Write report.html, and strategies.png: what the classifier looks at in the groups it gets wrong most."""
+    write_report(job.run, job.settings, shown(job), part.path / "report.html", remarks=(), listen=job.listen)
     groups, grouped = read_groups(job.run.stage("cluster"), ExMapGroups.name), job.grouped
     maps = read_heatmaps(job.run.stage("explain"))
     correct = read_outputs(job.run.stage("explain"), grouped.name).predicted == grouped.labels
@@ -278,6 +282,12 @@ def sample_rows(
         title = f"{groups.names[number]}\nn = {len(members[number]):,}, right {correct[members[number]].mean():.0%}"
         rows.append((title, images.pixels(picked), np.asarray(maps.values[picked])))
     return rows
+
+
+def shown(job: Job) -> Shown:
+    """Return what the report takes from the data set."""
+    splits = (job.grouped, job.task.test)
+    return Shown(*splits, *map(reported_groups, splits))
 
 
 STAGES = (
@@ -444,6 +454,53 @@ def run_stages(
     if until not in ("evaluate", "report"):
         return None
     return _publish(run, until)
+
+
+def report_run(
+    run: RunFolder, settings: Settings, *, listen: Listener = silent, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Make the report of an evaluated run anew; nothing is trained, and where the images are not at hand it has none.
+
+    Returns
+    -------
+    dict
+        The results.
+
+    Raises
+    ------
+    RunFolderError
+        If the run is not finished, or its settings were changed since.
+    """
+    stages, tree, before = STAGES[:-1], identity_part(settings), None
+    for stage in stages:
+        record, there = run.record(stage.name), read_json(run.stage(stage.name) / "identity.json") or {}
+        wanted = json.loads(json.dumps({name: _setting(tree, name) for name in stage.sections}))
+        if record is None or there.get("settings") != wanted or (before and there.get("before") != before):
+            why = "is not finished" if record is None else "was made with other settings or by an older version"
+            raise RunFolderError(
+                f"a report needs a whole run, but stage {stage.name} of {run.path} {why}; bring it up to date with: "
+                f"exmap evaluate {run.path}"
+            )
+        before = record["identity"]
+    folder, remarks, job = run.stage("report"), [], None
+    try:
+        task = build_task(settings.data, settings.images, listen=listen)
+        inputs = read_json(run.stage(STAGES[0].name) / "identity.json")["before"]["inputs"]
+        if dict(task.digests) != inputs:
+            raise DataError("the images found are not those of the run")
+        job = Job(settings, task, run, listen)
+    except (DataError, SettingsError, OSError) as error:
+        remarks.append("The images were not at hand when this page was made, so it shows their heatmaps alone.")
+        say(f"report: without pictures, because {error}")
+    picture = folder / "strategies.png"
+    with run.begin("report", {"settings": {}, "before": before}) as part:
+        if job is not None:
+            _report(job, part)
+        else:
+            write_report(run, settings, None, part.path / "report.html", remarks=remarks, listen=listen)
+            if picture.is_file():
+                shutil.copy2(picture, part.path)
+    return _publish(run, "report")
 
 
 def _say_reading(task: Task, say: Callable[[str], None]) -> None:

@@ -5,14 +5,18 @@ from exmap.evaluation.by_group import group_table, worst_share
 from exmap.evaluation.compare import Difference, worst_group_difference
 from exmap.evaluation.gaps import shortcut_gaps
 from exmap.evaluation.measure import measure
+from exmap.evaluation.stability import Rerun, rerun_agreement, within_class_ari
 
 __all__ = [
     "Agreement",
     "Difference",
+    "Rerun",
     "group_agreement",
     "group_table",
     "measure",
+    "rerun_agreement",
     "shortcut_gaps",
+    "within_class_ari",
     "worst_group_difference",
     "worst_share",
 ]

@@ -19,7 +19,7 @@ from exmap.explain.rules import NEEDS_PIXEL_RANGE, make_composite
 from exmap.model.backbone import model_device, to_tensor
 from exmap.records import Heatmaps, IntArray, Listener, Progress, silent
 
-__all__ = ["compute_heatmaps"]
+__all__ = ["compute_heatmaps", "given_target"]
 
 PRECISIONS = ("32-true", "bf16-true")
 Allocate = Callable[[tuple[int, ...]], NDArray[np.float32]]
@@ -94,7 +94,7 @@ def compute_heatmaps(
                     f"composite {settings.composite} needs pixels in [0, 1], found {images.min():.3g} to "
                     f"{images.max():.3g}; choose a composite without a pixel range, such as symmetric_gamma"
                 )
-            given = _given_target(settings, split.labels[part])
+            given = given_target(settings, split.labels[part])
             chosen: list[torch.Tensor] = []
 
             def start(
@@ -132,7 +132,7 @@ def _check_target(settings: ExplainSettings, split: Split) -> None:
         )
 
 
-def _given_target(settings: ExplainSettings, labels: IntArray) -> IntArray | None:
+def given_target(settings: ExplainSettings, labels: IntArray) -> IntArray | None:
     """Return the classes to explain, or None for the predicted ones."""
     if settings.target == "predicted":
         return None

@@ -1,0 +1,100 @@
+"""The report page's static charts: arrays in, SVG text out, in colours that read on light and dark paper."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["eigenvalue_chart", "error_chart"]
+
+INK = "#010203"  # becomes the colour of the text around the chart
+ACCENT, MUTED = "#d1662b", "#7f8c9b"
+BINS = 30
+# What matplotlib adds for a file of its own: names that repeat from chart to chart, a style for all, fonts of its own.
+UNWANTED = ("<metadata>.*?</metadata>", "<style.*?</style>", r'(?<=<g) id="[^"]*"', r"font-family: [^;]*; ")
+SIZE = (4.4, 2.5)  # inches; 72 units each
+
+
+def eigenvalue_chart(values: NDArray[np.float64], n_clusters: int, described: str) -> Markup:
+    """Show the smallest eigenvalues, with a line through the gap that decides the number of clusters.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (m,), ascending
+    n_clusters : int
+        The gap lies before eigenvalue ``n_clusters + 1``; it is marked if that one is shown.
+    described : str
+        What the chart shows, for those who cannot see it.
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    ax = figure.add_subplot()
+    numbers = np.arange(1, len(values) + 1)
+    before = numbers <= n_clusters
+    ax.scatter(numbers[before], values[before], color=ACCENT, s=34, zorder=3)
+    ax.scatter(numbers[~before], values[~before], color=MUTED, s=34, zorder=3)
+    if n_clusters < len(values):
+        ax.axvline(n_clusters + 0.5, color=ACCENT, linewidth=1, linestyle="--")
+        ax.annotate(
+            f"the gap: {n_clusters} clusters",
+            (n_clusters + 0.5, 1),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(5, -4),
+            textcoords="offset points",
+            va="top",
+            color=INK,
+        )
+    ax.set_xticks(numbers)
+    ax.set_xlabel("number of the eigenvalue")
+    ax.set_ylabel("eigenvalue")
+    return _svg(figure, described)
+
+
+def error_chart(errors: NDArray[np.float32], described: str) -> Markup:
+    """Show how the conservation errors of the heatmaps are distributed.
+
+    Parameters
+    ----------
+    errors : ndarray of float32, shape (N,)
+        Those that are not finite are left out.
+    described : str
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    ax = figure.add_subplot()
+    finite = errors[np.isfinite(errors)]
+    if len(finite):
+        high = float(np.quantile(finite, 0.99)) or 1.0
+        ax.hist(np.minimum(finite, high), bins=BINS, range=(0, high), color=MUTED)
+        ax.axvline(float(np.median(finite)), color=ACCENT, linewidth=1.5, linestyle="--")
+    ax.set_xlabel("conservation error (dashed: the median)")
+    ax.set_ylabel("images")
+    return _svg(figure, described)
+
+
+def _svg(figure: Figure, described: str) -> Markup:
+    """Return a figure as an SVG element whose lines and words take the colour of the page's text."""
+    for ax in figure.axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(INK)
+        ax.tick_params(colors=INK, labelsize=9)
+        ax.xaxis.label.set_color(INK)
+        ax.yaxis.label.set_color(INK)
+        ax.patch.set_visible(False)
+    figure.patch.set_visible(False)
+    FigureCanvasSVG(figure)
+    buffer = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": described, "font.family": ["sans-serif"]}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for pattern in UNWANTED:
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    text = text.replace(INK, "currentColor")
+    label = Markup('<svg role="img" aria-label="{}" ').format(described)
+    return label + Markup(text.removeprefix("<svg "))  # what matplotlib wrote; every word in it is from this file

@@ -1,0 +1,322 @@
+"""The report page: one frozen record of all that it shows, and the HTML text made from it.
+
+The page is one file that asks for nothing else: styles, script, charts and pictures are in it. Whatever comes from data
+(names, labels, settings) reaches it through Jinja's escaping or as JSON; a content security policy allows the page's own
+script and nothing more.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from exmap.errors import DataError
+from exmap.records import IntArray
+from exmap.report.charts import error_chart, eigenvalue_chart
+from exmap.report.sprites import Sheet
+
+__all__ = ["Comparison", "Fit", "Interval", "Page", "Points", "Sample", "Strategy", "Trust", "render_page"]
+
+NONE = 65_535  # in the page's tables of 16-bit numbers: no group, no picture
+STEPS = 65_534  # of a coordinate
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share in [0, 1], with the bounds of its bootstrap interval where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of bars: what is measured, before and after retraining."""
+
+    name: str
+    before: Interval
+    after: Interval
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image that is shown: its row among the points, its id, and what the classifier takes it for."""
+
+    point: int
+    id: str
+    predicted: str
+    picture: int | None
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One pseudo-group.
+
+    Attributes
+    ----------
+    group : int
+    name, class_name : str
+    size : int
+    share : float in [0, 1]
+        Of its class.
+    before, after : Interval
+        Accuracy on the grouped split before retraining, and after it on the same images.
+    mean : int
+        Tile of the mean heatmap.
+    typical, borderline, wrong : sequence of Sample
+    made_of : sequence of (name, count)
+        True groups, the largest first; empty where they are not known.
+    """
+
+    group: int
+    name: str
+    class_name: str
+    size: int
+    share: float
+    before: Interval
+    after: Interval
+    mean: int
+    typical: Sequence[Sample] = ()
+    borderline: Sequence[Sample] = ()
+    wrong: Sequence[Sample] = ()
+    made_of: Sequence[tuple[str, int]] = ()
+
+
+@dataclass(frozen=True)
+class Points:
+    """The map: one entry per image that is on it.
+
+    Attributes
+    ----------
+    places : ndarray of float32, shape (n, 2)
+    group, label, predicted, repaired, truth, picture : ndarray of int64, shape (n,)
+        Pseudo-group, class, predicted class before and after retraining, true group, and tile; -1: none.
+    ids : sequence of str
+        Of the images with a picture, by tile.
+    total : int
+        How many images there are, shown or not.
+    method : str
+        How the places were found.
+    """
+
+    places: NDArray[np.float32]
+    group: IntArray
+    label: IntArray
+    predicted: IntArray
+    repaired: IntArray
+    truth: IntArray
+    picture: IntArray
+    ids: Sequence[str]
+    total: int
+    method: str
+
+    def __post_init__(self) -> None:
+        columns = ("group", "label", "predicted", "repaired", "truth", "picture")
+        lengths = {name: len(getattr(self, name)) for name in ("places", *columns)}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"the columns of the map must have one length, got {lengths}")
+        if (most := max((int(getattr(self, name).max(initial=-1)) for name in columns), default=-1)) >= NONE:
+            raise DataError(f"a report shows at most {NONE - 1:,} groups, classes and pictures, got {most + 1:,}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One clustering: which images, into how many clusters, and why so many."""
+
+    samples_of: str
+    images: int
+    n_clusters: int
+    note: str
+    eigenvalues: NDArray[np.float64] | None = None
+    components: int | None = None
+    silhouette: float | None = None
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What says whether to believe the heatmaps and the clusters.
+
+    Attributes
+    ----------
+    errors : ndarray of float32, shape (N,)
+        Conservation error of each finite heatmap.
+    images, not_finite, all_zero : int
+    reruns : sequence of (images, groups, ari)
+        The clustering again, on random parts of the images with other seeds.
+    rerun_share : float
+    gradient : (images, ari, ari of the same clustering again on as many) or None
+        Input times gradient in the heatmaps' place; None where the images are not at hand.
+    """
+
+    errors: NDArray[np.float32]
+    images: int
+    not_finite: int
+    all_zero: int
+    reruns: Sequence[tuple[int, int, float]]
+    rerun_share: float
+    gradient: tuple[int, float, float] | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the report shows.
+
+    Attributes
+    ----------
+    title, headline : str
+    remarks : sequence of str
+        What the reader must know beside it, for example that the images were not at hand.
+    comparisons : sequence of Comparison
+        On the test split.
+    labels_used : mapping of str to sequence of str
+        Kinds of labels by step.
+    split : str
+        Name of the grouped split.
+    class_names, truth_names : sequence of str
+        The latter empty where true groups are not known.
+    strategies : sequence of Strategy
+    points : Points
+    pictures, heats : Sheet or None
+        Tiles of images and of their heatmaps, with the same numbers. Without the images the pictures are None.
+    means : Sheet or None
+    fits : sequence of Fit
+    trust : Trust
+    provenance : sequence of (name, value)
+    settings : str
+        YAML.
+    seconds : mapping of str to float
+    command : str
+        That makes the run again.
+    grouping : str
+        Digest of the grouping, for edits.
+    """
+
+    title: str
+    headline: str
+    remarks: Sequence[str]
+    comparisons: Sequence[Comparison]
+    labels_used: Mapping[str, Sequence[str]]
+    split: str
+    class_names: Sequence[str]
+    truth_names: Sequence[str]
+    strategies: Sequence[Strategy]
+    points: Points
+    pictures: Sheet | None
+    heats: Sheet | None
+    means: Sheet | None
+    fits: Sequence[Fit]
+    trust: Trust
+    provenance: Sequence[tuple[str, str]]
+    settings: str
+    seconds: Mapping[str, float]
+    command: str
+    grouping: str
+
+
+def render_page(page: Page) -> str:
+    """Return the page as one HTML text that needs no other file and no network."""
+    environment = Environment(
+        loader=PackageLoader("exmap.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": "{:,}".format, "seconds": _duration}
+    script = _asset("report.js")
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.jinja").render(
+        page=page,
+        classes=_by_class(page.strategies),
+        style=Markup(_asset("report.css")),
+        script=Markup(script),
+        script_digest=allowed,
+        data=_for_script(page),
+        sheets=[("p", page.pictures), ("h", page.heats), ("m", page.means)],
+        eigenvalues=[_spectrum(fit) for fit in page.fits],
+        errors=error_chart(
+            page.trust.errors, f"Histogram of the conservation errors of {len(page.trust.errors):,} heatmaps"
+        ),
+        error_quantiles=np.quantile(page.trust.errors, [0.5, 0.95]).tolist() if len(page.trust.errors) else None,
+    )
+
+
+def percent(value: float | None) -> str:
+    """Return a share as a percentage: whole, or with a decimal where it is near 0 or 100.
+
+    Examples
+    --------
+    >>> percent(0.434), percent(0.9968), percent(1.0), percent(None)
+    ('43 %', '99.7 %', '100 %', 'unknown')
+    """
+    if value is None or value != value:
+        return "unknown"
+    digits = 1 if 0 < value < 0.1 or 0.9 < value < 1 else 0
+    return f"{100 * value:.{digits}f} %"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _asset(name: str) -> str:
+    return (resources.files("exmap.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _by_class(strategies: Sequence[Strategy]) -> list[tuple[str, list[Strategy]]]:
+    names = dict.fromkeys(strategy.class_name for strategy in strategies)
+    return [(name, [strategy for strategy in strategies if strategy.class_name == name]) for name in names]
+
+
+def _spectrum(fit: Fit) -> Markup | None:
+    if fit.eigenvalues is None:
+        return None
+    described = (
+        f"The {len(fit.eigenvalues)} smallest eigenvalues for {fit.samples_of}, rising from "
+        f"{fit.eigenvalues[0]:.2g} to {fit.eigenvalues[-1]:.2g}; {fit.n_clusters} clusters"
+    )
+    return eigenvalue_chart(fit.eigenvalues, fit.n_clusters, described)
+
+
+def _for_script(page: Page) -> Markup:
+    """Return what the page's script reads: JSON in which nothing can end the element it stands in."""
+    points = page.points
+    low = points.places.min(axis=0, initial=np.inf)
+    span = float(np.ptp(points.places, axis=0).max(initial=0)) if len(points.places) else 0.0
+    centred = (points.places - low) + (span - np.ptp(points.places, axis=0)) / 2 if len(points.places) else points.places
+    places = centred / (span or 1.0) * STEPS
+    tables = {name: getattr(points, name) for name in ("group", "label", "predicted", "repaired", "truth", "picture")}
+    data: dict[str, Any] = {
+        "grouping": page.grouping,
+        "count": len(points.places),
+        "x": _packed(places[:, 0]),
+        "y": _packed(STEPS - places[:, 1]),
+        **{name: _packed(np.where(values < 0, NONE, values)) for name, values in tables.items()},
+        "ids": list(points.ids),
+        "groups": [{"group": s.group, "name": s.name, "class": s.class_name} for s in page.strategies],
+        "classes": list(page.class_names),
+        "truths": list(page.truth_names),
+        "sheet": None if page.heats is None else {"columns": page.heats.columns, "rows": page.heats.rows},
+        "pictures": page.pictures is not None,
+    }
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _packed(values: NDArray[Any]) -> str:
+    """Return numbers as 16-bit little-endian integers in base64."""
+    return base64.b64encode(np.rint(values).astype("<u2").tobytes()).decode()

@@ -1,0 +1,536 @@
+"""The report of a run: read what the stages left, compute what is still missing, and write report.html.
+
+Between the stages and the page: this module reads run folders, ``exmap.report`` makes pictures and text of arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+from sklearn.metrics import silhouette_score
+
+from exmap.artifacts import read_groups, read_heads, read_heatmaps, read_outputs
+from exmap.cluster import group_means, plane, similarity_to_means
+from exmap.config import Settings, dump_settings, load_settings, preset_names
+from exmap.data import Split
+from exmap.evaluation import group_table, rerun_agreement, within_class_ari
+from exmap.explain import input_gradient_maps, reduce_heatmaps
+from exmap.groups import Evidence, ExMapGroups
+from exmap.model import build_model, load_weights
+from exmap.records import Groups, Heatmaps, IntArray, Listener, Outputs, Progress
+from exmap.report.page import (
+    Comparison,
+    Fit,
+    Interval,
+    Page,
+    Points,
+    Sample,
+    Strategy,
+    Trust,
+    percent,
+    render_page,
+)
+from exmap.report.sprites import Sheet, heat_sheet, heat_tiles, picture_sheet, picture_tiles
+from exmap.runtime import child_seed, generator
+from exmap.store import RunFolder, differences, read_json, write_text
+
+__all__ = ["Shown", "write_report"]
+
+MOST_POINTS = 50_000  # on the map
+MOST_PICTURES = 4_000
+PICTURE_BYTES = 3_300_000  # of both sheets, as text; a page of 10,000 images stays under 5 MB
+SAMPLES = 6  # of each kind in a card
+RERUNS, RERUN_SHARE = 5, 0.8
+YARDSTICK = 2_000  # images whose input times gradient is computed
+SILHOUETTE = 2_000  # samples of its estimate
+MAP_SIDE = 28  # pixels of the heatmaps that are placed on the map
+AT_ONCE = 256  # images read for tiles
+HIDDEN = {"data": ("dir",), "images": ("cache_dir",), "model": ("weights",)}  # places on the machine of the run
+BEFORE, AFTER = "erm", "exmap+dfr"
+
+GroupNumbers = tuple[IntArray, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a report takes from the data set, where that is at hand.
+
+    Attributes
+    ----------
+    grouped, test : Split
+    grouped_groups, test_groups : (index, names)
+        Groups that results are reported by: the true ones, or classes without those.
+    """
+
+    grouped: Split
+    test: Split
+    grouped_groups: GroupNumbers
+    test_groups: GroupNumbers
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages of a run left: all that a report reads."""
+
+    groups: Groups
+    labels: IntArray
+    ids: tuple[str, ...]
+    outputs: Outputs
+    maps: Heatmaps
+    after: IntArray  # (repeats, N): classes predicted by the retrained heads
+    class_names: tuple[str, ...]
+    truth: GroupNumbers | None
+    fits: list[dict[str, Any]]
+    clusters: IntArray
+
+    def rows_of(self, group: int) -> IntArray:
+        """Return the images of a group."""
+        return np.flatnonzero(self.groups.index == group).astype(np.int64)
+
+
+def write_report(
+    run: RunFolder, settings: Settings, shown: Shown | None, path: Path, *, remarks: Sequence[str], listen: Listener
+) -> None:
+    """Write the report of an evaluated run.
+
+    Parameters
+    ----------
+    run : RunFolder
+        Finished up to evaluation.
+    settings : Settings
+    shown : Shown or None
+        None where the images are not at hand: the page then has heatmaps and no pictures.
+    path : Path
+        The file to write.
+    remarks : sequence of str
+        What the page must say beside what was found.
+    listen : Listener
+    """
+    found = _read(run, settings, shown)
+    results = read_json(run.stage("evaluate") / "results.json")
+    listen(Progress("report", 0, 4, "parts", "map"))
+    on_map = _some(found, MOST_POINTS, settings.seed)
+    vectors = _small_vectors(found.maps)
+    places, method = plane(vectors[on_map], seed=child_seed(settings.seed, "report", "map"))
+    listen(Progress("report", 1, 4, "parts", "pictures"))
+    strategies, means = _strategies(found, on_map, settings)
+    pictured, pictures, heats = _pictures(found, shown, strategies, on_map, settings)
+    tile = np.full(len(found.labels), -1, dtype=np.int64)
+    tile[pictured] = np.arange(len(pictured))
+    listen(Progress("report", 2, 4, "parts", "trust"))
+    trust = _trust(run, settings, found, shown, listen)
+    points = Points(
+        places,
+        *(column[on_map] for column in (found.groups.index, found.labels, found.outputs.predicted, found.after[0])),
+        truth=np.full(len(on_map), -1) if found.truth is None else found.truth[0][on_map],
+        picture=tile[on_map],
+        ids=[found.ids[row] for row in pictured],
+        total=len(found.labels),
+        method=method,
+    )
+    listen(Progress("report", 3, 4, "parts", "page"))
+    manifest = read_json(run.path / "manifest.json") or {}
+    record = run.record("cluster") or {}
+    page = Page(
+        title=f"exmap report: {results['dataset']}, seed {results['seed']}",
+        headline=_headline(strategies, results, found),
+        remarks=remarks,
+        comparisons=_comparisons(run, settings, results, shown),
+        labels_used={step.replace("_", " "): used for step, used in results["methods"][AFTER]["labels_used"].items()},
+        split=_split_in_words(settings.groups.split),
+        class_names=found.class_names,
+        truth_names=() if found.truth is None else found.truth[1],
+        strategies=[_with_tiles(strategy, tile, on_map) for strategy in strategies],
+        points=points,
+        pictures=pictures,
+        heats=heats,
+        means=means,
+        fits=_fits(found, settings),
+        trust=trust,
+        provenance=_provenance(results, manifest),
+        settings=yaml.safe_dump(_without_places(dump_settings(settings)), sort_keys=False),
+        seconds={
+            stage: done["seconds"]
+            for stage in ("train", "explain", "cluster", "retrain", "evaluate")
+            if (done := run.record(stage)) is not None
+        },
+        command=_command(settings),
+        grouping=str(record.get("identity", "")),
+    )
+    write_text(path, render_page(page))
+    listen(Progress("report", 4, 4, "parts"))
+
+
+def _read(run: RunFolder, settings: Settings, shown: Shown | None) -> Found:
+    """Read what the stages left; names come from the groups, so that they are known without the data set, too."""
+    split = settings.groups.split
+    groups = read_groups(run.stage("cluster"), ExMapGroups.name)
+    table = pq.read_table(run.stage("cluster") / f"{ExMapGroups.name}.parquet")
+    outputs = read_outputs(run.stage("explain"), split)
+    labels = table["class"].to_numpy()
+    notes = read_json(run.stage("cluster") / "clusters.json")
+    truth = None
+    if shown is not None:
+        class_names, truth = shown.grouped.class_names, shown.grouped_groups
+        if truth[1] == class_names:
+            truth = None
+    else:
+        class_names = _class_names(groups, labels, outputs.logits.shape[1])
+        if "oracle" in notes:
+            oracle = read_groups(run.stage("cluster"), "oracle")
+            truth = (oracle.index, oracle.names)
+    heads = read_heads(run.stage("retrain") / f"{ExMapGroups.name}.safetensors")
+    return Found(
+        groups,
+        labels,
+        tuple(table["id"].to_pylist()),
+        outputs,
+        read_heatmaps(run.stage("explain")),
+        np.stack([head.predict(outputs.features) for head in heads]),
+        class_names,
+        truth,
+        notes[ExMapGroups.name]["fits"],
+        table["cluster"].to_numpy(),
+    )
+
+
+def _class_names(groups: Groups, labels: IntArray, n_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes as they stand in the names of their groups."""
+    names = [str(number) for number in range(n_classes)]
+    for number, name in enumerate(groups.names):
+        names[labels[groups.index == number][0]] = name.rsplit(" / ", 1)[0].removeprefix("class ")
+    return tuple(names)
+
+
+def _split_in_words(split: str) -> str:
+    return "validation" if split == "val" else "training"
+
+
+# Which images are shown
+
+
+def _some(found: Found, most: int, seed: int) -> IntArray:
+    """Return at most so many rows, ascending: right and wrong ones of every group by turns, so that none is missed."""
+    cell = 2 * found.groups.index + (found.outputs.predicted == found.labels)
+    return np.sort(_by_turns(cell, seed)[:most])
+
+
+def _by_turns(cell: IntArray, seed: int) -> IntArray:
+    """Return all rows, the first of every cell first, in a random order within each."""
+    order = generator(seed, "report", "rows").permutation(len(cell))
+    turn = np.empty(len(cell), dtype=np.int64)
+    for value in np.unique(cell):
+        rows = order[cell[order] == value]
+        turn[rows] = np.arange(len(rows))
+    return np.asarray(order[np.argsort(turn[order], kind="stable")])
+
+
+def _small_vectors(maps: Heatmaps) -> NDArray[np.float32]:
+    """Return the heatmaps as vectors of at most 28 x 28 pixels a channel."""
+    height, width = maps.values.shape[2:]
+    if height * width <= 2 * MAP_SIDE**2 or min(height, width) <= MAP_SIDE:
+        return np.asarray(maps.flat())
+    return reduce_heatmaps(maps.values, MAP_SIDE)
+
+
+def _strategies(found: Found, on_map: IntArray, settings: Settings) -> tuple[list[Strategy], Sheet | None]:
+    """Return a strategy per group, the weakest of each class first, and the sheet of mean heatmaps."""
+    index, names = found.groups.index, found.groups.names
+    if not names:
+        return [], None
+    maps = found.maps
+    means = group_means(maps.flat(), index, len(names))
+    similar = similarity_to_means(maps.flat(), means)
+    before, after = (
+        group_table(
+            predicted,
+            found.labels,
+            index,
+            names,
+            rng=generator(settings.seed, "report", "bootstrap", name),
+            bootstrap=settings.evaluate.bootstrap,
+            confidence=settings.evaluate.confidence,
+        )
+        for name, predicted in (("before", found.outputs.predicted), ("after", found.after))
+    )
+    label_of = [int(found.labels[found.rows_of(group)][0]) for group in range(len(names))]
+    visible = np.zeros(len(index), dtype=np.bool_)
+    visible[on_map] = True
+    strategies = []
+    for group, name in enumerate(names):
+        rows = found.rows_of(group)
+        own = similar[rows, group]
+        rivals = [g for g in range(len(names)) if g != group and label_of[g] == label_of[group]]
+        rivals = rivals or [g for g in range(len(names)) if g != group]
+        margin = own - similar[rows][:, rivals].max(axis=1) if rivals else own
+        seen = visible[rows]
+        typical = rows[np.argsort(-own, kind="stable")][seen[np.argsort(-own, kind="stable")]][:SAMPLES]
+        border = rows[np.argsort(margin, kind="stable")]
+        border = border[visible[border] & ~np.isin(border, typical)][:SAMPLES]
+        wrong = rows[np.argsort(-own, kind="stable")]
+        wrong = wrong[visible[wrong] & (found.outputs.predicted[wrong] != found.labels[wrong])][:SAMPLES]
+        strategies.append(
+            Strategy(
+                group,
+                name,
+                found.class_names[label_of[group]],
+                len(rows),
+                len(rows) / int((found.labels == label_of[group]).sum()),
+                *(Interval(float(t.accuracy[group]), float(t.low[group]), float(t.high[group])) for t in (before, after)),
+                mean=group,
+                typical=_samples(found, typical),
+                borderline=_samples(found, border),
+                wrong=_samples(found, wrong),
+                made_of=_made_of(found, rows),
+            )
+        )
+    strategies.sort(key=lambda strategy: (label_of[strategy.group], strategy.before.value))
+    return strategies, heat_sheet(heat_tiles(means.reshape(len(means), *maps.values.shape[1:])))
+
+
+def _samples(found: Found, rows: IntArray) -> list[Sample]:
+    """Return the samples by row; their places among points and tiles are known later."""
+    predicted = found.outputs.predicted
+    return [Sample(int(row), found.ids[row], found.class_names[predicted[row]], None) for row in rows]
+
+
+def _with_tiles(strategy: Strategy, tile: IntArray, on_map: IntArray) -> Strategy:
+    """Give samples, which are known by row, their places among the points and tiles."""
+
+    def placed(samples: Sequence[Sample]) -> list[Sample]:
+        return [
+            replace(
+                sample,
+                point=int(np.searchsorted(on_map, sample.point)),
+                picture=int(tile[sample.point]) if tile[sample.point] >= 0 else None,
+            )
+            for sample in samples
+        ]
+
+    return replace(
+        strategy,
+        typical=placed(strategy.typical),
+        borderline=placed(strategy.borderline),
+        wrong=placed(strategy.wrong),
+    )
+
+
+def _made_of(found: Found, rows: IntArray) -> list[tuple[str, int]]:
+    """Return the true groups of some images, the largest first; none where they are not known."""
+    if found.truth is None:
+        return []
+    index, names = found.truth
+    counts = np.bincount(index[rows], minlength=len(names))
+    return [(names[g], int(counts[g])) for g in np.argsort(-counts, kind="stable") if counts[g]]
+
+
+def _pictures(
+    found: Found, shown: Shown | None, strategies: Sequence[Strategy], on_map: IntArray, settings: Settings
+) -> tuple[IntArray, Sheet | None, Sheet]:
+    """Return the rows that have a picture, and the sheets: first those of the cards, then as many as there is room."""
+    first = [
+        sample.point for strategy in strategies for sample in (*strategy.typical, *strategy.borderline, *strategy.wrong)
+    ]
+    cell = 2 * found.groups.index[on_map] + (found.outputs.predicted == found.labels)[on_map]
+    rows = np.array(list(dict.fromkeys([*first, *on_map[_by_turns(cell, settings.seed)].tolist()])), dtype=np.int64)
+    fewest = len(set(first))
+    rows = rows[: max(MOST_PICTURES, fewest)]
+    parts = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
+    heat = np.concatenate([heat_tiles(np.asarray(found.maps.values[part])) for part in parts])
+    image = None
+    if shown is not None:
+        image = np.concatenate([picture_tiles(shown.grouped.images.pixels(part)) for part in parts])
+    while True:
+        pictures = None if image is None else picture_sheet(image[: len(rows)])
+        heats = heat_sheet(heat[: len(rows)])
+        size = len(heats.uri) + (0 if pictures is None else len(pictures.uri))
+        if size <= PICTURE_BYTES or len(rows) <= fewest:
+            return rows, pictures, heats
+        rows = rows[: max(fewest, int(0.95 * len(rows) * PICTURE_BYTES / size))]
+
+
+# What is measured
+
+
+def _comparisons(
+    run: RunFolder, settings: Settings, results: Mapping[str, Any], shown: Shown | None
+) -> list[Comparison]:
+    """Return worst group and mean on the test split, before and after; the mean's interval needs the test labels."""
+    by = "class" if results["methods"][AFTER]["labels_used"]["evaluation"] == ["class labels"] else "group"
+    before, after = results["methods"][BEFORE], results["methods"][AFTER]
+
+    def worst(row: Mapping[str, Any]) -> Interval:
+        group = row["group_accuracy"][row["worst_group"]]
+        return Interval(group["value"], group["low"], group["high"])
+
+    title = f"Worst {by}: {before['worst_group']}"
+    if before["worst_group"] != after["worst_group"]:
+        title += f" before, {after['worst_group']} after"
+    means = [Interval(row["mean_accuracy"]) for row in (before, after)]
+    if shown is not None:
+        outputs = read_outputs(run.stage("explain"), shown.test.name)
+        heads = read_heads(run.stage("retrain") / f"{ExMapGroups.name}.safetensors")
+        all_repeats = np.stack([head.predict(outputs.features) for head in heads])
+        means = [_mean(predicted, shown.test.labels, settings) for predicted in (outputs.predicted, all_repeats)]
+    return [Comparison(title, worst(before), worst(after)), Comparison("All test images", *means)]
+
+
+def _mean(predicted: NDArray[np.int64], labels: IntArray, settings: Settings) -> Interval:
+    table = group_table(
+        predicted,
+        labels,
+        np.zeros_like(labels),
+        ["all"],
+        rng=generator(settings.seed, "report", "mean"),
+        bootstrap=settings.evaluate.bootstrap,
+        confidence=settings.evaluate.confidence,
+    )
+    return Interval(float(table.accuracy[0]), float(table.low[0]), float(table.high[0]))
+
+
+def _headline(strategies: Sequence[Strategy], results: Mapping[str, Any], found: Found) -> str:
+    """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it."""
+    counts = {name: sum(s.class_name == name for s in strategies) for name in found.class_names}
+    split = [strategy for strategy in strategies if counts[strategy.class_name] > 1]
+    before, after = (results["methods"][method]["worst_group_accuracy"] for method in (BEFORE, AFTER))
+    by = "class" if results["methods"][AFTER]["labels_used"]["evaluation"] == ["class labels"] else "group"
+    outcome = f"On test images retraining takes the worst {by} from {percent(before)} to {percent(after)}."
+    if not split:
+        return f"No class splits into several strategies: the heatmaps of each class are of one kind. {outcome}"
+    weakest = min(split, key=lambda strategy: strategy.before.value)
+    rest = (found.labels == found.class_names.index(weakest.class_name)) & (found.groups.index != weakest.group)
+    right = float((found.outputs.predicted == found.labels)[rest].mean())
+    whole = int(round(weakest.size / weakest.share))
+    splits = (
+        f"Class {weakest.class_name} splits into {counts[weakest.class_name]} strategies: on {weakest.size:,} of its "
+        f"{whole:,} images the model is right {percent(weakest.before.value)} of the time"
+    )
+    if weakest.before.high is not None and weakest.before.high >= right:
+        return f"{splits}, which is not clearly less than on the others ({percent(right)}). {outcome}"
+    return f"{splits}, on the others {percent(right)}. {outcome}"
+
+
+def _fits(found: Found, settings: Settings) -> list[Fit]:
+    """Return what each clustering said of itself, with its silhouette where there is more than one cluster."""
+    fits = []
+    for note in found.fits:
+        kind, _, number = str(note["samples_of"]).partition(" ")
+        local = kind == "class"
+        of = f"Class {found.class_names[int(number)]}" if local else "All classes together"
+        members = found.clusters >= 0
+        if local:
+            members &= found.labels == int(number)
+        rows = np.flatnonzero(members)
+        values = note.get("eigenvalues")
+        fits.append(
+            Fit(
+                of,
+                note["n_samples"],
+                note["n_clusters"],
+                note["note"],
+                None if values is None else np.asarray(values),
+                note.get("graph_components"),
+                _silhouette(found, rows, settings),
+            )
+        )
+    return fits
+
+
+def _silhouette(found: Found, rows: IntArray, settings: Settings) -> float | None:
+    """Return the mean silhouette of some of the samples; None where it is not defined."""
+    rng = generator(settings.seed, "report", "silhouette")
+    some = np.sort(rng.permutation(rows)[:SILHOUETTE])
+    clusters = found.clusters[some]
+    if not 2 <= len(np.unique(clusters)) < len(some):
+        return None
+    return float(silhouette_score(np.asarray(found.maps.flat()[some]), clusters))
+
+
+def _trust(run: RunFolder, settings: Settings, found: Found, shown: Shown | None, listen: Listener) -> Trust:
+    """Cluster again on parts of the images, and with input times gradient in the heatmaps' place."""
+    maps, labels, index = found.maps, found.labels, found.groups.index
+    source = ExMapGroups(settings.cluster)
+
+    def regroup(rows: IntArray, seed: int, other: NDArray[np.float32] | None = None) -> IntArray:
+        vectors = np.asarray(maps.flat()[rows]) if other is None else other
+        evidence = Evidence(labels[rows], found.outputs.predicted[rows], found.class_names, heatmaps=vectors)
+        return source.infer(evidence, seed=seed).index
+
+    rng = generator(settings.seed, "report", "reruns")
+    reruns = rerun_agreement(regroup, index, labels, rng=rng, reruns=RERUNS, share=RERUN_SHARE)
+    gradient = None
+    if shown is not None and (index >= 0).any():
+        model = build_model(settings.model, shown.grouped.n_classes, seed=0)
+        load_weights(model, run.stage("train") / "model.safetensors")
+        rng = generator(settings.seed, "report", "gradient")
+        rows = np.sort(rng.permutation(np.flatnonzero(index >= 0))[:YARDSTICK]).astype(np.int64)
+        plain, finite = input_gradient_maps(model.eval(), shown.grouped, rows, settings.explain, listen=listen)
+        rows, plain = rows[finite], plain[finite]
+        if len(rows):
+            seed = child_seed(settings.seed, "report", "gradient")
+            by_gradient, again = regroup(rows, seed, plain), regroup(rows, seed)
+            agreement = [within_class_ari(groups, index[rows], labels[rows]) for groups in (by_gradient, again)]
+            gradient = (len(rows), *agreement)
+    return Trust(
+        maps.conservation_error[maps.finite],
+        len(maps),
+        int((~maps.finite).sum()),
+        int(maps.zero.sum()),
+        [(rerun.images, rerun.groups, rerun.ari) for rerun in reruns],
+        RERUN_SHARE,
+        gradient,
+    )
+
+
+# Where the run came from
+
+
+def _provenance(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("data set", str(results["dataset"])), ("seed", str(results["seed"]))]
+    rows += [(name, str(version)) for name, version in manifest.get("versions", {}).items()]
+    rows += [
+        (title, str(manifest[key]))
+        for key, title in (("git_commit", "commit of exmap"), ("device", "device"), ("machine", "machine"))
+        if manifest.get(key)
+    ]
+    return rows
+
+
+def _without_places(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without the names of folders: a report is to be mailed."""
+    return {
+        section: {key: item for key, item in value.items() if key not in HIDDEN.get(section, ())}
+        if isinstance(value, Mapping)
+        else value
+        for section, value in tree.items()
+    }
+
+
+def _command(settings: Settings) -> str:
+    """Return the command that makes the run again, with every setting that its preset does not have."""
+    base = settings.preset if settings.preset in preset_names() else "digits"
+    usual, there = (_without_places(dump_settings(s)) for s in (load_settings(base), settings))
+    words = ["exmap", "run", base, "--seed", str(settings.seed)]
+    for name in _changed(usual, there):
+        value = there
+        for key in name.split("."):
+            value = value[key]
+        if name not in ("seed", "preset"):
+            words += ["--set", f"{name}={json.dumps(value)}"]  # JSON is YAML
+    command = shlex.join(words)
+    places = [] if settings.data.dir is None else [" --data-dir DATA_DIR"]
+    places += [] if settings.model.weights is None else [" --set model.weights=WEIGHTS"]
+    return command + "".join(places)
+
+
+def _changed(usual: Any, there: Any) -> list[str]:
+    return [item.split(" (", 1)[0] for item in differences(usual, there)]
