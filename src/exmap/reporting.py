@@ -285,7 +285,10 @@ def _strategies(found: Found, on_map: IntArray, settings: Settings) -> tuple[lis
                 found.class_names[label_of[group]],
                 len(rows),
                 len(rows) / int((found.labels == label_of[group]).sum()),
-                *(Interval(float(t.accuracy[group]), float(t.low[group]), float(t.high[group])) for t in (before, after)),
+                *(
+                    Interval(float(t.accuracy[group]), float(t.low[group]), float(t.high[group]))
+                    for t in (before, after)
+                ),
                 mean=group,
                 typical=_samples(found, typical),
                 borderline=_samples(found, border),
@@ -409,7 +412,7 @@ def _headline(strategies: Sequence[Strategy], results: Mapping[str, Any], found:
     weakest = min(split, key=lambda strategy: strategy.before.value)
     rest = (found.labels == found.class_names.index(weakest.class_name)) & (found.groups.index != weakest.group)
     right = float((found.outputs.predicted == found.labels)[rest].mean())
-    whole = int(round(weakest.size / weakest.share))
+    whole = round(weakest.size / weakest.share)
     splits = (
         f"Class {weakest.class_name} splits into {counts[weakest.class_name]} strategies: on {weakest.size:,} of its "
         f"{whole:,} images the model is right {percent(weakest.before.value)} of the time"

@@ -69,8 +69,7 @@ def similarity_to_means(vectors: NDArray[np.float32], means: NDArray[np.float32]
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.where(length > 0, length, 1)
-    return unit
+    return np.asarray(vectors / np.where(length > 0, length, 1), dtype=np.float32)
 
 
 def _check(vectors: NDArray[np.float32], index: IntArray) -> None:

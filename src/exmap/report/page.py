@@ -1,8 +1,8 @@
 """The report page: one frozen record of all that it shows, and the HTML text made from it.
 
-The page is one file that asks for nothing else: styles, script, charts and pictures are in it. Whatever comes from data
-(names, labels, settings) reaches it through Jinja's escaping or as JSON; a content security policy allows the page's own
-script and nothing more.
+The page is one file that asks for nothing else: styles, script, charts and pictures are in it. Whatever comes from
+data (names, labels, settings) reaches it through Jinja's escaping or as JSON; a content security policy allows the
+page's own script and nothing more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from exmap.errors import DataError
 from exmap.records import IntArray
-from exmap.report.charts import error_chart, eigenvalue_chart
+from exmap.report.charts import eigenvalue_chart, error_chart
 from exmap.report.sprites import Sheet
 
 __all__ = ["Comparison", "Fit", "Interval", "Page", "Points", "Sample", "Strategy", "Trust", "render_page"]
@@ -295,7 +295,9 @@ def _for_script(page: Page) -> Markup:
     points = page.points
     low = points.places.min(axis=0, initial=np.inf)
     span = float(np.ptp(points.places, axis=0).max(initial=0)) if len(points.places) else 0.0
-    centred = (points.places - low) + (span - np.ptp(points.places, axis=0)) / 2 if len(points.places) else points.places
+    centred = (
+        (points.places - low) + (span - np.ptp(points.places, axis=0)) / 2 if len(points.places) else points.places
+    )
     places = centred / (span or 1.0) * STEPS
     tables = {name: getattr(points, name) for name in ("group", "label", "predicted", "repaired", "truth", "picture")}
     data: dict[str, Any] = {

@@ -16,7 +16,7 @@
   const NONE = 65535;
   const SPAN = 65534; // of a coordinate
   const MARGIN = 0.04; // around the map, as a share of its side
-  const SHOWN = 24; // samples of a selection
+  const SHOWN = 18; // samples of a selection
   const COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#b07aa1", "#f28e2b", "#17a2a2", "#9c755f", "#d37295", "#a0a03a", "#6b6ecf"];
 
   /**
@@ -271,7 +271,7 @@
     );
     find("selection", HTMLParagraphElement).textContent =
       `${kept.length.toLocaleString("en")} of ${data.count.toLocaleString("en")} images selected` +
-      (shown.length ? `; ${shown.length} of them:` : "");
+      (shown.length && shown.length < kept.length ? `; ${shown.length} of them:` : "");
     zoom.disabled = !filter.box;
     only.value = filter.group === null ? "" : String(filter.group);
     for (const button of document.querySelectorAll("button[data-show-group]"))
@@ -411,9 +411,9 @@
 
   const forms = [...document.querySelectorAll("form[data-group]")].flatMap((form) => {
     if (!(form instanceof HTMLFormElement)) return [];
-    const { name, merge, kept } = form.elements;
-    if (!(name instanceof HTMLInputElement && merge instanceof HTMLSelectElement && kept instanceof HTMLInputElement)) return [];
-    return [{ group: Number(form.dataset.group), original: form.dataset.name || "", form, name, merge, not: kept }];
+    const [name, merge, not] = ["name", "merge", "not"].map((field) => form.elements.namedItem(field));
+    if (!(name instanceof HTMLInputElement && merge instanceof HTMLSelectElement && not instanceof HTMLInputElement)) return [];
+    return [{ group: Number(form.dataset.group), original: form.dataset.name || "", form, name, merge, not }];
   });
   const save = find("save", HTMLButtonElement);
   const changes = find("changes", HTMLOutputElement);
@@ -455,6 +455,7 @@
     const count = edits().length;
     changes.textContent = count ? `${count} ${count === 1 ? "group" : "groups"} changed` : "no changes yet";
     save.disabled = !count;
+    find("saving", HTMLDivElement).classList.toggle("changed", count > 0);
     drawLegend();
   }
 

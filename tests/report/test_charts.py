@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from exmap.report.charts import INK, error_chart, eigenvalue_chart
+
+VALUES = np.array([0, 0.001, 0.02, 0.03, 0.04])
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_gap_is_marked_after_the_clusters_it_counts() -> None:
+    chart = ET.fromstring(eigenvalue_chart(VALUES, 2, "five eigenvalues"))
+    words = [element.text for element in chart.iter(f"{SVG}text")]
+    assert "the gap: 2 clusters" in words
+    assert [word for word in words if word in "12345"] == list("12345")
+
+
+def test_without_a_gap_among_those_shown_none_is_marked() -> None:
+    assert "the gap" not in eigenvalue_chart(VALUES, 5, "five eigenvalues")
+
+
+@pytest.mark.parametrize("errors", [[], [np.nan], [0.0, 0.0], np.linspace(0, 3, 200)])
+def test_any_errors_give_a_chart(errors: list[float]) -> None:
+    ET.fromstring(error_chart(np.array(errors, dtype=np.float32), "errors"))
+
+
+def test_a_chart_takes_the_pages_ink_and_brings_no_names_fonts_or_styles() -> None:
+    text = eigenvalue_chart(VALUES, 2, "one")
+    assert INK not in text
+    assert "currentColor" in text
+    assert "font-family" not in text
+    assert "<style" not in text
+    other = eigenvalue_chart(VALUES, 2, "another")
+    ids = [set(re.findall(r' id="([^"]+)"', each)) for each in (text, other)]
+    assert not ids[0] & ids[1]
+
+
+def test_the_description_is_escaped_and_read_out() -> None:
+    chart = ET.fromstring(eigenvalue_chart(VALUES, 2, 'a "b" <c> & d'))
+    assert (chart.get("role"), chart.get("aria-label")) == ("img", 'a "b" <c> & d')
+
+
+def test_the_same_numbers_give_the_same_text() -> None:
+    assert error_chart(np.arange(9, dtype=np.float32), "x") == error_chart(np.arange(9, dtype=np.float32), "x")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exmap.report
+from exmap.errors import DataError
+from exmap.report.page import Interval, Points, percent, render_page
+from sample_page import BREAKS_OUT, HOSTILE, sample_page
+
+SCRIPT = (Path(exmap.report.__file__).parent / "assets" / "report.js").read_text(encoding="utf-8")
+
+
+def embedded(text: str) -> dict[str, object]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def numbers(packed: object) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(str(packed)), dtype="<u2")
+
+
+def test_the_same_page_gives_the_same_text() -> None:
+    assert render_page(sample_page()) == render_page(sample_page())
+
+
+def test_the_page_needs_nothing_but_itself() -> None:
+    text = render_page(sample_page())
+    assert not re.search(r"""(src|href)=(?!["']?(#|data:))""", text.replace(SCRIPT, ""))
+    assert not re.search(r"url\((?!data:)", text)
+    assert "@import" not in text
+    assert "<!--" not in text
+
+
+def test_a_hostile_name_is_never_markup() -> None:
+    text = render_page(sample_page(hostile=True))
+    assert HOSTILE not in text
+    assert "<img" not in text
+    assert text.count("<script") == text.count("</script") == 2
+    data = embedded(text)
+    assert HOSTILE in str(data["ids"])
+    assert BREAKS_OUT in data["classes"]
+
+
+def test_the_script_cannot_end_its_own_element() -> None:
+    assert "</script" not in SCRIPT
+    assert "<!--" not in SCRIPT
+    assert "innerHTML" not in SCRIPT
+
+
+def test_no_id_is_given_twice() -> None:
+    ids = re.findall(r'\sid="([^"]+)"', render_page(sample_page()))
+    assert len(ids) == len(set(ids))
+
+
+def test_the_map_keeps_places_and_groups() -> None:
+    page = sample_page()
+    data = embedded(render_page(page))
+    x, y = numbers(data["x"]).astype(float), numbers(data["y"]).astype(float)
+    places = page.points.places
+    scale = np.ptp(places, axis=0).max() / 65_534
+    np.testing.assert_allclose((x - x[0]) * scale, places[:, 0] - places[0, 0], atol=2 * scale)
+    np.testing.assert_allclose((y[0] - y) * scale, places[:, 1] - places[0, 1], atol=2 * scale)  # the screen's y falls
+    assert np.array_equal(numbers(data["group"]), page.points.group)
+
+
+def test_what_has_no_group_or_picture_is_marked_so() -> None:
+    page = sample_page()
+    points = page.points
+    changed = Points(
+        points.places,
+        np.full(300, -1),
+        points.label,
+        points.predicted,
+        points.repaired,
+        np.full(300, -1),
+        np.full(300, -1),
+        [],
+        300,
+        "PCA",
+    )
+    data = embedded(render_page(sample_page(points=changed)))
+    assert set(numbers(data["group"])) == set(numbers(data["picture"])) == set(numbers(data["truth"])) == {65_535}
+
+
+def test_a_map_of_many_points_stays_small() -> None:
+    n = 50_000
+    rng = np.random.default_rng(0)
+    column = rng.integers(0, 3, n)
+    points = Points(rng.normal(size=(n, 2)).astype(np.float32), *[column] * 6, [], n, "UMAP")
+    assert len(render_page(sample_page(points=points))) < 1_500_000
+
+
+def test_columns_of_other_lengths_and_too_many_groups_are_refused() -> None:
+    five, places = np.zeros(5, dtype=np.int64), np.zeros((5, 2), dtype=np.float32)
+    with pytest.raises(DataError, match="the columns of the map must have one length"):
+        Points(places, *[five] * 5, np.zeros(4, dtype=np.int64), [], 5, "PCA")
+    with pytest.raises(DataError, match="at most 65,534 groups, classes and pictures, got 65,536"):
+        Points(places, *[five] * 5, five + 65_535, [], 5, "PCA")
+
+
+def test_an_empty_run_is_still_a_page() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    points = Points(np.zeros((0, 2), dtype=np.float32), *[none] * 6, [], 0, "PCA")
+    text = render_page(sample_page(points=points, strategies=[], pictures=None, heats=None, means=None, fits=[]))
+    assert "0 of 0 images are on the map" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 %"), (0.004, "0.4 %"), (0.434, "43 %"), (0.9968, "99.7 %"), (1, "100 %"), (float("nan"), "unknown")],
+)
+def test_shares_are_written_as_percentages(value: float, text: str) -> None:
+    assert percent(value) == text
+
+
+def test_an_accuracy_without_an_interval_has_no_whisker() -> None:
+    page = sample_page()
+    row = page.comparisons[1].__class__("All", Interval(0.5), Interval(0.6))
+    assert 'class="whisker"' not in render_page(sample_page(comparisons=[row], strategies=[]))
+
+
+def test_heatmaps_that_are_all_broken_leave_an_empty_chart() -> None:
+    page = sample_page()
+    trust = page.trust.__class__(np.zeros(0, dtype=np.float32), 5, 5, 0, [], 0.8, None)
+    text = render_page(sample_page(trust=trust))
+    assert "No heatmap is finite." in text
+    assert "it needs the images" in text
