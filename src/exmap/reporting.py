@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,10 @@ class Found:
         """Return the images of a group."""
         return np.flatnonzero(self.groups.index == group).astype(np.int64)
 
+    def label_of(self, group: int) -> int:
+        """Return the class of a group; every group has members, all of one class."""
+        return int(self.labels[(self.groups.index == group).argmax()])
+
 
 def write_report(
     run: RunFolder, settings: Settings, shown: Shown | None, path: Path, *, remarks: Sequence[str], listen: Listener
@@ -122,15 +126,20 @@ def write_report(
     vectors = _small_vectors(found.maps)
     places, method = plane(vectors[on_map], seed=child_seed(settings.seed, "report", "map"))
     listen(Progress("report", 1, 4, "parts", "pictures"))
-    strategies, means = _strategies(found, on_map, settings)
-    pictured, pictures, heats = _pictures(found, shown, strategies, on_map, settings)
+    means = group_means(found.maps.flat(), found.groups.index, len(found.groups.names))
+    exemplars = _exemplars(found, means, on_map)
+    pictured, pictures, heats = _pictures(found, shown, exemplars, on_map, settings)
     tile = np.full(len(found.labels), -1, dtype=np.int64)
     tile[pictured] = np.arange(len(pictured))
+    strategies = _strategies(found, exemplars, tile, on_map, settings)
     listen(Progress("report", 2, 4, "parts", "trust"))
     trust = _trust(run, settings, found, shown, listen)
     points = Points(
         places,
-        *(column[on_map] for column in (found.groups.index, found.labels, found.outputs.predicted, found.after[0])),
+        group=found.groups.index[on_map],
+        label=found.labels[on_map],
+        predicted=found.outputs.predicted[on_map],
+        repaired=found.after[0][on_map],
         truth=np.full(len(on_map), -1) if found.truth is None else found.truth[0][on_map],
         picture=tile[on_map],
         ids=[found.ids[row] for row in pictured],
@@ -149,11 +158,11 @@ def write_report(
         split=_split_in_words(settings.groups.split),
         class_names=found.class_names,
         truth_names=() if found.truth is None else found.truth[1],
-        strategies=[_with_tiles(strategy, tile, on_map) for strategy in strategies],
+        strategies=strategies,
         points=points,
         pictures=pictures,
         heats=heats,
-        means=means,
+        means=heat_sheet(heat_tiles(means.reshape(len(means), *found.maps.values.shape[1:]))),
         fits=_fits(found, settings),
         trust=trust,
         provenance=_provenance(results, manifest),
@@ -242,89 +251,82 @@ def _small_vectors(maps: Heatmaps) -> NDArray[np.float32]:
     return reduce_heatmaps(maps.values, MAP_SIDE)
 
 
-def _strategies(found: Found, on_map: IntArray, settings: Settings) -> tuple[list[Strategy], Sheet | None]:
-    """Return a strategy per group, the weakest of each class first, and the sheet of mean heatmaps."""
-    index, names = found.groups.index, found.groups.names
-    if not names:
-        return [], None
-    maps = found.maps
-    means = group_means(maps.flat(), index, len(names))
-    similar = similarity_to_means(maps.flat(), means)
-    before, after = (
-        group_table(
+@dataclass(frozen=True)
+class Exemplars:
+    """Rows of the images that a card shows, the best first."""
+
+    typical: IntArray
+    borderline: IntArray
+    wrong: IntArray
+
+
+def _exemplars(found: Found, means: NDArray[np.float32], on_map: IntArray) -> list[Exemplars]:
+    """Return, for each group, what is most like its mean heatmap, and what is nearly as much like another group's."""
+    predicted = found.outputs.predicted
+    similar = similarity_to_means(found.maps.flat(), means)
+    picked = []
+    for group in range(len(means)):
+        rows = np.intersect1d(found.rows_of(group), on_map)
+        own = similar[rows, group]
+        others = [g for g in range(len(means)) if g != group]
+        same_class = [g for g in others if found.label_of(g) == found.label_of(group)]
+        rivals = similar[rows][:, same_class or others]
+        margin = own - rivals.max(axis=1) if rivals.size else own
+        by_likeness, by_margin = rows[np.argsort(-own, kind="stable")], rows[np.argsort(margin, kind="stable")]
+        typical = by_likeness[:SAMPLES]
+        border = by_margin[~np.isin(by_margin, typical)][:SAMPLES]
+        wrong = by_likeness[predicted[by_likeness] != found.labels[by_likeness]][:SAMPLES]
+        picked.append(Exemplars(typical, border, wrong))
+    return picked
+
+
+def _strategies(
+    found: Found, exemplars: Sequence[Exemplars], tile: IntArray, on_map: IntArray, settings: Settings
+) -> list[Strategy]:
+    """Return a strategy per group, the weakest of each class first."""
+
+    def samples(rows: IntArray) -> list[Sample]:
+        points = np.searchsorted(on_map, rows)
+        return [
+            Sample(int(point), found.ids[row], found.class_names[found.outputs.predicted[row]], int(tile[row]))
+            for point, row in zip(points, rows, strict=True)
+        ]
+
+    def measured(name: str, predicted: IntArray) -> list[Interval]:
+        table = group_table(
             predicted,
             found.labels,
-            index,
-            names,
+            found.groups.index,
+            found.groups.names,
             rng=generator(settings.seed, "report", "bootstrap", name),
             bootstrap=settings.evaluate.bootstrap,
             confidence=settings.evaluate.confidence,
         )
-        for name, predicted in (("before", found.outputs.predicted), ("after", found.after))
-    )
-    label_of = [int(found.labels[found.rows_of(group)][0]) for group in range(len(names))]
-    visible = np.zeros(len(index), dtype=np.bool_)
-    visible[on_map] = True
+        rows = zip(table.accuracy.tolist(), table.low.tolist(), table.high.tolist(), strict=True)
+        return [Interval(*row) for row in rows]
+
+    before, after = measured("before", found.outputs.predicted), measured("after", found.after)
+    in_class = np.bincount(found.labels, minlength=len(found.class_names))
     strategies = []
-    for group, name in enumerate(names):
-        rows = found.rows_of(group)
-        own = similar[rows, group]
-        rivals = [g for g in range(len(names)) if g != group and label_of[g] == label_of[group]]
-        rivals = rivals or [g for g in range(len(names)) if g != group]
-        margin = own - similar[rows][:, rivals].max(axis=1) if rivals else own
-        seen = visible[rows]
-        typical = rows[np.argsort(-own, kind="stable")][seen[np.argsort(-own, kind="stable")]][:SAMPLES]
-        border = rows[np.argsort(margin, kind="stable")]
-        border = border[visible[border] & ~np.isin(border, typical)][:SAMPLES]
-        wrong = rows[np.argsort(-own, kind="stable")]
-        wrong = wrong[visible[wrong] & (found.outputs.predicted[wrong] != found.labels[wrong])][:SAMPLES]
+    for group, (name, shown) in enumerate(zip(found.groups.names, exemplars, strict=True)):
+        rows, label = found.rows_of(group), found.label_of(group)
         strategies.append(
             Strategy(
                 group,
                 name,
-                found.class_names[label_of[group]],
+                found.class_names[label],
                 len(rows),
-                len(rows) / int((found.labels == label_of[group]).sum()),
-                *(
-                    Interval(float(t.accuracy[group]), float(t.low[group]), float(t.high[group]))
-                    for t in (before, after)
-                ),
+                len(rows) / int(in_class[label]),
+                before[group],
+                after[group],
                 mean=group,
-                typical=_samples(found, typical),
-                borderline=_samples(found, border),
-                wrong=_samples(found, wrong),
+                typical=samples(shown.typical),
+                borderline=samples(shown.borderline),
+                wrong=samples(shown.wrong),
                 made_of=_made_of(found, rows),
             )
         )
-    strategies.sort(key=lambda strategy: (label_of[strategy.group], strategy.before.value))
-    return strategies, heat_sheet(heat_tiles(means.reshape(len(means), *maps.values.shape[1:])))
-
-
-def _samples(found: Found, rows: IntArray) -> list[Sample]:
-    """Return the samples by row; their places among points and tiles are known later."""
-    predicted = found.outputs.predicted
-    return [Sample(int(row), found.ids[row], found.class_names[predicted[row]], None) for row in rows]
-
-
-def _with_tiles(strategy: Strategy, tile: IntArray, on_map: IntArray) -> Strategy:
-    """Give samples, which are known by row, their places among the points and tiles."""
-
-    def placed(samples: Sequence[Sample]) -> list[Sample]:
-        return [
-            replace(
-                sample,
-                point=int(np.searchsorted(on_map, sample.point)),
-                picture=int(tile[sample.point]) if tile[sample.point] >= 0 else None,
-            )
-            for sample in samples
-        ]
-
-    return replace(
-        strategy,
-        typical=placed(strategy.typical),
-        borderline=placed(strategy.borderline),
-        wrong=placed(strategy.wrong),
-    )
+    return sorted(strategies, key=lambda strategy: (found.label_of(strategy.group), strategy.before.value))
 
 
 def _made_of(found: Found, rows: IntArray) -> list[tuple[str, int]]:
@@ -337,12 +339,10 @@ def _made_of(found: Found, rows: IntArray) -> list[tuple[str, int]]:
 
 
 def _pictures(
-    found: Found, shown: Shown | None, strategies: Sequence[Strategy], on_map: IntArray, settings: Settings
+    found: Found, shown: Shown | None, exemplars: Sequence[Exemplars], on_map: IntArray, settings: Settings
 ) -> tuple[IntArray, Sheet | None, Sheet]:
     """Return the rows that have a picture, and the sheets: first those of the cards, then as many as there is room."""
-    first = [
-        sample.point for strategy in strategies for sample in (*strategy.typical, *strategy.borderline, *strategy.wrong)
-    ]
+    first = [row for each in exemplars for rows in (each.typical, each.borderline, each.wrong) for row in rows.tolist()]
     cell = 2 * found.groups.index[on_map] + (found.outputs.predicted == found.labels)[on_map]
     rows = np.array(list(dict.fromkeys([*first, *on_map[_by_turns(cell, settings.seed)].tolist()])), dtype=np.int64)
     fewest = len(set(first))
@@ -373,7 +373,7 @@ def _comparisons(
 
     def worst(row: Mapping[str, Any]) -> Interval:
         group = row["group_accuracy"][row["worst_group"]]
-        return Interval(group["value"], group["low"], group["high"])
+        return Interval(row["worst_group_accuracy"], group["low"], group["high"])
 
     title = f"Worst {by}: {before['worst_group']}"
     if before["worst_group"] != after["worst_group"]:
@@ -404,9 +404,9 @@ def _headline(strategies: Sequence[Strategy], results: Mapping[str, Any], found:
     """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it."""
     counts = {name: sum(s.class_name == name for s in strategies) for name in found.class_names}
     split = [strategy for strategy in strategies if counts[strategy.class_name] > 1]
-    before, after = (results["methods"][method]["worst_group_accuracy"] for method in (BEFORE, AFTER))
+    before, after = (percent(results["methods"][method]["worst_group_accuracy"]) for method in (BEFORE, AFTER))
     by = "class" if results["methods"][AFTER]["labels_used"]["evaluation"] == ["class labels"] else "group"
-    outcome = f"On test images retraining takes the worst {by} from {percent(before)} to {percent(after)}."
+    outcome = f"On test images retraining takes the worst {by} from {before} to {after}."
     if not split:
         return f"No class splits into several strategies: the heatmaps of each class are of one kind. {outcome}"
     weakest = min(split, key=lambda strategy: strategy.before.value)
@@ -440,6 +440,7 @@ def _fits(found: Found, settings: Settings) -> list[Fit]:
                 note["n_samples"],
                 note["n_clusters"],
                 note["note"],
+                settings.cluster.gap,
                 None if values is None else np.asarray(values),
                 note.get("graph_components"),
                 _silhouette(found, rows, settings),
@@ -481,8 +482,12 @@ def _trust(run: RunFolder, settings: Settings, found: Found, shown: Shown | None
         if len(rows):
             seed = child_seed(settings.seed, "report", "gradient")
             by_gradient, again = regroup(rows, seed, plain), regroup(rows, seed)
-            agreement = [within_class_ari(groups, index[rows], labels[rows]) for groups in (by_gradient, again)]
-            gradient = (len(rows), *agreement)
+            there, classes = index[rows], labels[rows]
+            gradient = (
+                len(rows),
+                within_class_ari(by_gradient, there, classes),
+                within_class_ari(again, there, classes),
+            )
     return Trust(
         maps.conservation_error[maps.finite],
         len(maps),

@@ -55,7 +55,7 @@ def test_without_any_group_there_is_nothing_to_rerun() -> None:
 
 def test_the_index_is_computed_inside_classes_that_either_grouping_splits() -> None:
     other = np.where(LABELS == 1, np.arange(200) % 3, 0)
-    halves = [adjusted_rand_score(INDEX[LABELS == c], other[LABELS == c]) for c in (0, 1)]
+    halves = [adjusted_rand_score(INDEX[rows], other[rows]) for rows in (LABELS == 0, LABELS == 1)]
     assert within_class_ari(INDEX, other, LABELS) == pytest.approx(np.mean(halves))
     assert within_class_ari(LABELS, LABELS, LABELS) == 1
 

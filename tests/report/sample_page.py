@@ -41,13 +41,17 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
             names[g],
             classes[int(g == 2)],
             SIZES[g],
-            SIZES[g] / (150 if g < 2 else 150),
+            SIZES[g] / 150,
             Interval(before, before - 0.04, min(before + 0.04, 1)),
             Interval(0.95, 0.9, 0.99),
             g,
             *(
                 [Sample(int(i), ids[i], classes[predicted[i]], int(i)) for i in rows[:4]]
-                for rows in (np.flatnonzero(group == g), np.flatnonzero(group == g)[4:], np.flatnonzero((group == g) & wrong))
+                for rows in (
+                    np.flatnonzero(group == g),
+                    np.flatnonzero(group == g)[4:],
+                    np.flatnonzero((group == g) & wrong),
+                )
             ),
             made_of=[(truths[g], SIZES[g])],
         )
@@ -55,7 +59,7 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
     ]
     page = Page(
         title="exmap report: pets, seed 0",
-        headline=f"Class {classes[0]} splits into 2 strategies: on 30 of its 150 images the model is right 50 % of the time.",
+        headline=f"Class {classes[0]} splits into 2 strategies: on 30 of its 150 images it is right half the time.",
         remarks=(),
         comparisons=[
             Comparison(f"Worst group: {truths[0]}", Interval(0.52, 0.47, 0.6), Interval(0.88, 0.8, 0.93)),
@@ -70,7 +74,9 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
         pictures=picture_sheet(picture_tiles(images)) if with_pictures else None,
         heats=heat_sheet(heat_tiles(maps)),
         means=heat_sheet(heat_tiles(maps[:3])),
-        fits=[Fit("All classes together", n, 2, "2 clusters: ...", np.array([0, 0.001, 0.02, 0.03]), 1, 0.21)],
+        fits=[
+            Fit("All classes together", n, 2, "2 clusters: ...", "relative", np.array([0, 0.001, 0.02, 0.03]), 1, 0.21)
+        ],
         trust=Trust(rng.random(n).astype(np.float32), n, 0, 1, [(240, 3, 0.97), (240, 3, 1.0)], 0.8, (300, 0.55, 0.99)),
         provenance=[("seed", "0"), ("torch", "2.4")],
         settings="seed: 0\n",

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from exmap.report.charts import INK, error_chart, eigenvalue_chart
+from exmap.report.charts import INK, eigenvalue_chart, error_chart
 
 VALUES = np.array([0, 0.001, 0.02, 0.03, 0.04])
 SVG = "{http://www.w3.org/2000/svg}"
@@ -17,6 +17,15 @@ def test_the_gap_is_marked_after_the_clusters_it_counts() -> None:
     words = [element.text for element in chart.iter(f"{SVG}text")]
     assert "the gap: 2 clusters" in words
     assert [word for word in words if word in "12345"] == list("12345")
+
+
+def test_a_gap_of_ratios_is_drawn_on_a_scale_that_shows_ratios_and_keeps_what_is_zero() -> None:
+    plain, ratios = (eigenvalue_chart(VALUES, 2, "five eigenvalues", ratios=log) for log in (False, True))
+    marks = [len(re.findall(r"<use [^>]*", text)) for text in (plain, ratios)]
+    assert plain != ratios
+    assert min(marks) >= len(VALUES)
+    ET.fromstring(ratios)
+    ET.fromstring(eigenvalue_chart(np.zeros(4), 4, "four components", ratios=True))
 
 
 def test_without_a_gap_among_those_shown_none_is_marked() -> None:

@@ -14,9 +14,9 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Download, sync_playwright
 from playwright.sync_api import Page as Tab
+from sample_page import GROUPS, HOSTILE, sample_page
 
 from exmap.report.page import render_page
-from sample_page import GROUPS, HOSTILE, sample_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Tab]
@@ -147,7 +147,7 @@ def test_a_card_filters_the_map_and_the_samples(opened: Open) -> None:
 
 def test_a_box_drawn_on_the_map_selects_what_is_in_it(opened: Open) -> None:
     tab = opened()
-    x, y = point_on_screen(tab, 2)  # the uppermost cluster
+    _, y = point_on_screen(tab, 2)  # the uppermost cluster
     box = tab.locator("#map").bounding_box()
     assert box is not None
     tab.mouse.move(box["x"] + 2, box["y"] + 2)

@@ -22,7 +22,7 @@ UNWANTED = ("<metadata>.*?</metadata>", "<style.*?</style>", r'(?<=<g) id="[^"]*
 SIZE = (4.4, 2.5)  # inches; 72 units each
 
 
-def eigenvalue_chart(values: NDArray[np.float64], n_clusters: int, described: str) -> Markup:
+def eigenvalue_chart(values: NDArray[np.float64], n_clusters: int, described: str, *, ratios: bool = False) -> Markup:
     """Show the smallest eigenvalues, with a line through the gap that decides the number of clusters.
 
     Parameters
@@ -32,22 +32,29 @@ def eigenvalue_chart(values: NDArray[np.float64], n_clusters: int, described: st
         The gap lies before eigenvalue ``n_clusters + 1``; it is marked if that one is shown.
     described : str
         What the chart shows, for those who cannot see it.
+    ratios : bool
+        Whether the gap is one between ratios: the scale is then logarithmic, and what is zero stands at its lower end.
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     ax = figure.add_subplot()
     numbers = np.arange(1, len(values) + 1)
     before = numbers <= n_clusters
-    ax.scatter(numbers[before], values[before], color=ACCENT, s=34, zorder=3)
-    ax.scatter(numbers[~before], values[~before], color=MUTED, s=34, zorder=3)
+    if ratios and (values > 0).any():
+        floor = values[values > 0].min() / 3
+        values = np.maximum(values, floor)
+        ax.set_yscale("log")
+        ax.set_ylim(floor, None)
+    ax.scatter(numbers[before], values[before], color=ACCENT, s=34, zorder=3, clip_on=False)
+    ax.scatter(numbers[~before], values[~before], color=MUTED, s=34, zorder=3, clip_on=False)
     if n_clusters < len(values):
         ax.axvline(n_clusters + 0.5, color=ACCENT, linewidth=1, linestyle="--")
         ax.annotate(
             f"the gap: {n_clusters} clusters",
-            (n_clusters + 0.5, 1),
+            (n_clusters + 0.5, 0),
             xycoords=ax.get_xaxis_transform(),
-            xytext=(5, -4),
+            xytext=(5, 5),
             textcoords="offset points",
-            va="top",
+            va="bottom",
             color=INK,
         )
     ax.set_xticks(numbers)

@@ -138,6 +138,7 @@ class Fit:
     images: int
     n_clusters: int
     note: str
+    gap: str = "relative"
     eigenvalues: NDArray[np.float64] | None = None
     components: int | None = None
     silhouette: float | None = None
@@ -253,17 +254,21 @@ def render_page(page: Page) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a share as a percentage: whole, or with a decimal where it is near 0 or 100.
+    r"""Return a share as a percentage with one decimal; only what is none or all of it is called 0 or 100.
+
+    The space does not break.
 
     Examples
     --------
-    >>> percent(0.434), percent(0.9968), percent(1.0), percent(None)
-    ('43 %', '99.7 %', '100 %', 'unknown')
+    >>> [percent(share).replace("\xa0", " ") for share in (0.434, 1.0, 0.9999, 0.0, None)]
+    ['43.4 %', '100 %', '> 99.9 %', '0 %', 'unknown']
     """
     if value is None or value != value:
         return "unknown"
-    digits = 1 if 0 < value < 0.1 or 0.9 < value < 1 else 0
-    return f"{100 * value:.{digits}f} %"
+    if value in (0, 1):
+        return f"{100 * value:.0f}\xa0%"
+    bound = "> " if value > 0.999 else "< " if value < 0.001 else ""
+    return f"{bound}{100 * min(max(value, 0.001), 0.999):.1f}\xa0%"
 
 
 def _duration(seconds: float) -> str:
@@ -287,7 +292,7 @@ def _spectrum(fit: Fit) -> Markup | None:
         f"The {len(fit.eigenvalues)} smallest eigenvalues for {fit.samples_of}, rising from "
         f"{fit.eigenvalues[0]:.2g} to {fit.eigenvalues[-1]:.2g}; {fit.n_clusters} clusters"
     )
-    return eigenvalue_chart(fit.eigenvalues, fit.n_clusters, described)
+    return eigenvalue_chart(fit.eigenvalues, fit.n_clusters, described, ratios=fit.gap == "relative")
 
 
 def _for_script(page: Page) -> Markup:

@@ -17,6 +17,7 @@
   const SPAN = 65534; // of a coordinate
   const MARGIN = 0.04; // around the map, as a share of its side
   const SHOWN = 18; // samples of a selection
+  const RARE = 0.03; // share of the images below which a category is drawn larger
   const COLOURS = ["#4e79a7", "#e15759", "#59a14f", "#b07aa1", "#f28e2b", "#17a2a2", "#9c755f", "#d37295", "#a0a03a", "#6b6ecf"];
 
   /**
@@ -204,7 +205,8 @@
     const order = bins.map((_, number) => number).sort((a, b) => bins[b].length - bins[a].length); // the rare on top
     for (const number of order) {
       context.fillStyle = paint(number);
-      for (const point of bins[number]) dot(point, size);
+      const larger = bins[number].length < RARE * data.count ? 1.7 : 1;
+      for (const point of bins[number]) dot(point, size * larger);
     }
     context.globalAlpha = 1;
     context.strokeStyle = getComputedStyle(canvas).color;
@@ -473,7 +475,8 @@
   });
 
   if (data.truths.length === 0) colour.querySelector("option[value=truth]")?.remove();
+  const first = document.querySelector("button.sample[data-point]");
   edited();
-  choose(-1);
+  choose(first instanceof HTMLElement ? Number(first.dataset.point) : -1);
   select();
 })();
