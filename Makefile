@@ -4,7 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test slow bench lint types layers check clean
+# Of the report page's script: tsc reads its JSDoc types. It has no dependencies, and is not installed.
+TSC    := npx --yes --package typescript@5.9.3 tsc --allowJs --checkJs --strict --noEmit --target es2022 --lib es2022,dom,dom.iterable
+
+.PHONY: demo test slow bench lint script types layers check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,13 +31,18 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+script:
+	@if command -v npx > /dev/null; then set -x; $(TSC) src/exmap/report/assets/report.js; \
+	elif [ -n "$$CI" ]; then echo "script: npx is not installed, and the page's script must be checked where CI is set"; exit 1; \
+	else echo "script: skipped, because npx is not installed (install npm to check the report page's script)"; fi
+
 types: $(READY)
 	$(BIN)/mypy
 
 layers: $(READY)
 	$(BIN)/lint-imports
 
-check: lint types layers test
+check: lint script types layers test
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
