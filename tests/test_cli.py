@@ -311,7 +311,7 @@ def test_a_finished_run_prints_its_table_and_where_things_are(give: Give, copied
         assert f"{row['worst_group_accuracy']:.1%}" in lines[name]
         assert f"{row['mean_accuracy']:.1%}" in lines[name]
         assert ("true groups" in lines[name]) == (name == "oracle+dfr")
-    for name in ("results.json", "report/strategies.png"):
+    for name in ("results.json", "report/report.html", "report/strategies.png"):
         assert str(copied / name) in said.out
 
 

@@ -22,6 +22,8 @@ from exmap.report.page import percent
 from running import CHEAP, Said, bring_up, command, copy_run, finished_run
 from trees import waterbirds_tree
 
+HOSTILE = "<img src=x onerror=alert(1)>.jpg"
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -187,6 +189,10 @@ def test_moved_images_give_a_page_of_heatmaps_and_moved_back_one_with_pictures(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tree = waterbirds_tree(tmp_path / "wb", {0: (30, 8, 8, 30), 1: (12, 7, 7, 12), 2: (6, 6, 6, 6)})
+    folder = tree / "waterbird_complete95_forest2water2"
+    (folder / "001.Some_Bird" / "Some_Bird_1_0000.jpg").rename(folder / "001.Some_Bird" / HOSTILE)
+    table = (folder / "metadata.csv").read_text().replace("Some_Bird_1_0000.jpg", HOSTILE, 1)
+    (folder / "metadata.csv").write_text(table)
     small = (
         "model={name: resnet18, stem: imagenet}",
         "images={resize: 20, crop: 16, workers: 0, cache: never}",
@@ -197,7 +203,10 @@ def test_moved_images_give_a_page_of_heatmaps_and_moved_back_one_with_pictures(
     )
     folder = tmp_path / "run"
     bring_up(folder, load_settings("waterbirds", small, data__dir=str(tree)))
-    whole = words((folder / "report" / "report.html").read_text(encoding="utf-8"))
+    text = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    assert any(HOSTILE in name for name in embedded(text)["ids"])
+    whole = words(text)
     assert "waterbird, land" in whole
     tree.rename(tmp_path / "elsewhere")
 

@@ -76,6 +76,7 @@ def test_a_run_folder_holds_every_documented_file(finished: Path) -> None:
         "retrain/heads.json",
         "retrain/model.safetensors",
         "evaluate/results.json",
+        "report/report.html",
         "report/strategies.png",
         *(f"{stage}/done.json" for stage in STAGE_NAMES),
     ]

@@ -88,7 +88,7 @@ class Found:
     maps: Heatmaps
     after: IntArray  # (repeats, N): classes predicted by the retrained heads
     class_names: tuple[str, ...]
-    truth: GroupNumbers | None
+    true_group: GroupNumbers | None  # of each image, where it is known
     fits: list[dict[str, Any]]
     clusters: IntArray
 
@@ -140,7 +140,7 @@ def write_report(
         label=found.labels[on_map],
         predicted=found.outputs.predicted[on_map],
         repaired=found.after[0][on_map],
-        truth=np.full(len(on_map), -1) if found.truth is None else found.truth[0][on_map],
+        truth=np.full(len(on_map), -1) if found.true_group is None else found.true_group[0][on_map],
         picture=tile[on_map],
         ids=[found.ids[row] for row in pictured],
         total=len(found.labels),
@@ -157,7 +157,7 @@ def write_report(
         labels_used={step.replace("_", " "): used for step, used in results["methods"][AFTER]["labels_used"].items()},
         split=_split_in_words(settings.groups.split),
         class_names=found.class_names,
-        truth_names=() if found.truth is None else found.truth[1],
+        truth_names=() if found.true_group is None else found.true_group[1],
         strategies=strategies,
         points=points,
         pictures=pictures,
@@ -331,9 +331,9 @@ def _strategies(
 
 def _made_of(found: Found, rows: IntArray) -> list[tuple[str, int]]:
     """Return the true groups of some images, the largest first; none where they are not known."""
-    if found.truth is None:
+    if found.true_group is None:
         return []
-    index, names = found.truth
+    index, names = found.true_group
     counts = np.bincount(index[rows], minlength=len(names))
     return [(names[g], int(counts[g])) for g in np.argsort(-counts, kind="stable") if counts[g]]
 

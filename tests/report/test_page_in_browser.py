@@ -17,6 +17,7 @@ from playwright.sync_api import Page as Tab
 from sample_page import GROUPS, HOSTILE, sample_page
 
 from exmap.report.page import render_page
+from running import finished_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Tab]
@@ -43,7 +44,8 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def open_page(page: Any = None, *, width: int = 1200, height: int = 900, scheme: str = "light") -> Tab:
         path = tmp_path / "report.html"
-        path.write_text(render_page(page or sample_page()), encoding="utf-8")
+        text = page if isinstance(page, str) else render_page(page or sample_page())
+        path.write_text(text, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
         tab = context.new_page()
@@ -94,6 +96,18 @@ def test_the_page_opens_from_disk_and_shows_every_section(opened: Open) -> None:
     assert tab.locator("h2").all_inner_texts() == titles
     assert tab.locator("article h4").all_inner_texts() == [GROUPS[1], GROUPS[0], GROUPS[2]]
     assert selected(tab).startswith("300 of 300 images selected")
+
+
+def test_the_page_of_a_real_run_opens_and_its_cards_filter_the_map(
+    opened: Open, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = finished_run(tmp_path_factory.getbasetemp())
+    tab = opened((run / "report" / "report.html").read_text(encoding="utf-8"))
+    assert selected(tab).startswith("450 of 450 images selected")
+    count = int(tab.locator("article .facts").first.inner_text().split()[0])
+    tab.locator("button[data-show-group]").first.click()
+    assert selected(tab).startswith(f"{count} of 450 images selected")
+    assert tab.locator("#selected button .tile.image").count() == min(count, 18)
 
 
 def test_the_map_is_drawn_in_the_colours_of_its_legend(opened: Open) -> None:

@@ -10,7 +10,7 @@ from exmap.records import IntArray
 
 __all__ = ["group_means", "similarity_to_means"]
 
-AT_ONCE = 2000  # vectors; they may lie on disk
+AT_ONCE = 256  # vectors; they may be long, and lie on disk
 
 
 def group_means(vectors: NDArray[np.float32], index: IntArray, n_groups: int) -> NDArray[np.float32]:

@@ -153,21 +153,11 @@
     return number < COLOURS.length ? COLOURS[number] : `hsl(${(number * 137.5) % 360} 45% 55%)`;
   }
 
-  /** @param {number} point */
-  function onScreen(point) {
+  /** How the map lies on the screen: a coordinate c is at offset + c * scale pixels. */
+  function frame() {
     const side = canvas.clientWidth;
     const scale = (side * (1 - 2 * MARGIN)) / view.side;
-    return [side * MARGIN + (x[point] - view.left) * scale, side * MARGIN + (y[point] - view.top) * scale];
-  }
-
-  /**
-   * @param {number} px
-   * @param {number} py
-   */
-  function onMap(px, py) {
-    const side = canvas.clientWidth;
-    const scale = view.side / (side * (1 - 2 * MARGIN));
-    return [view.left + (px - side * MARGIN) * scale, view.top + (py - side * MARGIN) * scale];
+    return { scale, left: side * MARGIN - view.left * scale, top: side * MARGIN - view.top * scale };
   }
 
   /** @type {[number, number, number, number] | null} */
@@ -190,9 +180,14 @@
     if (canvas.width !== Math.round(side * density)) canvas.width = canvas.height = Math.round(side * density);
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, side, side);
+    const { scale, left, top } = frame();
+    /** @type {(point: number, size: number) => void} */
+    const dot = (point, size) =>
+      context.fillRect(left + x[point] * scale - size / 2, top + y[point] * scale - size / 2, size, size);
     const colouring = colourings[colour.value]();
     const zoomed = SPAN / view.side;
-    const size = Math.min(9, (data.count > 20000 ? 2 : data.count > 4000 ? 2.6 : data.count > 1000 ? 4 : 6) * Math.min(zoomed, 2));
+    const usual = data.count > 20000 ? 2 : data.count > 4000 ? 2.6 : data.count > 1000 ? 4 : 6;
+    const size = Math.min(9, usual * Math.min(zoomed, 2)) * Math.max(0.6, Math.min(1, side / 560));
     /** @type {number[][]} */
     const bins = colouring.names.map(() => []);
     for (const point of kept) (bins[colouring.of(point)] || []).push(point);
@@ -205,16 +200,15 @@
     const order = bins.map((_, number) => number).sort((a, b) => bins[b].length - bins[a].length); // the rare on top
     for (const number of order) {
       context.fillStyle = paint(number);
-      const larger = bins[number].length < RARE * data.count ? 1.7 : 1;
+      const larger = bins[number].length < RARE * data.count ? 1.6 : 1;
       for (const point of bins[number]) dot(point, size * larger);
     }
     context.globalAlpha = 1;
     context.strokeStyle = getComputedStyle(canvas).color;
     if (chosen >= 0) {
-      const [px, py] = onScreen(chosen);
       context.lineWidth = 2;
       context.beginPath();
-      context.arc(px, py, size / 2 + 5, 0, 2 * Math.PI);
+      context.arc(left + x[chosen] * scale, top + y[chosen] * scale, size / 2 + 5, 0, 2 * Math.PI);
       context.stroke();
     }
     if (drag) {
@@ -223,15 +217,6 @@
       context.strokeRect(Math.min(drag[0], drag[2]), Math.min(drag[1], drag[3]), Math.abs(drag[2] - drag[0]), Math.abs(drag[3] - drag[1]));
       context.setLineDash([]);
     }
-  }
-
-  /**
-   * @param {number} point
-   * @param {number} size
-   */
-  function dot(point, size) {
-    const [px, py] = onScreen(point);
-    context?.fillRect(px - size / 2, py - size / 2, size, size);
   }
 
   function drawLegend() {
@@ -298,12 +283,18 @@
    * @param {number} reach
    */
   function nearest(px, py, reach) {
+    const { scale, left, top } = frame();
+    const [mx, my] = [(px - left) / scale, (py - top) / scale];
     let best = -1;
-    let least = reach * reach;
+    let least = (reach / scale) ** 2;
     for (const point of kept) {
-      const [qx, qy] = onScreen(point);
-      const distance = (qx - px) ** 2 + (qy - py) ** 2;
-      if (distance < least) [best, least] = [point, distance];
+      const dx = x[point] - mx;
+      const dy = y[point] - my;
+      const distance = dx * dx + dy * dy;
+      if (distance < least) {
+        least = distance;
+        best = point;
+      }
     }
     return best;
   }
@@ -345,9 +336,13 @@
       hover(event);
       return;
     }
-    const [left, top] = onMap(Math.min(x0, x1), Math.min(y0, y1));
-    const [right, bottom] = onMap(Math.max(x0, x1), Math.max(y0, y1));
-    filter.box = [left, top, right, bottom];
+    const { scale, left, top } = frame();
+    filter.box = [
+      (Math.min(x0, x1) - left) / scale,
+      (Math.min(y0, y1) - top) / scale,
+      (Math.max(x0, x1) - left) / scale,
+      (Math.max(y0, y1) - top) / scale,
+    ];
     tooltip.hidden = true;
     select();
   });
