@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,20 @@ def test_the_map_keeps_places_and_groups() -> None:
     data = embedded(render_page(page))
     x, y = numbers(data["x"]).astype(float), numbers(data["y"]).astype(float)
     places = page.points.places
-    scale = np.ptp(places, axis=0).max() / 65_534
-    np.testing.assert_allclose((x - x[0]) * scale, places[:, 0] - places[0, 0], atol=2 * scale)
-    np.testing.assert_allclose((y[0] - y) * scale, places[:, 1] - places[0, 1], atol=2 * scale)  # the screen's y falls
+    across, down = np.ptp(places, axis=0) / 65_534
+    np.testing.assert_allclose((x - x[0]) * across, places[:, 0] - places[0, 0], atol=2 * across)
+    np.testing.assert_allclose((y[0] - y) * down, places[:, 1] - places[0, 1], atol=2 * down)  # the screen's y falls
     assert np.array_equal(numbers(data["group"]), page.points.group)
+
+
+def test_a_long_map_is_widened_to_half_its_length_at_most() -> None:
+    points = sample_page().points
+    long = replace(points, places=points.places * np.array([100, 1], dtype=np.float32))
+    data = embedded(render_page(sample_page(points=long)))
+    y = numbers(data["y"])
+    assert np.ptp(numbers(data["x"])) == 65_534
+    assert np.ptp(y) == pytest.approx(65_534 * 2 * np.ptp(points.places[:, 1]) / np.ptp(long.places[:, 0]), abs=2)
+    assert (int(y.max()) + int(y.min())) / 2 == pytest.approx(65_534 / 2, abs=2)
 
 
 def test_what_has_no_group_or_picture_is_marked_so() -> None:

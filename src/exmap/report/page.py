@@ -298,12 +298,7 @@ def _spectrum(fit: Fit) -> Markup | None:
 def _for_script(page: Page) -> Markup:
     """Return what the page's script reads: JSON in which nothing can end the element it stands in."""
     points = page.points
-    low = points.places.min(axis=0, initial=np.inf)
-    span = float(np.ptp(points.places, axis=0).max(initial=0)) if len(points.places) else 0.0
-    centred = (
-        (points.places - low) + (span - np.ptp(points.places, axis=0)) / 2 if len(points.places) else points.places
-    )
-    places = centred / (span or 1.0) * STEPS
+    places = _filled(points.places)
     tables = {name: getattr(points, name) for name in ("group", "label", "predicted", "repaired", "truth", "picture")}
     data: dict[str, Any] = {
         "grouping": page.grouping,
@@ -322,6 +317,14 @@ def _for_script(page: Page) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def _filled(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return places that fill a square of 16-bit coordinates; the shorter axis is stretched to twice at most."""
+    low, high = (f(axis=0, initial=0) if not len(places) else f(axis=0) for f in (places.min, places.max))
+    span = np.maximum(high - low, (high - low).max() / 2)
+    share = (places - (low + high) / 2) / np.where(span > 0, span, 1) + 0.5
+    return np.asarray(np.clip(share, 0, 1) * STEPS, dtype=np.float32)
 
 
 def _packed(values: NDArray[Any]) -> str:

@@ -132,6 +132,7 @@
   /** @type {number[]} */
   let kept = [];
   let chosen = -1;
+  let pointed = -1;
 
   /** @type {Record<string, () => Colouring>} */
   const colourings = {
@@ -205,10 +206,11 @@
     }
     context.globalAlpha = 1;
     context.strokeStyle = getComputedStyle(canvas).color;
-    if (chosen >= 0) {
+    for (const point of [chosen, pointed]) {
+      if (point < 0) continue;
       context.lineWidth = 2;
       context.beginPath();
-      context.arc(left + x[chosen] * scale, top + y[chosen] * scale, size / 2 + 5, 0, 2 * Math.PI);
+      context.arc(left + x[point] * scale, top + y[point] * scale, size / 2 + 5, 0, 2 * Math.PI);
       context.stroke();
     }
     if (drag) {
@@ -299,10 +301,17 @@
     return best;
   }
 
+  /** @param {number} point */
+  function pointAt(point) {
+    tooltip.hidden = point < 0;
+    if (point !== pointed) draw();
+    pointed = point;
+  }
+
   /** @param {PointerEvent} event */
   function hover(event) {
     const point = nearest(event.offsetX, event.offsetY, 12);
-    tooltip.hidden = point < 0;
+    pointAt(point);
     if (point < 0) return;
     show(tooltip, point);
     const room = canvas.clientWidth;
@@ -317,7 +326,7 @@
       draw();
     } else hover(event);
   });
-  canvas.addEventListener("pointerleave", () => (tooltip.hidden = true));
+  canvas.addEventListener("pointerleave", () => pointAt(-1));
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     canvas.setPointerCapture(event.pointerId);
@@ -343,7 +352,7 @@
       (Math.max(x0, x1) - left) / scale,
       (Math.max(y0, y1) - top) / scale,
     ];
-    tooltip.hidden = true;
+    pointAt(-1);
     select();
   });
 
