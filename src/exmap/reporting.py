@@ -404,7 +404,7 @@ def _headline(strategies: Sequence[Strategy], results: Mapping[str, Any], found:
     """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it."""
     counts = {name: sum(s.class_name == name for s in strategies) for name in found.class_names}
     split = [strategy for strategy in strategies if counts[strategy.class_name] > 1]
-    before, after = (percent(results["methods"][method]["worst_group_accuracy"]) for method in (BEFORE, AFTER))
+    before, after = (_spoken(results["methods"][method]["worst_group_accuracy"]) for method in (BEFORE, AFTER))
     by = "class" if results["methods"][AFTER]["labels_used"]["evaluation"] == ["class labels"] else "group"
     outcome = f"On test images retraining takes the worst {by} from {before} to {after}."
     if not split:
@@ -415,11 +415,17 @@ def _headline(strategies: Sequence[Strategy], results: Mapping[str, Any], found:
     whole = round(weakest.size / weakest.share)
     splits = (
         f"Class {weakest.class_name} splits into {counts[weakest.class_name]} strategies: on {weakest.size:,} of its "
-        f"{whole:,} images the model is right {percent(weakest.before.value)} of the time"
+        f"{whole:,} images the model is right {_spoken(weakest.before.value)} of the time"
     )
     if weakest.before.high is not None and weakest.before.high >= right:
-        return f"{splits}, which is not clearly less than on the others ({percent(right)}). {outcome}"
-    return f"{splits}, on the others {percent(right)}. {outcome}"
+        return f"{splits}, which is not clearly less than on the others ({_spoken(right)}). {outcome}"
+    return f"{splits}, on the others {_spoken(right)}. {outcome}"
+
+
+def _spoken(share: float) -> str:
+    """Return a share in whole per cent, where that calls nothing 0 or 100 that is not."""
+    whole = f"{100 * share:.0f}"
+    return percent(share).replace("> ", "over ").replace("< ", "under ") if whole in ("0", "100") else f"{whole}\xa0%"
 
 
 def _fits(found: Found, settings: Settings) -> list[Fit]:
