@@ -146,6 +146,28 @@ def test_the_report_command_makes_the_same_page_anew_and_nothing_else(
     assert bring_up(copied, settings)[-1] == "report: finished before, kept"
 
 
+def test_where_there_are_too_many_images_the_page_shows_some_of_every_group_and_says_how_many(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MOST_POINTS", 200), ("MOST_PICTURES", 120), ("PICTURE_BYTES", 20_000)):
+        monkeypatch.setattr(f"exmap.reporting.{name}", value)
+    assert report(monkeypatch, capsys, copied).code == 0
+    text = (copied / "report" / "report.html").read_text(encoding="utf-8")
+    data = embedded(text)
+    table = pq.read_table(copied / "cluster" / "exmap.parquet").to_pandas()
+    sizes = np.bincount(table["group"])
+    shown = np.bincount(numbers(data["group"]))
+    assert shown.sum() == 200
+    assert all(shown[sizes <= 20] == sizes[sizes <= 20])  # small groups are whole
+    assert shown.min() >= min(sizes.min(), 20)
+    pictured = int((numbers(data["picture"]) < 65_535).sum())
+    assert pictured == len(data["ids"]) < 120
+    assert f"200 of 450 images are on the map, {pictured} of them with pictures" in words(text)
+    cards = re.findall(r'class="sample" data-point="(\d+)"', text)
+    assert all(numbers(data["picture"])[int(point)] < 65_535 for point in cards)
+    assert sum(len(uri) for uri in re.findall(r"url\(data:[^)]*\)", text)) < 40_000
+
+
 @pytest.mark.parametrize("stage", ["train", "cluster", "evaluate"])
 def test_a_run_that_is_not_whole_is_refused(
     copied: Path, stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ from sklearn.metrics import silhouette_score
 
 from exmap.artifacts import read_groups, read_heads, read_heatmaps, read_outputs
 from exmap.cluster import group_means, plane, similarity_to_means
+from exmap.cluster.rows import sample_rows
 from exmap.config import Settings, dump_settings, load_settings, preset_names
 from exmap.data import Split
 from exmap.evaluation import group_table, rerun_agreement, within_class_ari
@@ -67,14 +68,13 @@ class Shown:
     Attributes
     ----------
     grouped, test : Split
-    grouped_groups, test_groups : (index, names)
-        Groups that results are reported by: the true ones, or classes without those.
+    reported : (index, names)
+        Groups of the grouped split that results are reported by: the true ones, or classes without those.
     """
 
     grouped: Split
     test: Split
-    grouped_groups: GroupNumbers
-    test_groups: GroupNumbers
+    reported: GroupNumbers
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _read(run: RunFolder, settings: Settings, shown: Shown | None) -> Found:
     notes = read_json(run.stage("cluster") / "clusters.json")
     truth = None
     if shown is not None:
-        class_names, truth = shown.grouped.class_names, shown.grouped_groups
+        class_names, truth = shown.grouped.class_names, shown.reported
         if truth[1] == class_names:
             truth = None
     else:
@@ -458,7 +458,7 @@ def _fits(found: Found, settings: Settings) -> list[Fit]:
 def _silhouette(found: Found, rows: IntArray, settings: Settings) -> float | None:
     """Return the mean silhouette of some of the samples; None where it is not defined."""
     rng = generator(settings.seed, "report", "silhouette")
-    some = np.sort(rng.permutation(rows)[:SILHOUETTE])
+    some = rows[sample_rows(len(rows), SILHOUETTE, rng)]
     clusters = found.clusters[some]
     if not 2 <= len(np.unique(clusters)) < len(some):
         return None
@@ -482,7 +482,8 @@ def _trust(run: RunFolder, settings: Settings, found: Found, shown: Shown | None
         model = build_model(settings.model, shown.grouped.n_classes, seed=0)
         load_weights(model, run.stage("train") / "model.safetensors")
         rng = generator(settings.seed, "report", "gradient")
-        rows = np.sort(rng.permutation(np.flatnonzero(index >= 0))[:YARDSTICK]).astype(np.int64)
+        assigned = np.flatnonzero(index >= 0).astype(np.int64)
+        rows = assigned[sample_rows(len(assigned), YARDSTICK, rng)]
         plain, finite = input_gradient_maps(model.eval(), shown.grouped, rows, settings.explain, listen=listen)
         rows, plain = rows[finite], plain[finite]
         if len(rows):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from exmap.cluster.rows import row_blocks
 from exmap.errors import DataError
 from exmap.records import IntArray
 
 __all__ = ["group_means", "similarity_to_means"]
-
-AT_ONCE = 256  # vectors; they may be long, and lie on disk
 
 
 def group_means(vectors: NDArray[np.float32], index: IntArray, n_groups: int) -> NDArray[np.float32]:
@@ -37,8 +36,8 @@ def group_means(vectors: NDArray[np.float32], index: IntArray, n_groups: int) ->
     """
     _check(vectors, index)
     total = np.zeros((n_groups, vectors.shape[1]))
-    for start in range(0, len(vectors), AT_ONCE):
-        part, groups = np.asarray(vectors[start : start + AT_ONCE]), index[start : start + AT_ONCE]
+    for block in row_blocks(*vectors.shape):
+        part, groups = np.asarray(vectors[block]), index[block]
         for group in np.unique(groups[groups >= 0]):
             total[group] += part[groups == group].sum(axis=0, dtype=np.float64)
     counts = np.bincount(index[index >= 0], minlength=n_groups)
@@ -62,8 +61,8 @@ def similarity_to_means(vectors: NDArray[np.float32], means: NDArray[np.float32]
     """
     found = np.empty((len(vectors), len(means)), dtype=np.float32)
     directions = _unit(means).T
-    for start in range(0, len(vectors), AT_ONCE):
-        found[start : start + AT_ONCE] = _unit(np.asarray(vectors[start : start + AT_ONCE])) @ directions
+    for block in row_blocks(*vectors.shape):
+        found[block] = _unit(np.asarray(vectors[block])) @ directions
     return np.clip(found, -1, 1)
 
 

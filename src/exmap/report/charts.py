@@ -43,7 +43,7 @@ def eigenvalue_chart(values: NDArray[np.float64], n_clusters: int, described: st
         floor = values[values > 0].min() / 3
         values = np.maximum(values, floor)
         ax.set_yscale("log")
-        ax.set_ylim(floor, None)
+        ax.set_ylim(floor, 2 * values.max())
     ax.scatter(numbers[before], values[before], color=ACCENT, s=34, zorder=3, clip_on=False)
     ax.scatter(numbers[~before], values[~before], color=MUTED, s=34, zorder=3, clip_on=False)
     if n_clusters < len(values):
