@@ -18,7 +18,13 @@ INK = "#010203"  # becomes the colour of the text around the chart
 ACCENT, MUTED = "#d1662b", "#7f8c9b"
 BINS = 30
 # What matplotlib adds for a file of its own: names that repeat from chart to chart, a style for all, fonts of its own.
-UNWANTED = ("<metadata>.*?</metadata>", "<style.*?</style>", r'(?<=<g) id="[^"]*"', r"font-family: [^;]*; ")
+UNWANTED = (
+    "<!--.*?-->",
+    "<metadata>.*?</metadata>",
+    "<style.*?</style>",
+    r'(?<=<g) id="[^"]*"',
+    r"font-family: [^;]*; ",
+)
 SIZE = (4.4, 2.5)  # inches; 72 units each
 
 
