@@ -149,7 +149,7 @@ def test_the_report_command_makes_the_same_page_anew_and_nothing_else(
 def test_where_there_are_too_many_images_the_page_shows_some_of_every_group_and_says_how_many(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("MOST_POINTS", 200), ("MOST_PICTURES", 120), ("PICTURE_BYTES", 20_000)):
+    for name, value in (("MOST_POINTS", 200), ("MOST_PICTURES", 120), ("PICTURE_BYTES", 6_000)):
         monkeypatch.setattr(f"exmap.reporting.{name}", value)
     assert report(monkeypatch, capsys, copied).code == 0
     text = (copied / "report" / "report.html").read_text(encoding="utf-8")

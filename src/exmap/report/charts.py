@@ -23,7 +23,7 @@ UNWANTED = (
     "<metadata>.*?</metadata>",
     "<style.*?</style>",
     r'(?<=<g) id="[^"]*"',
-    r"font-family: [^;]*; ",
+    "font-family: [^;]*; ",
 )
 SIZE = (4.4, 2.5)  # inches; 72 units each
 
