@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import silhouette_score
 
 from exmap.artifacts import read_groups, read_heads, read_heatmaps, read_outputs
-from exmap.cluster import group_means, plane, similarity_to_means
+from exmap.cluster import embed, group_means, similarity_to_means
+from exmap.cluster.embedding import ENOUGH_FOR_UMAP
 from exmap.cluster.rows import sample_rows
 from exmap.config import Settings, dump_settings, load_settings, preset_names
 from exmap.data import Split
@@ -124,7 +125,7 @@ def write_report(
     listen(Progress("report", 0, 4, "parts", "map"))
     on_map = _some(found, MOST_POINTS, settings.seed)
     vectors = _small_vectors(found.maps)
-    places, method = plane(vectors[on_map], seed=child_seed(settings.seed, "report", "map"))
+    places = embed(vectors[on_map], seed=child_seed(settings.seed, "report", "map"))
     listen(Progress("report", 1, 4, "parts", "pictures"))
     means = group_means(found.maps.flat(), found.groups.index, len(found.groups.names))
     exemplars = _exemplars(found, means, on_map)
@@ -144,7 +145,7 @@ def write_report(
         picture=tile[on_map],
         ids=[found.ids[row] for row in pictured],
         total=len(found.labels),
-        method=method,
+        method="UMAP" if len(on_map) > ENOUGH_FOR_UMAP else "two principal components",
     )
     listen(Progress("report", 3, 4, "parts", "page"))
     manifest = read_json(run.path / "manifest.json") or {}
@@ -152,7 +153,7 @@ def write_report(
     page = Page(
         title=f"exmap report: {results['dataset']}, seed {results['seed']}",
         headline=_headline(strategies, results, found),
-        remarks=remarks,
+        remarks=[*remarks, *_edited(results, settings)],
         comparisons=_comparisons(run, settings, results, shown),
         labels_used={step.replace("_", " "): used for step, used in results["methods"][AFTER]["labels_used"].items()},
         split=_split_in_words(settings.groups.split),
@@ -428,6 +429,19 @@ def _spoken(share: float) -> str:
     return percent(share).replace("> ", "over ").replace("< ", "under ") if whole in ("0", "100") else f"{whole}\xa0%"
 
 
+def _edited(results: Mapping[str, Any], settings: Settings) -> list[str]:
+    """Say what retraining on the groups that a person edited gave, where there are such."""
+    if settings.edits is None:
+        return []
+    method = results["methods"].get(f"{settings.edits.source}-edited+dfr")
+    if method is None:
+        return []
+    return [
+        "The groups below are as they were found. After retraining on what a person made of them, the worst group of the "
+        f"test images is right {percent(method['worst_group_accuracy'])} of the time."
+    ]
+
+
 def _fits(found: Found, settings: Settings) -> list[Fit]:
     """Return what each clustering said of itself, with its silhouette where there is more than one cluster."""
     fits = []
@@ -539,7 +553,7 @@ def _command(settings: Settings) -> str:
         value = there
         for key in name.split("."):
             value = value[key]
-        if name not in ("seed", "preset"):
+        if name.split(".")[0] not in ("seed", "preset", "edits"):
             words += ["--set", f"{name}={json.dumps(value)}"]  # JSON is YAML
     command = shlex.join(words)
     places = [] if settings.data.dir is None else [" --data-dir DATA_DIR"]

@@ -470,8 +470,8 @@ def report_run(
     RunFolderError
         If the run is not finished, or its settings were changed since.
     """
-    stages, tree, before = STAGES[:-1], identity_part(settings), None
-    for stage in stages:
+    tree, before = identity_part(settings), None
+    for stage in _stages_of(settings)[:-1]:
         record, there = run.record(stage.name), read_json(run.stage(stage.name) / "identity.json") or {}
         wanted = json.loads(json.dumps({name: _setting(tree, name) for name in stage.sections}))
         if record is None or there.get("settings") != wanted or (before and there.get("before") != before):

@@ -4,7 +4,6 @@ from exmap.cluster.embedding import embed
 from exmap.cluster.exemplars import group_means, similarity_to_means
 from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.methods import clusterer_names, make_clusterer
-from exmap.cluster.plane import plane
 from exmap.cluster.spectral import SpectralEigengap
 from exmap.cluster.spectrum import Spectrum, cluster_qr, eigengap, laplacian_spectrum
 from exmap.cluster.umap_kmeans import UmapKMeans
@@ -21,6 +20,5 @@ __all__ = [
     "group_means",
     "laplacian_spectrum",
     "make_clusterer",
-    "plane",
     "similarity_to_means",
 ]

@@ -12,7 +12,7 @@ from exmap.errors import NumericalError
 
 __all__ = ["embed"]
 
-ENOUGH_FOR_UMAP = 200
+ENOUGH_FOR_UMAP = 500  # below, principal components show as much, at once
 NEIGHBORS = 15  # UMAP's default
 KEPT_FIRST = 50  # principal components that UMAP is given; the rest costs time and is noise
 
@@ -20,7 +20,7 @@ KEPT_FIRST = 50  # principal components that UMAP is given; the rest costs time 
 def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
     """Return coordinates in the plane: alike vectors lie near each other.
 
-    Above 200 samples by UMAP of the first 50 principal components (McInnes, Healy and Melville, 2018), otherwise by the
+    Above 500 samples by UMAP of the first 50 principal components (McInnes, Healy and Melville, 2018), otherwise by the
     first two principal components. Distances between far clusters mean nothing with UMAP.
 
     Parameters
