@@ -437,7 +437,7 @@ def _edited(results: Mapping[str, Any], settings: Settings) -> list[str]:
     if method is None:
         return []
     return [
-        "The groups below are as they were found. After retraining on what a person made of them, the worst group of the "
+        "The groups below are as found. After retraining on what a person made of them, the worst group of the "
         f"test images is right {percent(method['worst_group_accuracy'])} of the time."
     ]
 

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Download, sync_playwright
 from playwright.sync_api import Page as Tab
 from sample_page import GROUPS, HOSTILE, sample_page
 
+from exmap.config import load_edits
 from exmap.report.page import render_page
 from running import finished_run
 
@@ -214,14 +215,15 @@ def downloaded(tab: Tab) -> dict[str, Any]:
         tab.locator("#save").click()
     file: Download = waiting.value
     assert file.suggested_filename == "edits.yaml"
+    load_edits(file.path())
     tree: dict[str, Any] = yaml.safe_load(Path(file.path()).read_text(encoding="utf-8"))
     return tree
 
 
 @pytest.mark.parametrize(
-    "name", ["green background", 'a "b" \\ c: #d', "été, 猫 🐈", "one\u2028two\x85three\x7f", "</script>", "{a: [b]}"]
+    "name", ["green background", 'a "b" \\ c: #d', "été, 猫 🐈", "one\u2028two\x85\x7f three", "</script>", "{a: [b]}"]
 )
-def test_edits_are_downloaded_as_they_were_made(opened: Open, name: str) -> None:
+def test_edits_are_downloaded_as_they_were_made_and_can_be_read(opened: Open, name: str) -> None:
     tab = opened()
     assert tab.locator("#save").is_disabled()
     form = edit(tab, 1)
@@ -229,6 +231,7 @@ def test_edits_are_downloaded_as_they_were_made(opened: Open, name: str) -> None
     form.locator("select[name=merge]").select_option(GROUPS[0])
     edit(tab, 2).locator("input[name=not]").check()
     assert tab.locator("#changes").inner_text() == "2 groups changed"
+    name = "".join(c if c.isprintable() else " " for c in name).replace("   ", " ")
     assert tab.locator("#name-1").text_content() == name
     assert downloaded(tab) == {
         "format": 1,
@@ -239,6 +242,17 @@ def test_edits_are_downloaded_as_they_were_made(opened: Open, name: str) -> None
             {"group": GROUPS[2], "not_a_shortcut": True},
         ],
     }
+
+
+@pytest.mark.parametrize("name", [GROUPS[2], "unassigned"])
+def test_a_name_that_cannot_be_given_is_not_saved(opened: Open, name: str) -> None:
+    tab = opened()
+    field = edit(tab, 1).locator("input[name=name]")
+    field.fill(name)
+    assert tab.locator("#changes").inner_text() == f"another name is needed than {name}"
+    assert tab.locator("#save").is_disabled()
+    field.fill("something else")
+    assert tab.locator("#save").is_enabled()
 
 
 def test_groups_merge_only_within_their_class_and_never_in_a_circle(opened: Open) -> None:

@@ -436,10 +436,25 @@
     );
   }
 
+  /**
+   * What a group is to be called: as typed, with a space for whatever cannot be printed.
+   * @param {{original: string, name: HTMLInputElement}} edit
+   */
+  function wanted({ original, name }) {
+    return name.value.replace(/[\p{C}\p{Zl}\p{Zp}\p{Zs}]+/gu, " ").trim() || original;
+  }
+
+  /** A name that cannot be given, because it has a meaning or two groups would have it; empty where all is well. */
+  function taken() {
+    const names = forms.filter(({ merge }) => !merge.value).map(wanted);
+    return names.find((name, number) => name === "unassigned" || names.indexOf(name) < number) || "";
+  }
+
   function edits() {
-    return forms.flatMap(({ original, name, merge, not }) => {
+    return forms.flatMap((edit) => {
+      const { original, name, merge, not } = edit;
       const lines = [];
-      if (name.value.trim() && name.value.trim() !== original) lines.push(`    name: ${quoted(name.value.trim())}`);
+      if (name.value !== original && wanted(edit) !== original) lines.push(`    name: ${quoted(wanted(edit))}`);
       if (merge.value) lines.push(`    merge_into: ${quoted(merge.value)}`);
       if (not.checked) lines.push("    not_a_shortcut: true");
       return lines.length ? [[`  - group: ${quoted(original)}`, ...lines].join("\n")] : [];
@@ -448,19 +463,25 @@
 
   function edited() {
     const targets = new Set(forms.map(({ merge }) => merge.value));
-    for (const { group: number, original, form, name, merge, not } of forms) {
+    for (const edit of forms) {
+      const { group: number, original, form, merge, not } = edit;
       merge.disabled = targets.has(original); // what others go into stays where it is
       for (const option of merge.options)
         option.disabled = forms.some((other) => other.original === option.value && other.merge.value !== "");
-      groupName.set(number, name.value.trim() || original);
+      groupName.set(number, wanted(edit));
       const heading = document.getElementById(`name-${number}`);
       if (heading) heading.textContent = groupName.get(number) || original;
       form.closest("article")?.classList.toggle("set-aside", not.checked || merge.value !== "");
     }
     for (const option of only.options) if (option.value) option.textContent = groupName.get(Number(option.value)) || "";
     const count = edits().length;
-    changes.textContent = count ? `${count} ${count === 1 ? "group" : "groups"} changed` : "no changes yet";
-    save.disabled = !count;
+    const twice = taken();
+    changes.textContent = twice
+      ? `another name is needed than ${twice}`
+      : count
+        ? `${count} ${count === 1 ? "group" : "groups"} changed`
+        : "no changes yet";
+    save.disabled = !count || twice !== "";
     find("saving", HTMLDivElement).classList.toggle("changed", count > 0);
     drawLegend();
   }
