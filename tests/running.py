@@ -131,7 +131,9 @@ def modification_times(folder: Path) -> dict[str, int]:
 
 
 def without_times(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in results.items() if key not in ("seconds", "peak_memory_mib")}
+    return {
+        key: value for key, value in results.items() if key not in ("seconds", "images_per_second", "peak_memory_mib")
+    }
 
 
 def moved_run(base: Path) -> Path:

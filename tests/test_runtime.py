@@ -9,7 +9,7 @@ import torch
 
 from exmap.config import RuntimeSettings
 from exmap.errors import SettingsError
-from exmap.runtime import child_seed, generator, make_fabric, torch_seed
+from exmap.runtime import child_seed, generator, launched, launched_runtime, make_fabric, process_number, torch_seed
 
 
 def test_child_seeds_stay_the_same_from_version_to_version() -> None:
@@ -76,3 +76,20 @@ def test_an_accelerator_that_is_not_there_is_a_settings_error_that_says_what_to_
     message = str(caught.value)
     assert message.startswith(f"runtime.accelerator=cuda with runtime.devices={devices} cannot be used here: ")
     assert message.endswith("Set runtime.accelerator=cpu or lower runtime.devices")
+
+
+def test_processes_are_launched_only_where_torchrun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = RuntimeSettings(devices=3)
+    assert (launched(), process_number(), launched_runtime(settings)) == (False, 0, settings)
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "6", "GROUP_WORLD_SIZE": "2", "RANK": "5"}.items():
+        monkeypatch.setenv(name, value)
+    assert (launched(), process_number()) == (True, 5)
+    found = launched_runtime(settings)
+    assert (found.devices, found.num_nodes, found.processes) == (3, 2, 6)
+    with pytest.raises(SettingsError, match=r"must be the processes that were started, got 6; start as many"):
+        make_fabric(settings)
+
+
+def test_several_hosts_need_torchrun() -> None:
+    with pytest.raises(SettingsError, match=r"^runtime.num_nodes=2 needs torchrun on every host, or fabric run, to"):
+        make_fabric(RuntimeSettings(accelerator="cpu", num_nodes=2))

@@ -52,14 +52,15 @@ def test_a_finished_stage_says_how_long_it_took_in_all_processes(run: RunFolder)
     part = run.path / "train.part"
     attempt = json.loads((part / "attempt.json").read_text())
     (part / "attempt.json").write_text(json.dumps({"seconds_before": 100.0, "started": attempt["started"]}))
-    with run.begin("train", IDENTITY):
-        pass
+    with run.begin("train", IDENTITY) as made:
+        made.measured["images_per_second"] = float("nan")
     record = run.record("train")
     assert record is not None
     assert record["format"] == FORMAT
     assert record["identity"] == digest_of(IDENTITY)
     assert 100 <= record["seconds"] < 160
     assert record["peak_memory_mib"] > 1
+    assert record["images_per_second"] is None
 
 
 def test_an_interrupted_stage_is_never_taken_for_finished(run: RunFolder) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from exmap.bench.grid import Bench, Cell
     from exmap.bench.tables import Row
-    from exmap.config import Settings
+    from exmap.config import RuntimeSettings, Settings
     from exmap.data.check import DataCheck
     from exmap.records import Listener, Progress
 
@@ -46,6 +47,8 @@ Override = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times."),
 ]
+Devices = Annotated[int | None, typer.Option("--devices", help="Processes on each host, one per device.")]
+Nodes = Annotated[int | None, typer.Option("--num-nodes", help="Hosts; each starts its processes with torchrun.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of an earlier run.")]
 
 
@@ -130,26 +133,41 @@ def run(
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder; by default runs/PRESET-seedN.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")] = None,
+    devices: Devices = None,
+    num_nodes: Nodes = None,
     overrides: Override = None,
 ) -> None:
     """Run the whole chain: train, explain, cluster, retrain, evaluate. Continues an interrupted run."""
     from exmap.config import load_settings
 
     settings = load_settings(source, overrides or (), seed=seed, data__dir=data_dir)
+    settings = _with_processes(settings, devices, num_nodes)
     folder = out or Path("runs") / f"{settings.preset}-seed{settings.seed}"
     _go(folder, settings, until="report", change=False)
 
 
 @app.command()
-def train(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
+def train(
+    run_dir: RunDir,
+    data_dir: DataDir = None,
+    devices: Devices = None,
+    num_nodes: Nodes = None,
+    overrides: Override = None,
+) -> None:
     """Train the classifier of a run."""
-    _stage("train", run_dir, data_dir, overrides)
+    _stage("train", run_dir, data_dir, overrides, devices, num_nodes)
 
 
 @app.command()
-def explain(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
+def explain(
+    run_dir: RunDir,
+    data_dir: DataDir = None,
+    devices: Devices = None,
+    num_nodes: Nodes = None,
+    overrides: Override = None,
+) -> None:
     """Make the heatmaps of a run, after what they need."""
-    _stage("explain", run_dir, data_dir, overrides)
+    _stage("explain", run_dir, data_dir, overrides, devices, num_nodes)
 
 
 @app.command()
@@ -168,7 +186,7 @@ def retrain(
     overrides: Override = None,
 ) -> None:
     """Retrain the last layer of a run's classifier on each source's groups, after what that needs."""
-    _stage("retrain" if edits is None else "edit", run_dir, data_dir, overrides, edits)
+    _stage("retrain" if edits is None else "edit", run_dir, data_dir, overrides, edits=edits)
 
 
 @app.command()
@@ -406,7 +424,10 @@ def bench(
     """Compare methods on data sets over seeds, and write the tables. Exit code 1 if cells failed."""
     from exmap.bench.grid import load_bench, plan
     from exmap.errors import SettingsError
+    from exmap.runtime import launched
 
+    if launched():
+        raise SettingsError("exmap bench starts its own processes; give the command without torchrun, and --jobs")
     if source and preset:
         raise SettingsError(f"a bench takes one grid, got {source} and --preset {preset}; leave one out")
     if jobs is not None and jobs < 1:
@@ -495,7 +516,13 @@ def _bench_table(dataset: str, rows: list[Row]) -> Any:
 
 
 def _stage(
-    name: str, run_dir: Path, data_dir: Path | None, overrides: list[str] | None, edits: Path | None = None
+    name: str,
+    run_dir: Path,
+    data_dir: Path | None,
+    overrides: list[str] | None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    edits: Path | None = None,
 ) -> None:
     from exmap.config import change_settings
     from exmap.stages import open_run, with_edits
@@ -504,7 +531,25 @@ def _stage(
     settings = change_settings(there, overrides or (), data__dir=data_dir)
     if edits is not None:
         settings = with_edits(run_folder, settings, edits)
-    _go(run_dir, settings, until=name, change=True)
+    shared = _with_processes(settings, devices, num_nodes)
+    # A classifier belongs to the number of processes it was trained with; heatmaps do not.
+    _go(run_dir, shared if name == "train" else settings, until=name, change=True, runtime=shared.runtime)
+
+
+def _with_processes(settings: Settings, devices: int | None, num_nodes: int | None) -> Settings:
+    """Return the settings with the processes that were asked for, or that torchrun has started."""
+    from exmap.config import change_settings
+    from exmap.errors import SettingsError
+    from exmap.runtime import launched_runtime
+
+    asked = change_settings(settings, runtime__devices=devices, runtime__num_nodes=num_nodes)
+    started = launched_runtime(asked.runtime)
+    if (devices or num_nodes) and asked.runtime.processes != started.processes:
+        raise SettingsError(
+            f"--devices and --num-nodes ask for {asked.runtime.processes} processes, but torchrun has started "
+            f"{started.processes}; leave them out"
+        )
+    return change_settings(settings, runtime__devices=started.devices, runtime__num_nodes=started.num_nodes)
 
 
 def _loading() -> Any:
@@ -513,30 +558,49 @@ def _loading() -> Any:
     return Console(stderr=True).status("loading")
 
 
-def _go(folder: Path, settings: Settings, *, until: str, change: bool) -> None:
+def _go(folder: Path, settings: Settings, *, until: str, change: bool, runtime: RuntimeSettings | None = None) -> None:
     def work(listen: Listener, say: Callable[[str], None]) -> dict[str, Any] | None:
         from exmap.stages import open_run, run_stages
 
         run_folder, opened = open_run(folder, settings, change=change)
-        return run_stages(run_folder, opened, until=until, listen=listen, say=say)
+        return run_stages(run_folder, opened, until=until, runtime=runtime, listen=listen, say=say)
 
-    _work(folder, work)
+    def assist() -> None:
+        from exmap.stages import assist_run
+
+        assist_run(folder, settings, runtime=runtime)
+
+    _work(folder, work, assist)
 
 
-def _work(folder: Path, work: Callable[[Listener, Callable[[str], None]], dict[str, Any] | None]) -> None:
-    """Work on a run folder, with bars, and show what came out."""
+def _work(
+    folder: Path,
+    work: Callable[[Listener, Callable[[str], None]], dict[str, Any] | None],
+    assist: Callable[[], None] | None = None,
+) -> None:
+    """Work on a run folder, with bars, and show what came out; a process launched beside the first one assists."""
     import logging
 
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
+    from exmap.runtime import launched, process_number
+
+    console = Console(soft_wrap=True, quiet=process_number() > 0)
     bars = ProgressBars()
     with console.status("loading"):
         import lightning_fabric  # noqa: F401  sets the level of its own logger, which is then changed below
 
         import exmap.stages  # noqa: F401
 
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    for name in ("lightning_fabric", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if launched():
+        signal.signal(signal.SIGTERM, _end_with_the_others)
+    if process_number() > 0:
+        try:
+            return assist() if assist is not None else None
+        except KeyboardInterrupt:
+            sys.exit(130)  # the first process says so
 
     def say(line: str) -> None:
         bars.close()
@@ -559,6 +623,16 @@ def _work(folder: Path, work: Callable[[Listener, Callable[[str], None]], dict[s
     ):
         if (folder / name).exists() and results is not None:
             console.print(f"{what}: {folder / name}", highlight=False, markup=False)
+
+
+def _end_with_the_others(*_: Any) -> NoReturn:
+    """Say why torchrun ends this process."""
+    from exmap.errors import ProcessError
+
+    raise ProcessError(
+        "this process was told to end, as torchrun does when another process of the run has ended; give the same "
+        "command again: finished stages and epochs are kept"
+    )
 
 
 def _summary(results: dict[str, Any]) -> Any:
@@ -597,7 +671,9 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    print(f"exmap: {sentence}", file=sys.stderr)
+    number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    which = "" if number == "0" else f" (process {number})"
+    print(f"exmap{which}: {sentence}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -200,11 +200,28 @@ class TrainSettings(_Section):
 
 
 class RuntimeSettings(_Section):
-    """Where and how torch computes: device, precision of training, and number of processes."""
+    """Where and how torch computes.
+
+    Attributes
+    ----------
+    accelerator : "auto", "cpu", "cuda" or "mps"
+    devices : int
+        Processes on each host, each with a device of its own (or a share of the CPU).
+    num_nodes : int
+        Hosts. On more than one, torchrun or ``fabric run`` starts the processes.
+    precision : "32-true", "bf16-mixed" or "16-mixed"
+        Of training.
+    """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    @property
+    def processes(self) -> int:
+        """Number of processes on all hosts together."""
+        return self.devices * self.num_nodes
 
 
 class ExplainSettings(_Section):

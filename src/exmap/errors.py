@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "ExMapError",
     "NumericalError",
+    "ProcessError",
     "RunFolderError",
     "SettingsError",
     "unknown_name",
@@ -38,6 +39,10 @@ class CheckpointError(ExMapError, ValueError):
 
 class NumericalError(ExMapError, ArithmeticError):
     """A computation that left the finite numbers."""
+
+
+class ProcessError(ExMapError, RuntimeError):
+    """A process, of several that work together, that ended before their work was done."""
 
 
 class RunFolderError(ExMapError, RuntimeError):

@@ -6,20 +6,39 @@ on how many another stage made, and nothing ever touches a global generator.
 
 from __future__ import annotations
 
+import logging
+import os
+import pickle
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from exmap.config import RuntimeSettings
-from exmap.errors import SettingsError
+from exmap.errors import ExMapError, ProcessError, SettingsError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["child_seed", "generator", "make_fabric", "torch_seed"]
+__all__ = [
+    "Company",
+    "child_seed",
+    "generator",
+    "in_processes",
+    "launched",
+    "launched_runtime",
+    "make_fabric",
+    "process_number",
+    "torch_seed",
+]
+
+LONGEST_WAIT = timedelta(days=30)  # of processes that have no part in what the first one does
+Result = TypeVar("Result")
 
 
 def child_seed(seed: int, *names: str | int) -> int:
@@ -49,25 +68,191 @@ def torch_seed(seed: int) -> Iterator[None]:
         yield
 
 
+def launched() -> bool:
+    """Return whether torchrun, or ``fabric run``, has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def process_number() -> int:
+    """Return this process's number among those that were launched together; 0 where it is alone."""
+    return int(os.environ["RANK"]) if launched() else 0
+
+
+def launched_runtime(settings: RuntimeSettings) -> RuntimeSettings:
+    """Return the settings with the numbers of processes and hosts that were launched, where they were."""
+    if not launched():
+        return settings
+    nodes = int(os.environ["GROUP_WORLD_SIZE"])
+    return settings.model_copy(update={"devices": int(os.environ["WORLD_SIZE"]) // nodes, "num_nodes": nodes})
+
+
 def make_fabric(settings: RuntimeSettings) -> Fabric:
-    """Return a Fabric for the settings; several processes are spawned by its ``launch``.
+    """Return a Fabric for the settings; several processes are spawned by its ``launch``, unless they were launched.
 
     Raises
     ------
     SettingsError
-        If the accelerator or the number of devices is not there.
+        If the accelerator or the number of devices is not there, or another number of processes was launched.
     """
     from lightning_fabric import Fabric
 
+    if launched() and settings.processes != int(os.environ["WORLD_SIZE"]):
+        raise SettingsError(
+            f"runtime.devices={settings.devices} on runtime.num_nodes={settings.num_nodes} must be the processes that "
+            f"were started, got {os.environ['WORLD_SIZE']}; start as many with torchrun, or change the settings with "
+            "exmap train"
+        )
+    if not launched() and settings.num_nodes > 1:
+        raise SettingsError(
+            f"runtime.num_nodes={settings.num_nodes} needs torchrun on every host, or fabric run, to start the "
+            "processes (docs/performance.md); set runtime.num_nodes=1 for processes of this host alone"
+        )
+    for name in ("LT_CLI_USED", "LT_STRATEGY", "LT_PRECISION"):  # fabric run's: one launch alone, and not our settings
+        os.environ.pop(name, None)
+    here = launched_runtime(settings)
+    several = "ddp" if launched() else "ddp_spawn"
     try:
         return Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            precision=settings.precision,
-            strategy="ddp_spawn" if settings.devices > 1 else "auto",
+            accelerator=here.accelerator,
+            devices=here.devices,
+            num_nodes=here.num_nodes,
+            precision=here.precision,
+            strategy=several if here.processes > 1 else "auto",
         )
     except Exception as error:  # Fabric raises several kinds for the same cause: the device is not there
         raise SettingsError(
             f"runtime.accelerator={settings.accelerator} with runtime.devices={settings.devices} cannot be used here: "
             f"{error} Set runtime.accelerator=cpu or lower runtime.devices"
         ) from error
+
+
+def in_processes(settings: RuntimeSettings, work: Callable[..., Result], *args: Any) -> Result:
+    """Call ``work(fabric, *args)`` in every process of the settings, and return what the first one returns.
+
+    Processes that were launched together all come here, and each is given what its own call returns. Otherwise they
+    are spawned, and `work` must be picklable. A model is best given in `args`: each process then has a copy of its own.
+
+    Raises
+    ------
+    ProcessError
+        If a process ends before its work is done; the others are then ended, too.
+    ExMapError, OSError
+        What `work` raises in any process.
+    """
+    fabric = make_fabric(settings)
+    if settings.processes == 1 or launched():
+        return cast(Result, fabric.launch(_Share(work), *args))
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+    with tempfile.TemporaryDirectory(prefix="exmap-") as answers:
+        try:
+            fabric.launch(_Share(work, Path(answers), settings.devices), *args)
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            said = [pickle.loads(path.read_bytes()) for path in sorted(Path(answers).glob("*.raised"))]
+            causes = [each for each in said if not isinstance(each, ProcessError)]  # the others lost their company only
+            if causes:
+                raise causes[0] from None
+            if not said and isinstance(error, ProcessRaisedException):
+                raise
+            why = getattr(error, "signal_name", None) or "which the others noticed"
+            raise ProcessError(_ended(f"of {settings.devices}; {why}")) from None
+        return cast(Result, pickle.loads((Path(answers) / "0.made").read_bytes()))
+
+
+class _Share:
+    """The work of one process.
+
+    What a spawned one makes or raises goes back as a file of its own: Fabric's pipe is read only when all processes
+    have ended, for which one with a large result would wait in vain, and it holds no errors.
+    """
+
+    def __init__(self, work: Callable[..., Any], answers: Path | None = None, spawned: int = 1) -> None:
+        self.work, self.answers, self.spawned = work, answers, spawned
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a spawned process, before Fabric tells of every process that it has come up."""
+        self.__dict__.update(state)
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+        os.environ["LOCAL_WORLD_SIZE"] = str(self.spawned)  # as torchrun says it: readers of files share the cores
+
+    def __call__(self, fabric: Any, *args: Any) -> Any:
+        """Do the work."""
+        try:
+            made = self._work(fabric, *args)
+        except (ExMapError, OSError) as error:
+            self._answer(f"{fabric.global_rank}.raised", error)
+            raise
+        if self.answers is None:
+            return made
+        if fabric.global_rank == 0:
+            self._answer("0.made", made)
+        return None
+
+    def _work(self, fabric: Any, *args: Any) -> Any:
+        try:
+            return self.work(fabric, *args)
+        except RuntimeError as error:
+            if isinstance(error, ExMapError) or not _is_lost_company(error):
+                raise
+            raise ProcessError(_ended(str(error).splitlines()[0])) from error
+
+    def _answer(self, name: str, value: Any) -> None:
+        if self.answers is not None:
+            part = self.answers / f"{name}.part"
+            part.write_bytes(pickle.dumps(value))
+            part.rename(self.answers / name)
+
+
+def _is_lost_company(error: RuntimeError) -> bool:
+    """Return whether another process can no longer be reached; gloo says so by text alone."""
+    import torch
+
+    return isinstance(error, torch.distributed.DistError) or any(
+        word in str(error) for word in ("gloo", "Connection closed by peer", "Connection reset by peer")
+    )
+
+
+def _ended(why: str) -> str:
+    return (
+        f"a process of this run has ended before its work was done ({why}), perhaps for want of memory; give the same "
+        "command again: finished stages and epochs are kept"
+    )
+
+
+class Company:
+    """The processes that were launched together: the first leads a run, the others wait for its word.
+
+    Parameters
+    ----------
+    settings : RuntimeSettings
+        With the numbers that were launched.
+    """
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        from torch import distributed
+
+        make_fabric(settings).launch()
+        self._group: Any = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+    def share(self, message: Any = None) -> Any:
+        """Return the first process's message in every process; the others wait for it."""
+        from torch import distributed
+
+        box = [message]
+        self._do(lambda: distributed.broadcast_object_list(box, src=0, group=self._group))
+        return box[0]
+
+    def first_of_each_host(self, work: Callable[[], Result]) -> Result:
+        """Do what leaves something in a cache: first one process of each host, then the others."""
+        from torch import distributed
+
+        first = int(os.environ["LOCAL_RANK"]) == 0
+        made = work() if first else None
+        self._do(lambda: distributed.barrier(group=self._group))
+        return work() if made is None else made
+
+    def _do(self, exchange: Callable[[], Any]) -> None:
+        try:
+            exchange()
+        except RuntimeError as error:
+            raise ProcessError(_ended(str(error).splitlines()[0])) from error

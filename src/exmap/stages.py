@@ -14,10 +14,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
@@ -35,7 +37,7 @@ from exmap.artifacts import (
     write_outputs,
 )
 from exmap.cluster import make_clusterer
-from exmap.config import Settings, dump_settings, load_edits, parse_settings
+from exmap.config import RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
@@ -52,13 +54,23 @@ from exmap.groups import (
     edit_groups,
     source_names,
 )
-from exmap.model import build_model, collect_outputs, find_head, initial_model, load_weights, replace_head, save_weights
-from exmap.model.training import FileCheckpoint, train_model
+from exmap.model import (
+    build_model,
+    collect_outputs,
+    find_head,
+    fit,
+    initial_model,
+    load_weights,
+    replace_head,
+    save_weights,
+)
+from exmap.model.batches import is_first
+from exmap.model.training import FileCheckpoint
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Progress, silent
 from exmap.report import strategies_figure
 from exmap.reporting import Shown, write_report
 from exmap.retrain import DFR, Head
-from exmap.runtime import child_seed, generator
+from exmap.runtime import Company, child_seed, generator, in_processes, launched, launched_runtime
 from exmap.store import (
     RunFolder,
     StagePart,
@@ -69,7 +81,10 @@ from exmap.store import (
     write_json,
 )
 
-__all__ = ["STAGES", "Stage", "open_run", "report_run", "run_stages", "stage_names", "with_edits"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["STAGES", "Stage", "assist_run", "open_run", "report_run", "run_stages", "stage_names", "with_edits"]
 
 NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
     "data": ("dir", "download"),
@@ -90,6 +105,12 @@ class Job:
     task: Task
     run: RunFolder
     listen: Listener
+    runtime: RuntimeSettings | None = None
+
+    @property
+    def extraction(self) -> RuntimeSettings:
+        """Where images are explained: perhaps by other processes than train, which makes no difference to heatmaps."""
+        return self.runtime or self.settings.runtime
 
     @property
     def grouped(self) -> Split:
@@ -105,44 +126,93 @@ class Job:
 class Stage:
     """One row: a name, the settings it depends on beside those of the stages before it, and what it does.
 
-    A setting is named by its section, or as ``section.key`` where only that one matters.
+    A setting is named by its section, or as ``section.key`` where only that one matters. A shared stage is made by all
+    processes of a run; the others are made by the first one.
     """
 
     name: str
     sections: tuple[str, ...]
     make: Callable[[Job, StagePart], None]
+    shared: bool = False
+
+
+class Pace:
+    """A listener that passes on what it hears, and knows how many images a second that was.
+
+    Parameters
+    ----------
+    listen : Listener
+    """
+
+    def __init__(self, listen: Listener) -> None:
+        self.listen = listen
+        self._heard: list[tuple[float, int]] = []  # first and last: when, and how many images were done
+
+    def __call__(self, progress: Progress) -> None:
+        """Hear of some images more, and pass it on."""
+        self._heard = [*self._heard[:1], (time.monotonic(), progress.done)]
+        self.listen(progress)
+
+    @property
+    def rate(self) -> float:
+        """Images per second between the first and the last batch; NaN for fewer than two."""
+        if len(self._heard) < 2:
+            return math.nan
+        (began, first), (ended, last) = self._heard
+        return round((last - first) / max(ended - began, 1e-9), 1)
 
 
 def _train(job: Job, part: StagePart) -> None:
     """Write model.safetensors (the selected epoch) and history.json; state.safetensors while it runs."""
-    settings = job.settings
+    part.measured |= in_processes(job.settings.runtime, partial(_train_share, job=job, part=part))
+
+
+def _train_share(fabric: Fabric, job: Job, part: StagePart) -> dict[str, float]:
+    """Train in one of the run's processes; the first writes."""
+    settings, first = job.settings, is_first(fabric)
     model = initial_model(settings.model, job.task.n_classes, seed=job.seed("model"))
     checkpoint = FileCheckpoint(part.path / "state.safetensors")
-    history = train_model(
+    pace = Pace(job.listen if first else silent)
+    (history,), (weights,) = fit(
         model,
         job.task.train,
         job.task.val,
         settings.train,
-        settings.runtime,
+        fabric=fabric,
         seed=job.seed("train"),
         checkpoint=checkpoint,
-        listen=job.listen,
+        listen=pace,
     )
-    write_json(part.path / "history.json", history)
-    save_weights(model, part.path / "model.safetensors")
-    checkpoint.path.unlink(missing_ok=True)
+    if first:
+        model.load_state_dict(weights)
+        write_json(part.path / "history.json", history)
+        save_weights(model, part.path / "model.safetensors")
+        checkpoint.path.unlink(missing_ok=True)
+    return {"images_per_second": pace.rate}
 
 
 def explain(job: Job, part: StagePart) -> None:
     """Write heatmaps.npy, heatmaps.parquet and outputs.safetensors."""
-    model, grouped = trained_model(job), job.grouped
+    part.measured |= in_processes(job.extraction, partial(_explain_share, job=job, part=part))
+
+
+def _explain_share(fabric: Fabric, job: Job, part: StagePart) -> dict[str, float]:
+    """Explain in one of the run's processes; the first writes, batch by batch."""
+    grouped, first = job.grouped, is_first(fabric)
+    model = trained_model(job).to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
-    splits = (grouped, job.task.test)
-    outputs = {split.name: collect_outputs(model, split, head=head, listen=job.listen) for split in splits}
-    write_outputs(outputs, part.path)
+    pace = Pace(job.listen if first else silent)
+    outputs = {
+        split.name: collect_outputs(model, split, head=head, fabric=fabric, listen=pace.listen)
+        for split in (grouped, job.task.test)
+    }
+    if first:
+        write_outputs(outputs, part.path)
     allocate = heatmap_file(part.path)
-    maps = compute_heatmaps(model, grouped, job.settings.explain, allocate=allocate, listen=job.listen)
-    write_heatmaps(maps, grouped.ids, part.path)
+    maps = compute_heatmaps(model, grouped, job.settings.explain, allocate=allocate, fabric=fabric, listen=pace)
+    if first:
+        write_heatmaps(maps, grouped.ids, part.path)
+    return {"images_per_second": pace.rate}
 
 
 def _cluster(job: Job, part: StagePart) -> None:
@@ -290,8 +360,8 @@ def shown(job: Job) -> Shown:
 
 
 STAGES = (
-    Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train),
-    Stage("explain", ("explain", "groups.split"), explain),
+    Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train, shared=True),
+    Stage("explain", ("explain", "groups.split"), explain, shared=True),
     Stage("cluster", ("cluster", "groups"), _cluster),
     Stage("retrain", ("retrain",), _retrain),
     Stage("edit", ("edits",), _edit),  # only in runs whose groups a person edited
@@ -405,9 +475,17 @@ def _identities(settings: Settings, given: Mapping[str, Any]) -> dict[str, dict[
 
 
 def run_stages(
-    run: RunFolder, settings: Settings, *, until: str = "report", listen: Listener = silent, say: Callable[[str], None]
+    run: RunFolder,
+    settings: Settings,
+    *,
+    until: str = "report",
+    runtime: RuntimeSettings | None = None,
+    listen: Listener = silent,
+    say: Callable[[str], None],
 ) -> dict[str, Any] | None:
     """Bring a run up to date until a stage: skip what is finished, make what is missing or was made otherwise.
+
+    Of processes that were launched together this is for the first one; the others call :func:`assist_run`.
 
     Parameters
     ----------
@@ -415,6 +493,8 @@ def run_stages(
     settings : Settings
     until : str
         Name of the last stage.
+    runtime : RuntimeSettings, optional
+        Where images are explained; by default where the classifier is trained.
     listen : Listener
     say : callable
         Is told in one line what happens to each stage.
@@ -424,7 +504,7 @@ def run_stages(
     dict or None
         The results, once the run is evaluated.
     """
-    job = Job(settings, build_task(settings.data, settings.images, listen=listen), run, listen)
+    company, job = _begun(run, settings, runtime, listen)
     _say_reading(job.task, say)
     given: dict[str, Any] = {"inputs": dict(job.task.digests)}
     if settings.model.weights is not None:
@@ -446,13 +526,52 @@ def run_stages(
         (run.path / "results.json").unlink(missing_ok=True)
         with run.begin(stage.name, identity) as part:
             say(f"{stage.name}: {'continued' if part.resumed else 'started'}")
+            if company is not None and stage.shared:
+                company.share(stage.name)
             stage.make(job, part)
         for later in stages[stages.index(stage) + 1 :]:
             if not run.is_finished(later.name, identities[later.name]):
                 run.discard(later.name)  # made from what has just been replaced
-    if until not in ("evaluate", "report"):
-        return None
-    return _publish(run, until)
+    results = _publish(run, until) if until in ("evaluate", "report") else None
+    if company is not None:
+        company.share(None)
+    return results
+
+
+def assist_run(path: Path, settings: Settings, *, runtime: RuntimeSettings | None = None) -> None:
+    """Do the share of a process that was launched with others, until the first one has brought the run up to date.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder, the same one for all processes, on every host.
+    settings, runtime
+        As for :func:`run_stages`.
+
+    Raises
+    ------
+    ProcessError
+        If another process ends before the work is done.
+    """
+    company, job = _begun(path, settings, runtime, silent)
+    assert company is not None
+    stages = {stage.name: stage for stage in STAGES}
+    while (name := company.share()) is not None:
+        stages[name].make(job, StagePart(path / f"{name}.part", resumed=False))
+
+
+def _begun(
+    run: RunFolder | Path, settings: Settings, runtime: RuntimeSettings | None, listen: Listener
+) -> tuple[Company | None, Job]:
+    """Meet the processes that were launched with this one, and read the data."""
+    runtime = launched_runtime(runtime or settings.runtime)
+    company = Company(runtime) if launched() else None
+
+    def read() -> Task:
+        return build_task(settings.data, settings.images, listen=listen)
+
+    task = read() if company is None else company.first_of_each_host(read)
+    return company, Job(settings, task, RunFolder(run) if isinstance(run, Path) else run, listen, runtime)
 
 
 def report_run(
@@ -518,6 +637,9 @@ def _publish(run: RunFolder, until: str) -> dict[str, Any]:
     records = {stage.name: run.record(stage.name) or {} for stage in STAGES}
     seconds = {name: record["seconds"] for name, record in records.items() if record}
     results["seconds"] = {**seconds, "total": round(sum(seconds.values()), 3)}
+    results["images_per_second"] = {
+        name: record["images_per_second"] for name, record in records.items() if "images_per_second" in record
+    }
     results["peak_memory_mib"] = max(record.get("peak_memory_mib", 0.0) for record in records.values())
     write_json(run.path / "results.json", results)
     return results
@@ -544,6 +666,9 @@ def identity_part(settings: Settings) -> dict[str, Any]:
 
 
 def _without(tree: Mapping[str, Any]) -> dict[str, Any]:
+    runtime = dict(tree["runtime"])
+    runtime["devices"] *= runtime.pop("num_nodes")  # how many processes, wherever they are
+    tree = {**tree, "runtime": runtime}
     return {
         section: {k: v for k, v in value.items() if k not in NOT_IDENTITY.get(section, ())}
         if isinstance(value, Mapping)

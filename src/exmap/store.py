@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import resource
 import shutil
@@ -119,18 +120,29 @@ def save_arrays(arrays: Mapping[str, NDArray[np.float32]], path: Path) -> None:
 def array_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Make a float32 array file of zeros, mapped into memory, with its space reserved on disk.
 
-    Without the reservation a full disk would not be an error but a fault while writing to the map.
+    Without the reservation a full disk would not be an error but a fault while writing to the map. What is assigned to
+    rows of the array goes to the file and does not stay in this process's memory.
 
     Raises
     ------
     OSError
         If the space is not there.
     """
-    mapped: NDArray[np.float32] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return mapped
+    return mapped.view(_Written)
+
+
+class _Written(np.memmap[Any, np.dtype[np.float32]]):
+    """A mapped array whose pages leave this process once they are assigned to: the system writes them to the file."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        file = getattr(self.base, "base", None)
+        if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
 
 
 def peak_memory_mib() -> float:
@@ -140,11 +152,12 @@ def peak_memory_mib() -> float:
 
 
 class StagePart:
-    """The directory of a stage while it is written."""
+    """The directory of a stage while it is written, and what was measured of its making, for ``done.json``."""
 
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path = path
         self.resumed = resumed
+        self.measured: dict[str, float] = {}
 
     @property
     def name(self) -> str:
@@ -253,7 +266,8 @@ class RunFolder:
         before = _seconds_spent(path)
         start = time.time()
         write_json(path / "attempt.json", {"seconds_before": before, "started": start})
-        yield StagePart(path, resumed)
+        part = StagePart(path, resumed)
+        yield part
         (path / "attempt.json").unlink()
         seconds = time.time() - start + before
         write_json(
@@ -263,6 +277,7 @@ class RunFolder:
                 "identity": digest_of(identity),
                 "seconds": round(seconds, 3),
                 "peak_memory_mib": round(peak_memory_mib(), 1),
+                **part.measured,
             },
         )
         move_into_place(path, self.path / name)

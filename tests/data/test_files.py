@@ -718,6 +718,8 @@ def test_as_many_workers_as_cores_but_one_read_unless_told_otherwise(
     for cores, workers in ((1, 1), (2, 1), (4, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         assert worker_count(how(tmp_path, workers=None)) == workers
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")  # as many processes compute on this host
+    assert worker_count(how(tmp_path, workers=None)) == 3
 
 
 @dataclass(frozen=True)

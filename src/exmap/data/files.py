@@ -209,11 +209,15 @@ def _read(files: Files, name: str, what: str) -> bytes:
 
 
 def worker_count(settings: ImageSettings) -> int:
-    """Return the number of reading processes: that of the settings, or one per core but one, from 1 to 8."""
+    """Return the number of reading processes: that of the settings, or one per core but one, from 1 to 8.
+
+    Where several processes compute on this host, each has its share of the cores.
+    """
     if settings.workers is not None:
         return settings.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), 8)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(cores // processes - 1, 1), 8)
 
 
 class _Cuts(Dataset[torch.Tensor | Exception]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,11 @@ from exmap.explain.canonize import canonized_copy, model_dtype
 from exmap.explain.reduce import reduce_maps
 from exmap.explain.rules import NEEDS_PIXEL_RANGE, make_composite
 from exmap.model.backbone import model_device, to_tensor
+from exmap.model.batches import computed_batches, is_first
 from exmap.records import Heatmaps, IntArray, Listener, Progress, silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["compute_heatmaps", "given_target"]
 
@@ -32,6 +37,7 @@ def compute_heatmaps(
     *,
     allocate: Allocate | None = None,
     precision: str = "32-true",
+    fabric: Fabric | None = None,
     listen: Listener = silent,
 ) -> Heatmaps:
     """Explain every image of a split by layer-wise relevance propagation (ExMap, section 4.1; Bach et al., 2015).
@@ -45,15 +51,19 @@ def compute_heatmaps(
     split : Split
     settings : ExplainSettings, optional
     allocate : callable, optional
-        Returns a zeroed float32 array of the given shape to write to, for example a memory map.
+        Returns a zeroed float32 array of the given shape to write to batch by batch, for example a memory map: no
+        more than a batch of heatmaps is then in memory.
     precision : {"32-true", "bf16-true"}
         "bf16-true" computes in bfloat16; "32-true" as the model does, in float64 if its weights are.
+    fabric : Fabric, optional
+        Launched, for several processes; all come here with the same model. This process alone by default.
     listen : Listener
 
     Returns
     -------
     Heatmaps
-        Where relevance is not finite the map is zero and `finite` is False.
+        Where relevance is not finite the map is zero and `finite` is False. With several processes the first has all
+        images, the others none.
 
     Raises
     ------
@@ -73,47 +83,46 @@ def compute_heatmaps(
     if settings.size is not None:
         reduce_maps(torch.zeros(1, 1, height, width), settings.size)  # refuses a size that is too large
         height = width = settings.size
-    shape = (len(split), channels, height, width)
-    values = (allocate or _zeros)(shape)
-    target = np.empty(len(split), dtype=np.int64)
-    error = np.empty(len(split), dtype=np.float32)
-    finite = np.empty(len(split), dtype=np.bool_)
-    zero = np.empty(len(split), dtype=np.bool_)
+    count = len(split) if is_first(fabric) else 0
+    shape = (count, channels, height, width)
+    values = (allocate if allocate and is_first(fabric) else _zeros)(shape)
+    target = np.empty(count, dtype=np.int64)
+    error = np.empty(count, dtype=np.float32)
+    finite = np.empty(count, dtype=np.bool_)
+    zero = np.empty(count, dtype=np.bool_)
     device = model_device(model)
     prepared = canonized_copy(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
     if precision == "bf16-true":
         prepared = prepared.bfloat16()
+
+    def compute(part: slice, images: NDArray[np.float32]) -> tuple[torch.Tensor, ...]:
+        if settings.composite in NEEDS_PIXEL_RANGE and not 0 <= images.min() <= images.max() <= 1:
+            raise DataError(
+                f"composite {settings.composite} needs pixels in [0, 1], found {images.min():.3g} to "
+                f"{images.max():.3g}; choose a composite without a pixel range, such as symmetric_gamma"
+            )
+        given = given_target(settings, split.labels[part])
+        chosen: list[torch.Tensor] = []
+
+        def start(output: torch.Tensor) -> torch.Tensor:
+            explained = output.argmax(dim=1) if given is None else torch.from_numpy(given).to(output.device)
+            chosen.append(explained)
+            return nn.functional.one_hot(explained, output.shape[1]).to(output.dtype)
+
+        _, relevance = attributor(to_tensor(images, device).to(model_dtype(prepared)), start)
+        total = relevance.double().sum(dim=(1, 2, 3))
+        maps, is_finite, is_zero = reduce_maps(relevance.float(), settings.size)
+        return maps, chosen[-1], (total - 1).abs().float(), is_finite, is_zero
+
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         Gradient(model=prepared, composite=composite) as attributor,
     ):
-        for part, images in split.batches(settings.batch_size):
-            if settings.composite in NEEDS_PIXEL_RANGE and not 0 <= images.min() <= images.max() <= 1:
-                raise DataError(
-                    f"composite {settings.composite} needs pixels in [0, 1], found {images.min():.3g} to "
-                    f"{images.max():.3g}; choose a composite without a pixel range, such as symmetric_gamma"
-                )
-            given = given_target(settings, split.labels[part])
-            chosen: list[torch.Tensor] = []
-
-            def start(
-                output: torch.Tensor, given: IntArray | None = given, chosen: list[torch.Tensor] = chosen
-            ) -> torch.Tensor:
-                explained = output.argmax(dim=1) if given is None else torch.from_numpy(given).to(output.device)
-                chosen.append(explained)
-                return nn.functional.one_hot(explained, output.shape[1]).to(output.dtype)
-
-            _, relevance = attributor(to_tensor(images, device).to(model_dtype(prepared)), start)
-            total = relevance.double().sum(dim=(1, 2, 3))
-            maps, is_finite, is_zero = reduce_maps(relevance.float(), settings.size)
-            values[part] = maps.cpu().numpy()
-            target[part] = chosen[-1].cpu().numpy()
-            error[part] = (total - 1).abs().cpu().numpy()
-            finite[part] = is_finite.cpu().numpy()
-            zero[part] = is_zero.cpu().numpy()
+        for part, made in computed_batches(split, settings.batch_size, compute, fabric):
+            values[part], target[part], error[part], finite[part], zero[part] = made
             listen(Progress(f"heatmaps ({split.name})", part.stop, len(split)))
-    if len(split) and not finite.any():
+    if count and not finite.any():
         raise NumericalError(
             f"heatmaps must be finite, but all {len(split)} hold NaN or infinity; check the model's weights, or choose "
             "another explain.composite"

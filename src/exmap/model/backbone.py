@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,8 +20,12 @@ from torch import nn
 from exmap.config import ModelSettings
 from exmap.data.dataset import Split
 from exmap.errors import CheckpointError, DataError, SettingsError, unknown_name
+from exmap.model.batches import computed_batches, is_first
 from exmap.records import Listener, Outputs, Progress, silent
 from exmap.runtime import torch_seed
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["build_model", "collect_outputs", "evaluation_mode", "find_head", "replace_head"]
 
@@ -176,7 +180,13 @@ def replace_head(model: nn.Module, name: str, weight: NDArray[np.float32], bias:
 
 
 def collect_outputs(
-    model: nn.Module, split: Split, *, head: str | None = None, batch_size: int | None = None, listen: Listener = silent
+    model: nn.Module,
+    split: Split,
+    *,
+    head: str | None = None,
+    batch_size: int | None = None,
+    fabric: Fabric | None = None,
+    listen: Listener = silent,
 ) -> Outputs:
     """Run the model over a split and return penultimate features and logits, in order.
 
@@ -189,28 +199,35 @@ def collect_outputs(
         Name of the last linear layer; found by :func:`find_head` if not given.
     batch_size : int, optional
         By default 500, or fewer of large images.
+    fabric : Fabric, optional
+        Launched, for several processes; all come here with the same model. This process alone by default.
     listen : Listener
 
     Returns
     -------
     Outputs
-        float32 whatever the model computes in.
+        float32 whatever the model computes in. With several processes the first has all images, the others none.
     """
     if head is None:
         head = find_head(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
     last = model.get_submodule(head)
     assert isinstance(last, nn.Linear)
-    features = np.empty((len(split), last.in_features), dtype=np.float32)
-    logits = np.empty((len(split), last.out_features), dtype=np.float32)
+    count = len(split) if is_first(fabric) else 0
+    features = np.empty((count, last.in_features), dtype=np.float32)
+    logits = np.empty((count, last.out_features), dtype=np.float32)
     seen: list[torch.Tensor] = []
     hook = last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     device = model_device(model)
+
+    def compute(_: slice, images: NDArray[np.float32]) -> list[torch.Tensor]:
+        seen.clear()
+        found = model(to_tensor(images, device))
+        return [seen[-1].float(), found.float()]
+
     try:
         with torch.inference_mode(), evaluation_mode(model):
-            for part, images in split.batches(batch_size or images_at_once(split)):
-                seen.clear()
-                logits[part] = model(to_tensor(images, device)).float().cpu().numpy()
-                features[part] = seen[-1].float().cpu().numpy()
+            for part, made in computed_batches(split, batch_size or images_at_once(split), compute, fabric):
+                features[part], logits[part] = made
                 listen(Progress(f"features ({split.name})", part.stop, len(split)))
     finally:
         hook.remove()

@@ -24,7 +24,7 @@ from torch import nn
 
 from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
-from exmap.errors import NumericalError, SettingsError
+from exmap.errors import DataError, NumericalError, SettingsError
 from exmap.evaluation import worst_share
 from exmap.model.backbone import evaluation_mode, images_at_once, to_tensor
 from exmap.model.small_maps import small_maps_as_products
@@ -164,8 +164,8 @@ def fit(
     ------
     NumericalError
         If the loss leaves the finite numbers.
-    SettingsError
-        If a batch is too small to be shared out.
+    SettingsError, DataError
+        If a batch, or the whole split, is too small to be shared out.
     """
     objective = objective or EmpiricalRisk(len(train))
     if choices is None or val is None:
@@ -174,6 +174,11 @@ def fit(
         raise SettingsError(
             f"train.batch_size must be at least 2 for each of the {fabric.world_size} processes, got "
             f"{settings.batch_size}; raise it or lower runtime.devices"
+        )
+    if fabric.world_size > 1 and len(train) < 2 * fabric.world_size:
+        raise DataError(
+            f"training in {fabric.world_size} processes needs at least 2 images for each, got {len(train)}; lower "
+            "runtime.devices"
         )
     if not settings.epochs:
         return [[] for _ in choices], [_copied(model) for _ in choices]

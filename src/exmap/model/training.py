@@ -18,7 +18,7 @@ from exmap.errors import CheckpointError, SettingsError
 from exmap.model.fit import Checkpoint, FitState, Objective, Row, Weights, fit
 from exmap.model.weights import detached, load_tensors, save_tensors
 from exmap.records import IntArray, Listener, silent
-from exmap.runtime import make_fabric
+from exmap.runtime import in_processes
 
 __all__ = ["FileCheckpoint", "train_choices", "train_model"]
 
@@ -71,7 +71,8 @@ def train_model(
     model, train, val, settings, seed, checkpoint, listen
         As for :func:`exmap.model.fit.fit`.
     runtime : RuntimeSettings
-        With more than one device the processes are spawned: a script then needs ``if __name__ == "__main__":``.
+        With more than one device the processes are spawned, unless torchrun has started them: a script then needs
+        ``if __name__ == "__main__":``.
 
     Returns
     -------
@@ -107,10 +108,10 @@ def train_choices(
     SettingsError
         If the objective follows samples or groups from batch to batch, and there is more than one device.
     """
-    if objective is not None and objective.one_process and runtime.devices > 1:
+    if objective is not None and objective.one_process and runtime.processes > 1:
         raise SettingsError(
-            f"a training that weighs samples by what it has seen of them runs in one process, got {runtime.devices}; "
-            "set runtime.devices=1"
+            f"a training that weighs samples by what it has seen of them runs in one process, got "
+            f"{runtime.processes}; set runtime.devices=1"
         )
     # The model is an argument of its own: Fabric then gives each process its own copy of the weights.
     job = partial(
@@ -124,7 +125,7 @@ def train_choices(
         checkpoint=checkpoint,
         listen=listen,
     )
-    history, weights = make_fabric(runtime).launch(job, model)
+    history, weights = in_processes(runtime, job, model)
     return history, [safetensors.torch.load(each) for each in weights]
 
 

@@ -1,0 +1,115 @@
+"""Batches shared out over real processes: the same as in one, each image once, and no waiting for the dead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from exmap.config import ExplainSettings, RuntimeSettings
+from exmap.data import Split, array_split
+from exmap.errors import DataError, ProcessError
+from exmap.explain import compute_heatmaps
+from exmap.model import collect_outputs
+from exmap.model.batches import computed_batches
+from exmap.records import Heatmaps, Outputs
+from exmap.runtime import in_processes, torch_seed
+
+ONE = RuntimeSettings(accelerator="cpu")
+TWO = RuntimeSettings(accelerator="cpu", devices=2)
+SIZES = (103, 8, 5, 1)  # in batches of 4: an odd and an even number of them, and fewer than processes
+Found = list[tuple[Outputs, Heatmaps, list[tuple[int, int]]]]
+
+
+def images_split(n: int) -> Split:
+    images = np.random.default_rng(n).random((n, 3, 8, 8)).astype(np.float32)
+    return array_split(images, np.arange(n) % 3, class_names="abc")
+
+
+def network() -> nn.Module:
+    with torch_seed(0):
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(96, 3),
+        ).eval()
+
+
+def explained(fabric: Any) -> Found:
+    """At module level, so that a spawned process can import it."""
+    found = []
+    for n in SIZES:
+        split, model = images_split(n), network()
+        told: list[tuple[int, int]] = []
+        maps = compute_heatmaps(
+            model,
+            split,
+            ExplainSettings(batch_size=4),
+            fabric=fabric,
+            listen=lambda p, told=told: told.append((p.done, p.total)),
+        )
+        found.append((collect_outputs(model, split, batch_size=4, fabric=fabric), maps, told))
+    return found
+
+
+def test_two_processes_make_what_one_makes_to_the_last_bit() -> None:
+    alone = in_processes(ONE, explained)
+    shared = in_processes(TWO, explained)
+    for n, (outputs, maps, told), (outputs_wanted, maps_wanted, told_wanted) in zip(SIZES, shared, alone, strict=True):
+        assert len(maps) == len(outputs.logits) == n
+        assert maps.values.tobytes() == maps_wanted.values.tobytes()
+        assert maps.target.tolist() == maps_wanted.target.tolist()
+        assert maps.conservation_error.tobytes() == maps_wanted.conservation_error.tobytes()
+        assert (maps.finite.all(), maps.zero.any()) == (True, False)
+        assert outputs.features.tobytes() == outputs_wanted.features.tobytes()
+        assert outputs.logits.tobytes() == outputs_wanted.logits.tobytes()
+        assert told == told_wanted
+
+
+def second_fails(fabric: Any, how: str) -> None:
+    split = images_split(40)
+
+    def compute(part: slice, images: np.ndarray) -> Sequence[torch.Tensor]:
+        if part.start == 20:  # the second process's third batch
+            assert fabric.global_rank == 1
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise DataError("an image of the second process cannot be read")
+        return (torch.from_numpy(images),)
+
+    for _ in computed_batches(split, 4, compute, fabric):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [
+        ("raised", DataError, "^an image of the second process cannot be read$"),
+        ("killed", ProcessError, "^a process of this run has ended before its work was done .* epochs are kept$"),
+    ],
+)
+def test_what_happens_to_one_process_ends_all_with_one_sentence(how: str, kind: type[Exception], said: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(kind, match=said):
+        in_processes(TWO, partial(second_fails, how=how))
+    assert time.monotonic() - start < 60
+
+
+def test_one_process_yields_every_batch_with_its_slice() -> None:
+    split = images_split(10)
+    found = list(computed_batches(split, 4, lambda _, images: (torch.from_numpy(images).sum(dim=(1, 2, 3)),)))
+    assert [part for part, _ in found] == [slice(0, 4), slice(4, 8), slice(8, 10)]
+    sums = split.images.batch(np.arange(10)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(np.concatenate([made for _, (made,) in found]), sums, rtol=1e-5)
