@@ -10,14 +10,16 @@ import re
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from rich.console import Console
     from rich.progress import Progress as Bar
 
     from exmap.bench.grid import Bench, Cell
@@ -115,6 +117,12 @@ class ProgressBars:
         self._bar.start()
         return self._bar
 
+    def __enter__(self) -> ProgressBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Take the bars off the screen; the next piece of work draws new ones."""
         if self._bar is not None:
@@ -205,15 +213,12 @@ def figures(
     ] = "",
 ) -> None:
     """Draw the paper's figures of a run as PNG and PDF. Those that cannot be drawn are left out, with a sentence."""
-    bars = ProgressBars()
     with _loading():
         from exmap.draw import draw_figures
         from exmap.finished import open_finished
-    try:
+    with ProgressBars() as bars:
         finished = open_finished(run_dir, data_dir=data_dir, listen=bars)
         drawn = draw_figures(finished, out or run_dir / "figures", _listed(only), listen=bars)
-    finally:
-        bars.close()
     for each in drawn:
         if each.note:
             print(f"{each.name}: {each.note}" if each.paths else f"{each.name}: left out, {each.note}")
@@ -229,16 +234,13 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="Folder; by default RUN_DIR/export/FORMAT.")] = None,
 ) -> None:
     """Write the images, heatmaps and groups of a run for other tools to open (docs/export.md)."""
-    bars = ProgressBars()
     with _loading():
         from exmap.export import check_target, export_run
         from exmap.finished import open_finished
     check_target(to)
-    try:
+    with ProgressBars() as bars:
         finished = open_finished(run_dir, data_dir=data_dir, listen=bars)
         path = export_run(finished, to, out or run_dir / "export" / to, listen=bars)
-    finally:
-        bars.close()
     if not finished.splits:
         print(f"Without thumbnails: {finished.no_images}")
     print(f"Export: {path}")
@@ -288,11 +290,8 @@ def data_prepare(
     """Unpack a data set from local archives, or download it first; then check it."""
     from exmap.data.prepare import prepare_data
 
-    bars = ProgressBars()
-    try:
+    with ProgressBars() as bars:
         folder = prepare_data(name, to or Path("data") / name, source=source, fetch=download, listen=bars)
-    finally:
-        bars.close()
     code = _check(name, folder, None)
     print(f"Data: {folder}; run it with: exmap run {name} --data-dir {folder}")
     sys.exit(code)
@@ -318,11 +317,8 @@ def _check(name: str, path: Path, table: Path | None, overrides: list[str] | Non
     settings = change_settings(Settings(), overrides or (), data__name=name, data__dir=str(path))
     if table is not None:
         settings = change_settings(settings, data__table=str(table))
-    bars = ProgressBars()
-    try:
+    with ProgressBars() as bars:
         found = check_data(settings.data, settings.images, listen=bars)
-    finally:
-        bars.close()
     Console(soft_wrap=True).print(_check_table(found, path))
     return 0 if found.whole else 1
 
@@ -380,7 +376,6 @@ def data_compose(
     """Build a set like Waterbirds or UrbanCars from your own cut-outs and backgrounds."""
     from exmap.data.compose import Recipe, compose
 
-    bars = ProgressBars()
     recipe = Recipe(
         layout=layout,
         foregrounds=foregrounds,
@@ -392,10 +387,8 @@ def data_compose(
         correlation=correlation,
         side=side,
     )
-    try:
+    with ProgressBars() as bars:
         made = compose(recipe, out, seed=seed, listen=bars)
-    finally:
-        bars.close()
     for split, counts in made.counts.items():
         print(f"{split}: " + "; ".join(f"{name} {count:,}" for name, count in counts.items()))
     print(f"Data: {out}; run it with: exmap run {layout} --data-dir {out}")
@@ -460,32 +453,13 @@ def _data_dirs(options: list[str]) -> dict[str, Path]:
 
 
 def _bench(grid: Bench, cells: list[Cell], out: Path, jobs: int | None, keep_models: bool) -> int:
-    import logging
-
-    from rich.console import Console
-
-    console = Console(soft_wrap=True)
-    bars = ProgressBars()
-    with console.status("loading"):
-        import lightning_fabric  # noqa: F401
-
+    with _loading():
         from exmap.bench.run import default_jobs, run_bench
-
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-
-    def say(line: str) -> None:
-        bars.close()
-        console.print(line, style="dim", highlight=False, markup=False)
-
-    try:
+    console = _console()
+    with _at_work(console, "the same command continues with the cells that are missing") as (bars, say):
         rows, found = run_bench(
             grid, cells, out, jobs=jobs or default_jobs(cells), keep_models=keep_models, listen=bars, say=say
         )
-    except KeyboardInterrupt:
-        bars.close()
-        _fail("interrupted; the same command continues with the cells that are missing", 130)
-    finally:
-        bars.close()
     for dataset in dict.fromkeys(row.dataset for row in rows):
         console.print(_bench_table(dataset, [row for row in rows if row.dataset == dataset]))
     failed = [cell for cell in found if cell["status"] != "done"]
@@ -552,10 +526,43 @@ def _with_processes(settings: Settings, devices: int | None, num_nodes: int | No
     return change_settings(settings, runtime__devices=started.devices, runtime__num_nodes=started.num_nodes)
 
 
-def _loading() -> Any:
+def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True).status("loading")
+    return Console(soft_wrap=True)
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Say that libraries are loading, and keep theirs from saying more."""
+    import logging
+
+    from rich.console import Console
+
+    from exmap.runtime import process_number
+
+    with Console(stderr=True, quiet=process_number() > 0).status("loading"):
+        import lightning_fabric  # noqa: F401  sets the level of its own logger, which is then changed below
+
+        yield
+    for name in ("lightning_fabric", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _at_work(console: Console, continued: str) -> Iterator[tuple[ProgressBars, Callable[[str], None]]]:
+    """Give bars, and a way to say a line between them; say how work that is interrupted goes on."""
+    with ProgressBars() as bars:
+
+        def say(line: str) -> None:
+            bars.close()
+            console.print(line, style="dim", highlight=False, markup=False)
+
+        try:
+            yield bars, say
+        except KeyboardInterrupt:
+            bars.close()
+            _fail(f"interrupted; {continued}", 130)
 
 
 def _go(folder: Path, settings: Settings, *, until: str, change: bool, runtime: RuntimeSettings | None = None) -> None:
@@ -579,21 +586,10 @@ def _work(
     assist: Callable[[], None] | None = None,
 ) -> None:
     """Work on a run folder, with bars, and show what came out; a process launched beside the first one assists."""
-    import logging
-
-    from rich.console import Console
-
     from exmap.runtime import launched, process_number
 
-    console = Console(soft_wrap=True, quiet=process_number() > 0)
-    bars = ProgressBars()
-    with console.status("loading"):
-        import lightning_fabric  # noqa: F401  sets the level of its own logger, which is then changed below
-
+    with _loading():
         import exmap.stages  # noqa: F401
-
-    for name in ("lightning_fabric", "torch.multiprocessing.spawn"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     if launched():
         signal.signal(signal.SIGTERM, _end_with_the_others)
     if process_number() > 0:
@@ -601,18 +597,9 @@ def _work(
             return assist() if assist is not None else None
         except KeyboardInterrupt:
             sys.exit(130)  # the first process says so
-
-    def say(line: str) -> None:
-        bars.close()
-        console.print(line, style="dim", highlight=False, markup=False)
-
-    try:
+    console = _console()
+    with _at_work(console, "the same command continues from the last finished stage or epoch") as (bars, say):
         results = work(bars, say)
-    except KeyboardInterrupt:
-        bars.close()
-        _fail("interrupted; the same command continues from the last finished stage or epoch", 130)
-    finally:
-        bars.close()
     if results is not None:
         console.print(_summary(results))
     console.print(f"Run folder: {folder}", highlight=False, markup=False)
