@@ -602,6 +602,8 @@ def _work(
         results = work(bars, say)
     if results is not None:
         console.print(_summary(results))
+        for fit in results["clusters"].get("exmap", ()):
+            console.print(f"heatmaps, {fit['samples_of']}: {fit['note']}", style="dim", highlight=False, markup=False)
     console.print(f"Run folder: {folder}", highlight=False, markup=False)
     for name, what in (
         ("results.json", "Results"),

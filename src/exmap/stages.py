@@ -252,7 +252,7 @@ def _fit_heads(job: Job, part: StagePart, sources: Mapping[str, Groups], *, repa
         DFR(**settings.model_dump(exclude={"repeats"}), seed=job.seed("retrain", repeat))
         for repeat in range(settings.repeats)
     ]
-    # Processes, not threads: the solver's random numbers are one sequence per process.
+    # Processes, not threads: a fit is many small steps of Python.
     workers = cpu_count() if features.size > WORTH_PROCESSES else 1
     fits = Parallel(workers, return_as="generator")(
         delayed(learner.fit_head)(features, grouped.labels, groups, n_classes=grouped.n_classes)
