@@ -217,5 +217,6 @@ def test_no_module_before_evaluation_asks_for_true_groups() -> None:
         if found - ({"TrueGroups"} if path.name == "__init__.py" else set()):
             asking.add(path.relative_to(root).as_posix())
     allowed = {path for path in asking if path.startswith(("data/", "evaluation/"))} | {"stages.py", "api.py"}
+    allowed |= {"reporting.py", "report/page.py", "draw.py", "export/table.py"}  # they show what is evaluated
     assert asking <= allowed
     assert {"data/dataset.py", "stages.py"} <= asking  # the search itself works

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,4 +105,4 @@ def worst_share(right: NDArray[np.bool_], index: IntArray) -> float:
     use = index >= 0
     hits, count = np.bincount(index[use], weights=right[use]), np.bincount(index[use])
     filled = count > 0
-    return float((hits[filled] / count[filled]).min()) if filled.any() else float("nan")
+    return float((hits[filled] / count[filled]).min()) if filled.any() else math.nan
