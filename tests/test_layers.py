@@ -79,7 +79,8 @@ def test_torch_is_seeded_only_inside_a_fork_of_its_generator() -> None:
 def test_no_file_is_unpickled() -> None:
     assert callers("torch.load", "torch.save", "joblib.load", "joblib.dump") == []
     pickling = ("pickle", "cloudpickle", "dill", "shelve")
-    assert [m for m, tree in MODULES.items() if any(n.split(".")[0] in pickling for n in imported(tree))] == []
+    found = [m for m, tree in MODULES.items() if any(n.split(".")[0] in pickling for n in imported(tree))]
+    assert found == ["runtime.py"]  # between its own processes, in a temporary folder that only they can write
     assert [m for m, tree in MODULES.items() if "torch.load" in imported(tree)] == []
 
 
