@@ -7,6 +7,7 @@ von Luxburg (2007), "A tutorial on spectral clustering", for the Laplacian and t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from exmap.records import IntArray
 __all__ = ["Spectrum", "cluster_qr", "eigengap", "laplacian_spectrum"]
 
 ROUNDING = 1e-9  # eigenvalues below are zero
-TOLERANCE, TOLERANT_ABOVE = 1e-8, 15_000  # relative, of eigenvectors' residuals; exact to rounding for fewer samples
+SINGLE_FROM = 15_000  # samples; the iteration then runs in single precision, which halves what memory has to move
+TOLERANCE = 1e-5  # of it, relative
 MOST_RESTARTS = 10_000
 DENSE_BELOW = 500  # samples; the exact dense solver is faster there
 
@@ -106,29 +108,36 @@ def _largest(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the largest eigenpairs of the normalised adjacency beside those of eigenvalue 1, in falling order."""
     n = adjacency.shape[0]
+    kind: Any = np.float32 if n >= SINGLE_FROM else np.float64
+    matrix, known = adjacency.astype(kind, copy=False), null.astype(kind, copy=False)
 
-    def multiply(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def multiply(x: NDArray[Any]) -> NDArray[Any]:
         # Shifted into [0, 2], with the known eigenvectors moved to 0.
-        product: NDArray[np.float64] = adjacency @ x + x - 2 * (null @ (null.T @ x))
+        product: NDArray[Any] = matrix @ x + x - 2 * (known @ (known.T @ x))
         return product
 
-    start = np.random.default_rng(seed).standard_normal(n)
+    start = np.random.default_rng(seed).standard_normal(n).astype(kind)
     try:
         with threadpool_limits(1, "blas"):  # the products are memory-bound; threads wait, and round differently
             found, vectors = eigsh(
-                LinearOperator((n, n), matvec=multiply, dtype=np.float64),
+                LinearOperator((n, n), matvec=multiply, dtype=kind),
                 k=count,
                 which="LA",
                 v0=start,
                 ncv=max(4 * count, 40),
                 maxiter=MOST_RESTARTS,
-                tol=0 if n < TOLERANT_ABOVE else TOLERANCE,
+                tol=TOLERANCE if kind is np.float32 else 0,
             )
     except ArpackNoConvergence as error:
         raise NumericalError(
             f"the eigenvalues of the neighbour graph of {n} samples did not converge ({error}); raise "
             "cluster.n_neighbors"
         ) from error
+    if kind is np.float32:  # eigenvalues are as exact as the square of the vectors' error, computed in double precision
+        vectors = linalg.qr(vectors.astype(np.float64), mode="economic", overwrite_a=True)[0]
+        products = np.column_stack([adjacency @ column for column in vectors.T])
+        found, turned = linalg.eigh(vectors.T @ products)
+        return found[::-1], vectors @ turned[:, ::-1]
     order = np.argsort(-found)
     return found[order] - 1, vectors[:, order]
 
