@@ -23,7 +23,7 @@ test: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# What docs/performance.md shows: about ten minutes, alone on the machine.
+# The tables of docs/performance.md. Alone on the machine, and with patience: the references are slow.
 bench: $(READY)
 	$(BIN)/python benchmarks/suite.py --million --out docs/results/performance --document docs/performance.md
 
