@@ -7,11 +7,8 @@ makes liblinear converge about as far as ours does.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +22,7 @@ from exmap.retrain import DFR
 from exmap.retrain.balance import balanced_subset
 from exmap.retrain.last_layer import halves
 from exmap.runtime import generator
+from table import print_table
 
 CASES = {  # samples, sizes of the four groups' shares
     "10,000 x 512, minorities of 0.5 %": (10_000, (0.495, 0.005, 0.005, 0.495)),
@@ -118,17 +116,5 @@ HEADER = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    arguments = parser.parse_args()
-    print(HEADER)
-    rows = measure(arguments.repeats)
-    print("\n".join(map(line, rows)))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, HEADER, line, measure, 3)

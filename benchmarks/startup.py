@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from table import print_table
 
 COMMANDS = {
     "exmap --help": ["-m", "exmap.cli", "--help"],
@@ -39,16 +38,5 @@ def line(row: dict[str, Any]) -> str:
     return f"| `{row['command']}` | {row['seconds']:.2f} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    arguments = parser.parse_args()
-    rows = measure(arguments.repeats)
-    print("\n".join([HEADER, *map(line, rows)]))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, HEADER, line, measure, 7)

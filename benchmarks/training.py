@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from exmap.config import ModelSettings
 from exmap.model import build_model
 from exmap.model.backbone import to_tensor
 from exmap.model.small_maps import small_maps_as_products
+from table import print_table
 
 BATCH = 128
 COLUMNS = ("ResNet-18, ImageNet stem, 128 images of 28 px", "ordinary", "small maps as products", "ratio")
@@ -68,17 +66,5 @@ def line(row: dict[str, Any]) -> str:
     return f"| {row['precision']} | {row['ordinary']:.0f}/s | {row['products']:.0f}/s | {row['ratio']:.2f} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
-    arguments = parser.parse_args()
-    print(HEADER)
-    rows = measure(arguments.repeats)
-    print("\n".join(map(line, rows)))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    print_table(__doc__, HEADER, line, measure, 7)

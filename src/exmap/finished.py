@@ -24,6 +24,7 @@ from exmap.config import Settings, change_settings
 from exmap.data import Split, build_task
 from exmap.errors import DataError, RunFolderError
 from exmap.groups import ExMapGroups, OracleGroups
+from exmap.groups.assign import class_names_of
 from exmap.model import build_model, load_weights
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Outputs, silent
 from exmap.retrain import Head
@@ -145,7 +146,9 @@ def open_finished(path: Path, *, data_dir: Path | None = None, listen: Listener 
         labels=labels,
         predicted=table["predicted"].to_numpy(),
         clusters=table["cluster"].to_numpy(),
-        class_names=splits["test"].class_names if splits else _class_names(sources[ExMapGroups.name], labels),
+        class_names=splits["test"].class_names
+        if splits
+        else class_names_of(sources[ExMapGroups.name], labels, int(labels.max(initial=-1)) + 1),
         sources=sources,
         oracle=oracle,
         splits=splits,
@@ -201,13 +204,3 @@ def _known_groups(split: Split) -> Groups | None:
         return None
     assert isinstance(source, OracleGroups)
     return Groups(source.index, source.names, source.name, ("true groups",))
-
-
-def _class_names(groups: Groups, labels: IntArray) -> tuple[str, ...]:
-    """Return the names of the classes as those of the groups have them; the number of a class without a group."""
-    names = []
-    for number in range(int(labels.max(initial=-1)) + 1):
-        index = groups.index[(labels == number) & (groups.index >= 0)]
-        name = groups.names[index[0]].rpartition(" / ")[0].removeprefix("class ") if len(index) else str(number)
-        names.append(name)
-    return tuple(names)

@@ -27,6 +27,7 @@ from exmap.data import Split
 from exmap.evaluation import group_table, rerun_agreement, within_class_ari
 from exmap.explain import input_gradient_maps, reduce_heatmaps
 from exmap.groups import Evidence, ExMapGroups
+from exmap.groups.assign import class_names_of
 from exmap.model import build_model, load_weights
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Outputs, Progress
 from exmap.report.page import (
@@ -194,7 +195,7 @@ def _read(run: RunFolder, settings: Settings, shown: Shown | None) -> Found:
         if truth[1] == class_names:
             truth = None
     else:
-        class_names = _class_names(groups, labels, outputs.logits.shape[1])
+        class_names = class_names_of(groups, labels, outputs.logits.shape[1])
         if "oracle" in notes:
             oracle = read_groups(run.stage("cluster"), "oracle")
             truth = (oracle.index, oracle.names)
@@ -211,14 +212,6 @@ def _read(run: RunFolder, settings: Settings, shown: Shown | None) -> Found:
         notes[ExMapGroups.name]["fits"],
         table["cluster"].to_numpy(),
     )
-
-
-def _class_names(groups: Groups, labels: IntArray, n_classes: int) -> tuple[str, ...]:
-    """Return the names of the classes as they stand in the names of their groups."""
-    names = [str(number) for number in range(n_classes)]
-    for number, name in enumerate(groups.names):
-        names[labels[groups.index == number][0]] = name.rsplit(" / ", 1)[0].removeprefix("class ")
-    return tuple(names)
 
 
 def _split_in_words(split: str) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from exmap.cluster.rows import finite_rows
 from exmap.errors import NumericalError
 
-__all__ = ["embed"]
+__all__ = ["embed", "umap_coordinates"]
 
 ENOUGH_FOR_UMAP = 500  # below, principal components show as much, at once
 NEIGHBORS = 15  # UMAP's default
@@ -38,7 +39,7 @@ def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
     NumericalError
         If a vector is not finite.
     """
-    if broken := int((~np.isfinite(vectors).all(axis=1)).sum()):
+    if broken := int((~finite_rows(vectors)).sum()):
         raise NumericalError(
             f"an embedding needs finite numbers, but {broken} of {len(vectors)} samples hold NaN or infinity; leave "
             "them out"
@@ -58,9 +59,16 @@ def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
         flat = np.zeros((samples, 2), dtype=np.float32)
         flat[:, : min(components, 2)] = found[:, :2]
         return flat
+    return umap_coordinates(found.astype(np.float32), 2, NEIGHBORS, seed)
+
+
+def umap_coordinates(
+    vectors: NDArray[np.floating], n_components: int, n_neighbors: int, seed: int
+) -> NDArray[np.float32]:
+    """Return UMAP's coordinates, shape (N, n_components); one thread, so that the seed decides them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries that are not installed, and of graphs in several parts
         from umap import UMAP
 
-        reducer = UMAP(n_components=2, n_neighbors=NEIGHBORS, random_state=seed, n_jobs=1)
-        return np.asarray(reducer.fit_transform(found.astype(np.float32)), dtype=np.float32)
+        reducer = UMAP(n_components=n_components, n_neighbors=n_neighbors, random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)

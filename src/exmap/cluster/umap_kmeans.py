@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from exmap.cluster.embedding import umap_coordinates
 from exmap.cluster.graph import default_neighbors
 from exmap.cluster.neighbors import principal_coordinates
 from exmap.cluster.rows import nearest_center, sample_rows
@@ -91,9 +91,4 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _embed(self, vectors: np.ndarray, neighbors: int, seed: int) -> np.ndarray:
         if len(vectors) <= self.n_components + 2:  # UMAP's spectral start needs more; there is nothing to embed
             return np.asarray(vectors, dtype=np.float32)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries that are not installed, and of graphs in several parts
-            from umap import UMAP
-
-            reducer = UMAP(n_components=self.n_components, n_neighbors=neighbors, random_state=seed, n_jobs=1)
-            return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)
+        return umap_coordinates(vectors, self.n_components, neighbors, seed)

@@ -13,10 +13,10 @@ from exmap.cluster import make_clusterer
 from exmap.cluster.rows import finite_rows
 from exmap.config import ClusterSettings
 from exmap.errors import DataError, NumericalError
-from exmap.records import Clusters, IntArray
+from exmap.records import Clusters, Groups, IntArray
 from exmap.runtime import child_seed
 
-__all__ = ["cluster_samples", "groups_from_clusters"]
+__all__ = ["class_names_of", "cluster_samples", "groups_from_clusters"]
 
 FEWEST_TO_CLUSTER = 4  # a class with fewer samples is one cluster
 
@@ -131,3 +131,20 @@ def groups_from_clusters(
     index = np.full(len(labels), -1, dtype=np.int64)
     index[assigned] = inverse
     return index, tuple(f"class {class_names[code // width]} / cluster {code % width}" for code in codes)
+
+
+def class_names_of(groups: Groups, labels: IntArray, n_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes as :func:`groups_from_clusters` wrote them; a number for a class without group.
+
+    Parameters
+    ----------
+    groups : Groups
+    labels : ndarray of int64, shape (N,), in [0, n_classes)
+    n_classes : int
+    """
+    names = []
+    for number in range(n_classes):
+        index = groups.index[(labels == number) & (groups.index >= 0)]
+        name = groups.names[index[0]].rpartition(" / ")[0].removeprefix("class ") if len(index) else str(number)
+        names.append(name)
+    return tuple(names)
