@@ -27,8 +27,16 @@ def stumble(*, listen: Listener) -> None:
     raise ZeroDivisionError("by zero")
 
 
-def die(*, listen: Listener) -> None:
+def die(folder: Path, *, listen: Listener) -> None:
+    (folder / "dying").touch()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def outlive(folder: Path, *, listen: Listener) -> str:
+    while not (folder / "dying").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return "outlived"
 
 
 def process(*, listen: Listener) -> int:
@@ -75,12 +83,17 @@ def test_a_failure_takes_only_those_with_it_that_need_it(tmp_path: Path, jobs: i
 
 
 def test_a_process_that_dies_ends_its_task_and_not_the_grid(tmp_path: Path) -> None:
-    tasks = [Task("dies", die), Task("needs it", process, (), ("dies",)), Task("next", leave, (tmp_path, "next"))]
+    tasks = [
+        Task("dies", die, (tmp_path,)),
+        Task("needs it", process, (), ("dies",)),
+        Task("beside", outlive, (tmp_path,)),
+    ]
     tasks += [Task(f"later {n}", process) for n in range(3)]
     found = run(tasks, 2)
     assert found.keys() == {task.key for task in tasks}
     assert "a worker process died" in found["dies"].reason
     assert found["needs it"] == found["dies"]
+    assert found["beside"] == "outlived"
     assert all(isinstance(found[f"later {n}"], int) for n in range(3))
 
 

@@ -118,28 +118,47 @@ def run_tasks(
                 running[workers.submit(task)] = waiting.pop(task.key)
             done, _ = wait(running, timeout=SECONDS_BETWEEN_REPORTS, return_when=FIRST_COMPLETED)
             workers.report(listen)
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-                done, _ = wait(running)  # one process died, and the others were ended with it
-                workers.stop()
-                workers = _Workers(jobs, threads)
             for future in done:
+                workers.leave(future)
                 settle(running.pop(future), _result(future))
     finally:
         workers.stop()  # after an interrupt what is unfinished begins again
 
 
 class _Workers:
-    """Processes that run tasks, and the queue of what they report."""
+    """Processes that run tasks, each in a pool of its own so that one's death is nobody else's; what they report."""
 
     def __init__(self, jobs: int, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._reports: Any = context.Queue()
-        self._pool = ProcessPoolExecutor(
-            jobs, mp_context=context, initializer=_begin, initargs=(self._reports, threads)
+        self._context = multiprocessing.get_context("spawn")
+        self._reports: Any = self._context.Queue()
+        self._threads = threads
+        self._idle = [self._pool() for _ in range(jobs)]
+        self._busy: dict[Future[Outcome], ProcessPoolExecutor] = {}
+
+    def _pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1, mp_context=self._context, initializer=_begin, initargs=(self._reports, self._threads)
         )
 
     def submit(self, task: Task) -> Future[Outcome]:
-        return self._pool.submit(_work, task.function, task.arguments, task.title)
+        """Start a task in an idle process; there must be one."""
+        pool = self._idle.pop()
+        try:
+            future = pool.submit(_work, task.function, task.arguments, task.title)
+        except BrokenProcessPool:  # it died while it was idle
+            pool.shutdown()
+            pool = self._pool()
+            future = pool.submit(_work, task.function, task.arguments, task.title)
+        self._busy[future] = pool
+        return future
+
+    def leave(self, future: Future[Outcome]) -> None:
+        """Take back the process of a task that is done, or a new one for it where it died."""
+        pool = self._busy.pop(future)
+        if isinstance(future.exception(), BrokenProcessPool):
+            pool.shutdown()
+            pool = self._pool()
+        self._idle.append(pool)
 
     def report(self, listen: Listener) -> None:
         """Pass on what has been reported since the last time."""
@@ -151,9 +170,12 @@ class _Workers:
 
     def stop(self) -> None:
         """End the processes, whatever they are at."""
-        for process in list((self._pool._processes or {}).values()):
-            process.terminate()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        pools = [*self._idle, *self._busy.values()]
+        for pool in pools:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+        for pool in pools:
+            pool.shutdown(wait=True, cancel_futures=True)
         self._reports.cancel_join_thread()
         self._reports.close()
 
