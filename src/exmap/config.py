@@ -26,6 +26,7 @@ from pydantic import (
 from exmap.errors import SettingsError, unknown_name
 
 __all__ = [
+    "AutoSettings",
     "ClusterSettings",
     "DataSettings",
     "Edits",
@@ -290,11 +291,35 @@ class GroupsSettings(_Section):
     sources : tuple of str
     george : ClusterSettings
         How GEORGE clusters its features: into many clusters, as its paper wants.
+    auto : bool
+        Whether a grouping is also chosen among many, without group labels, and the model repaired with that one.
     """
 
     split: Literal["val", "train"] = "val"
     sources: tuple[str, ...] = ("classes", "random", "error_set", "george", "exmap", "oracle")
     george: ClusterSettings = ClusterSettings(scope="local", gap="absolute")
+    auto: bool = False
+
+
+class AutoSettings(_Section):
+    """When a shortcut counts as found, where ``groups.auto`` is set.
+
+    Attributes
+    ----------
+    level : float in (0, 1)
+        Share of classifiers without a shortcut in which one may be found.
+    difference : float in [0, 1)
+        How much higher the error rate of a cluster must be than that of the rest of its class.
+    conductance : float in (0, 1]
+        Share of its edges in the graph of neighbours that may leave a cluster that stands apart.
+    only_if_found : bool
+        Whether the model is left alone where no shortcut is found.
+    """
+
+    level: float = Field(0.05, gt=0, lt=1)
+    difference: float = Field(0.02, ge=0, lt=1)
+    conductance: float = Field(0.05, gt=0, le=1)
+    only_if_found: bool = True
 
 
 class RetrainSettings(_Section):
@@ -384,6 +409,7 @@ class Settings(_Section):
     explain: ExplainSettings = ExplainSettings()
     cluster: ClusterSettings = ClusterSettings()
     groups: GroupsSettings = GroupsSettings()
+    auto: AutoSettings = AutoSettings()
     retrain: RetrainSettings = RetrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     edits: Edits | None = None

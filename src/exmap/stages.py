@@ -1,8 +1,8 @@
 """The stages as rows, and the runner that skips what is finished and makes again what its settings changed.
 
-data -> train -> explain -> cluster -> retrain -> (edit) -> evaluate -> report. A row names the settings a stage depends
-on and the function that makes its files; the stage before it is its input. What the stages compute is in the packages
-below. ``docs/run-folder.md`` documents the files.
+data -> train -> explain -> cluster -> (auto) -> retrain -> (edit) -> evaluate -> report. A row names the settings a
+stage depends on and the function that makes its files; the stage before it is its input. What the stages compute is in
+the packages below. ``docs/run-folder.md`` documents the files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from exmap.artifacts import (
     write_heatmaps,
     write_outputs,
 )
+from exmap.auto import choose_groups
 from exmap.cluster import make_clusterer
 from exmap.config import RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
@@ -90,11 +91,13 @@ NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly
     "data": ("dir", "download"),
     "images": ("workers", "cache", "cache_dir", "cache_limit_gib"),
     "model": ("weights",),
+    "groups": ("auto",),  # a stage of its own, which is there or not
 }
 WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starting processes
 ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
 EDITED = f"{ExMapGroups.name}-edited"
+AUTO = "auto"
 
 
 @dataclass
@@ -196,9 +199,9 @@ def explain(job: Job, part: StagePart) -> None:
     part.measured |= in_processes(job.extraction, partial(_explain_share, job=job, part=part))
 
 
-def _explain_share(fabric: Fabric, job: Job, part: StagePart) -> dict[str, float]:
-    """Explain in one of the run's processes; the first writes, batch by batch."""
-    grouped, first = job.grouped, is_first(fabric)
+def _explain_share(fabric: Fabric, job: Job, part: StagePart, grouped: Split | None = None) -> dict[str, float]:
+    """Explain a split, by default the grouped one, in one of the run's processes; the first writes, batch by batch."""
+    grouped, first = grouped or job.grouped, is_first(fabric)
     model = trained_model(job).to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
     pace = Pace(job.listen if first else silent)
@@ -227,10 +230,40 @@ def _cluster(job: Job, part: StagePart) -> None:
     write_json(part.path / "clusters.json", notes)
 
 
+def _auto(job: Job, part: StagePart) -> None:
+    """Write auto.parquet (the chosen groups), clusters.json, and auto.json: what was weighed, and what was found."""
+    grouped, judge = job.grouped, job.task.val
+    evidence = gather_evidence(grouped, job.run.stage("explain"))
+    shape = read_heatmaps(job.run.stage("explain")).values.shape[1:]
+    outputs, judged = read_outputs(job.run.stage("explain"), grouped.name), None
+    if grouped is not judge:  # the classifier knows the images it was trained on by heart
+        in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
+        outputs = read_outputs(part.path, judge.name)
+        judged = (gather_evidence(judge, part.path), read_heatmaps(part.path).values.shape[1:])
+    choice = choose_groups(
+        evidence,
+        shape,
+        judged=judged,
+        logits=outputs.logits,
+        settings=job.settings.auto,
+        seed=job.seed("auto"),
+        listen=job.listen,
+    )
+    note = write_groups(choice.groups, grouped, evidence.predicted, part.path)
+    write_json(part.path / "clusters.json", {AUTO: note})
+    write_json(part.path / "auto.json", choice.record)
+
+
 def _retrain(job: Job, part: StagePart) -> None:
     """Write SOURCE.safetensors (the head of every repeat), heads.json, and model.safetensors: the repaired model."""
     found = {name: read_groups(job.run.stage("cluster"), name) for name in _sources(job)}
-    _fit_heads(job, part, found, repaired=ExMapGroups.name)
+    left_alone: list[str] = []
+    if job.settings.groups.auto:
+        found[AUTO] = read_groups(job.run.stage(AUTO), AUTO)
+        if not read_json(job.run.stage(AUTO) / "auto.json")["repaired"]:
+            left_alone.append(AUTO)
+    repaired = AUTO if job.settings.groups.auto else ExMapGroups.name
+    _fit_heads(job, part, found, repaired=repaired, left_alone=left_alone)
 
 
 def _edit(job: Job, part: StagePart) -> None:
@@ -243,7 +276,10 @@ def _edit(job: Job, part: StagePart) -> None:
     _fit_heads(job, part, {EDITED: groups}, repaired=EDITED)
 
 
-def _fit_heads(job: Job, part: StagePart, sources: Mapping[str, Groups], *, repaired: str) -> None:
+def _fit_heads(
+    job: Job, part: StagePart, sources: Mapping[str, Groups], *, repaired: str, left_alone: Sequence[str] = ()
+) -> None:
+    """Write the heads fitted to each source of groups; sources that are left alone get the classifier's own head."""
     grouped = job.grouped
     features = read_outputs(job.run.stage("explain"), grouped.name).features
     notes: dict[str, Any] = {}
@@ -256,14 +292,17 @@ def _fit_heads(job: Job, part: StagePart, sources: Mapping[str, Groups], *, repa
     workers = cpu_count() if features.size > WORTH_PROCESSES else 1
     fits = Parallel(workers, return_as="generator")(
         delayed(learner.fit_head)(features, grouped.labels, groups, n_classes=grouped.n_classes)
-        for groups in sources.values()
+        for name, groups in sources.items()
         for learner in learners
+        if name not in left_alone
     )
     found: dict[str, list[Head]] = {name: [] for name in sources}
-    order = [name for name in sources for _ in learners]
+    order = [name for name in sources for _ in learners if name not in left_alone]
     for number, (name, head) in enumerate(zip(order, fits, strict=True)):
         found[name].append(head)
         job.listen(Progress(part.name, number + 1, len(order), "heads", name))
+    for name in left_alone:
+        found[name] = [_own_head(job)]
     for name, heads in found.items():
         write_heads(heads, part.path / f"{name}.safetensors")
         notes[name] = [{"strength": h.strength, "tuning": h.tuning, "notes": h.notes} for h in heads]
@@ -272,6 +311,15 @@ def _fit_heads(job: Job, part: StagePart, sources: Mapping[str, Groups], *, repa
             last = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
             save_weights(replace_head(model, last, heads[0].weight, heads[0].bias), part.path / "model.safetensors")
     write_json(part.path / "heads.json", notes)
+
+
+def _own_head(job: Job) -> Head:
+    """Return the last layer of the classifier as it is."""
+    model = trained_model(job)
+    layer = model.get_submodule(find_head(model, job.grouped.images.batch(np.arange(1, dtype=np.int64))))
+    bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach().numpy()
+    note = "no shortcut was found, so the last layer is the classifier's own"
+    return Head(layer.weight.detach().numpy(), np.asarray(bias, dtype=np.float32), notes=(note,))
 
 
 def _evaluate(job: Job, part: StagePart) -> None:
@@ -289,12 +337,15 @@ def _evaluate(job: Job, part: StagePart) -> None:
     notes = read_json(job.run.stage("cluster") / "clusters.json")
     heads_notes = read_json(job.run.stage("retrain") / "heads.json")
     names = _sources(job)
+    if settings.groups.auto:
+        names.append(AUTO)
+        notes |= read_json(job.run.stage(AUTO) / "clusters.json")
     if settings.edits is not None:
         names.append(EDITED)
         notes |= read_json(job.run.stage("edit") / "clusters.json")
         heads_notes |= read_json(job.run.stage("edit") / "heads.json")
     for name in names:
-        grouping, fitting = ("edit", "edit") if name == EDITED else ("cluster", "retrain")
+        grouping, fitting = {EDITED: ("edit", "edit"), AUTO: (AUTO, "retrain")}.get(name, ("cluster", "retrain"))
         method = f"{name}+{LEARNER}"
         heads = read_heads(job.run.stage(fitting) / f"{name}.safetensors")
         predicted = np.stack([head.predict(outputs.features) for head in heads])
@@ -319,6 +370,8 @@ def _evaluate(job: Job, part: StagePart) -> None:
         "heatmaps": read_heatmaps(job.run.stage("explain")).health(),
         "weighted_mean_is": "test accuracy of each group, weighted by the group's frequency in the training split",
     }
+    if settings.groups.auto:
+        results["auto"] = read_json(job.run.stage(AUTO) / "auto.json")
     write_json(part.path / "results.json", results)
 
 
@@ -363,6 +416,7 @@ STAGES = (
     Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train, shared=True),
     Stage("explain", ("explain", "groups.split"), explain, shared=True),
     Stage("cluster", ("cluster", "groups"), _cluster),
+    Stage(AUTO, ("auto",), _auto),  # only in runs that choose their groups
     Stage("retrain", ("retrain",), _retrain),
     Stage("edit", ("edits",), _edit),  # only in runs whose groups a person edited
     Stage("evaluate", ("evaluate",), _evaluate),
@@ -376,8 +430,9 @@ def stage_names() -> list[str]:
 
 
 def _stages_of(settings: Settings) -> list[Stage]:
-    """Return the stages of a run: all, or all but the one for edits where there are none."""
-    return [stage for stage in STAGES if stage.name != "edit" or settings.edits is not None]
+    """Return the stages of a run: all, but not the choice of groups or a person's edits where there are none."""
+    absent = {"edit": settings.edits is None, AUTO: not settings.groups.auto}
+    return [stage for stage in STAGES if not absent.get(stage.name)]
 
 
 def open_run(path: Path, settings: Settings | None = None, *, change: bool = False) -> tuple[RunFolder, Settings]:
@@ -511,6 +566,8 @@ def run_stages(
         given["weights"] = digest_of_file(settings.model.weights)
     _write_manifest(job)
     identities, stages = _identities(settings, given), _stages_of(settings)
+    if not settings.groups.auto:
+        run.discard(AUTO)
     if settings.edits is None:
         run.discard("edit")
     elif (now := digest_of(identities["cluster"])) != settings.edits.grouping:

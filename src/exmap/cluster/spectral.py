@@ -17,6 +17,7 @@ from exmap.errors import DataError, SettingsError, unknown_name
 __all__ = ["SpectralEigengap"]
 
 GAPS = ("relative", "absolute")
+EXACT_BELOW = 15_000  # samples, of which all pairs are compared
 
 
 class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -64,7 +65,7 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         gap: str = "relative",
         n_neighbors: int | None = None,
         n_eigenvalues: int = 10,
-        exact_below: int = 15_000,
+        exact_below: int = EXACT_BELOW,
         random_state: Any = None,
     ) -> None:
         self.n_clusters = n_clusters

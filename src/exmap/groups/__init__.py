@@ -12,6 +12,7 @@ from exmap.groups.infer import (
     GroupSource,
     OracleGroups,
     RandomGroups,
+    scaled_features,
     source_names,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "cluster_samples",
     "edit_groups",
     "groups_from_clusters",
+    "scaled_features",
     "source_names",
 ]

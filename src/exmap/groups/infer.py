@@ -28,6 +28,7 @@ __all__ = [
     "GroupSource",
     "OracleGroups",
     "RandomGroups",
+    "scaled_features",
     "source_names",
     "split_classes",
 ]
@@ -96,9 +97,14 @@ class GeorgeGroups:
         """Return the pseudo-groups."""
         if evidence.features is None:
             raise DataError("the george source needs features, and the evidence has none; collect outputs first")
-        peak = np.abs(evidence.features).max(axis=1, keepdims=True)
-        scaled = (evidence.features / np.where(peak > 0, peak, 1)).astype(np.float32)
+        scaled = scaled_features(evidence.features)
         return _clustered(self.name, scaled, None, evidence, self.clustering, child_seed(seed, self.name))
+
+
+def scaled_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return features, shape (N, D), each sample's divided by their largest absolute value."""
+    peak = np.abs(features).max(axis=1, keepdims=True)
+    return np.asarray(features / np.where(peak > 0, peak, 1), dtype=np.float32)
 
 
 def _clustered(

@@ -1,0 +1,170 @@
+"""The groupings that are weighed against one another, made with as little work as possible.
+
+Representation (heatmaps of three sizes, features) x scope x clustering, as the ExMap paper varies them, with the error
+set and the classes alone. What clusterings share is computed once: a neighbour graph and its eigenvectors serve every
+spectral clustering of a representation and scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from exmap.cluster import default_neighbors, neighbor_graph
+from exmap.cluster.kmeans import SampledKMeans
+from exmap.cluster.spectral import EXACT_BELOW
+from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
+from exmap.explain import reduce_heatmaps
+from exmap.groups import ClassGroups, ErrorSetGroups, Evidence, groups_from_clusters, scaled_features
+from exmap.groups.assign import FEWEST_TO_CLUSTER, by_size
+from exmap.records import Groups, IntArray, Listener, Progress, silent
+from exmap.runtime import child_seed
+
+__all__ = ["Candidate", "Candidates", "find_candidates"]
+
+SMALLEST_SIDE = 3  # of heatmaps, the smallest of the paper's sweep
+EIGENVALUES = 10
+SPECTRAL: dict[str, Callable[[NDArray[np.float64]], int]] = {  # a setting, and how many clusters it takes
+    "gap=relative": lambda values: eigengap(values, relative=True),
+    "gap=absolute": lambda values: eigengap(values),
+    "n_clusters=2": lambda values: 2,
+    "n_clusters=4": lambda values: 4,
+}
+KMEANS = {"method=kmeans,n_clusters=2": 2, "method=kmeans,n_clusters=8": 8}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One grouping.
+
+    Attributes
+    ----------
+    name : str
+        As ``exmap bench`` writes sources of groups, for example ``exmap[size=7,scope=global,gap=relative]``.
+    representation : str
+        ``heatmaps 7``, ``features``, ``errors`` or ``classes``.
+    groups : Groups
+    also : tuple of str
+        Names of candidates that turned out as the same grouping.
+    """
+
+    name: str
+    representation: str
+    groups: Groups
+    also: tuple[str, ...] = ()
+
+    @property
+    def judges(self) -> bool:
+        """Whether other candidates are judged by its groups: not by errors, which are what is to be explained."""
+        return self.representation not in ("errors", "classes")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All groupings of one split, and the neighbour graphs of its heatmaps.
+
+    Attributes
+    ----------
+    each : tuple of Candidate
+        No two of them the same grouping.
+    graphs : dict of (str, int) to (ndarray of int64, csr_array)
+        By representation and class: the samples' rows, and how they are neighbours.
+    """
+
+    each: tuple[Candidate, ...]
+    graphs: dict[tuple[str, int], tuple[IntArray, sparse.csr_array]]
+
+    def names(self) -> dict[str, Candidate]:
+        """Return the candidates by all their names."""
+        return {name: candidate for candidate in self.each for name in (candidate.name, *candidate.also)}
+
+
+def find_candidates(
+    evidence: Evidence, shape: tuple[int, int, int], *, seed: int, listen: Listener = silent
+) -> Candidates:
+    """Make the grid of groupings.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        With heatmaps and features.
+    shape : (int, int, int)
+        Channels, height and width of a heatmap.
+    seed : int
+    listen : Listener
+    """
+    found: dict[bytes, Candidate] = {}
+    graphs: dict[tuple[str, int], tuple[IntArray, sparse.csr_array]] = {}
+
+    def add(name: str, representation: str, groups: Groups) -> None:
+        key = np.unique(groups.index, return_inverse=True)[1].tobytes()
+        if key in found:
+            there = found[key]
+            found[key] = Candidate(there.name, there.representation, there.groups, (*there.also, name))
+        else:
+            found[key] = Candidate(name, representation, groups)
+
+    labels, classes = evidence.labels, np.unique(evidence.labels)
+    representations = list(_representations(evidence, shape))
+    done, total = 0, 2 * len(representations)
+    for source, representation, vectors, usable in representations:
+        for scope in ("global", "local"):
+            parts = [usable] if scope == "global" else [usable & (labels == label) for label in classes]
+            clusters: dict[str, IntArray] = {}
+            for number, members in enumerate(parts):
+                rows = np.flatnonzero(members)
+                graph, made = _clusterings(vectors[rows], child_seed(seed, representation, scope, number))
+                if scope == "local" and source == "exmap" and graph is not None:
+                    graphs[representation, int(classes[number])] = (rows, graph)
+                for setting, values in made.items():
+                    clusters.setdefault(setting, np.full(len(labels), -1, dtype=np.int64))[rows] = values
+            size = f"size={representation.rpartition(' ')[2]}," if source == "exmap" else ""
+            for setting, values in clusters.items():
+                index, names = groups_from_clusters(labels, values, evidence.class_names)
+                name = f"{source}[{size}scope={scope},{setting}]"
+                add(name, representation, Groups(index, names, "auto", ("class labels",)))
+            done += 1
+            listen(Progress("candidates", done, total, "clusterings", representation))
+    add("error_set", "errors", ErrorSetGroups().infer(evidence, seed=seed))
+    add("classes", "classes", ClassGroups().infer(evidence, seed=seed))
+    return Candidates(tuple(found.values()), graphs)
+
+
+def _representations(
+    evidence: Evidence, shape: tuple[int, int, int]
+) -> Iterator[tuple[str, str, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Yield a source's name, what it clusters, the vectors, and which of them are finite."""
+    assert evidence.heatmaps is not None
+    assert evidence.features is not None
+    n = len(evidence.labels)
+    usable = np.ones(n, dtype=np.bool_) if evidence.usable is None else evidence.usable
+    maps, side = evidence.heatmaps.reshape(n, *shape), min(shape[1:])
+    sides = [size for size in dict.fromkeys((side // 2, side // 4, SMALLEST_SIDE)) if SMALLEST_SIDE <= size < side]
+    for size in sides or [side]:
+        yield "exmap", f"heatmaps {size}", reduce_heatmaps(maps, size), usable
+    yield "george", "features", scaled_features(evidence.features), np.ones(n, dtype=np.bool_)
+
+
+def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_array | None, dict[str, IntArray]]:
+    """Return the neighbour graph, and each clustering's labels; samples too few for one are one cluster."""
+    n = len(vectors)
+    one = np.zeros(n, dtype=np.int64)
+    made = dict.fromkeys([*SPECTRAL, *KMEANS], one)
+    if n < FEWEST_TO_CLUSTER:
+        return None, made
+    graph = neighbor_graph(vectors, min(default_neighbors(n), n), approximate=n >= EXACT_BELOW, seed=seed)
+    spectrum = laplacian_spectrum(graph, EIGENVALUES, seed)
+    cut: dict[int, IntArray] = {}
+    for setting, count in SPECTRAL.items():
+        k = min(count(spectrum.values[:EIGENVALUES]), spectrum.vectors.shape[1])
+        if k not in cut:
+            cut[k] = by_size(cluster_qr(spectrum.vectors[:, :k]))
+        made[setting] = cut[k]
+    for setting, k in KMEANS.items():
+        if k < n:
+            made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(vectors).labels_)
+    return graph, made

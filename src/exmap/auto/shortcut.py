@@ -1,0 +1,220 @@
+"""Is there a shortcut at all? A test for strategies of different accuracy inside a class.
+
+Some images of a class are always harder than others, and clusters of heatmaps find them: on plain Fashion-MNIST one
+cluster of pullovers is taken for coats seven times in ten. That is no shortcut, and the number of errors alone cannot
+tell the two apart. What can is whether the cluster stands apart: hard images lie at the rim of their class, whereas
+images that a classifier treats by another strategy have heatmaps of another kind, and few neighbours among the rest.
+
+So a cluster is tested only if hardly any edge of the neighbour graph of its class's heatmaps leaves it (its
+*conductance* is at most 0.05). Then its errors are counted against those of the rest of the class by an exact binomial
+test, and p-values are multiplied by the number of clusters tested in all classes (Bonferroni). A class whose graph does
+not fall apart has one strategy, whatever the eigengap says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.stats import beta, binom
+
+from exmap.auto.candidates import Candidates
+from exmap.config import AutoSettings
+from exmap.groups import Evidence
+from exmap.records import IntArray
+
+__all__ = ["ClassVerdict", "ShortcutTest", "conductance", "find_shortcuts"]
+
+FEWEST = 8  # images in a cluster and in the rest of its class
+
+
+@dataclass(frozen=True)
+class ClassVerdict:
+    """What the test says of one class.
+
+    Attributes
+    ----------
+    name : str
+        Of the class.
+    found : bool
+        Whether a cluster of other accuracy was found at the level asked for.
+    p_value : float
+        Of the cluster with the smallest one, corrected for all clusters tested; 1 where none stands apart.
+    effect : float
+        Its error rate less that of the rest of the class; NaN where none stands apart.
+    effect_low : float
+        Lower end of that difference, from one-sided 95 % intervals of both rates.
+    images : int
+        Images in it.
+    conductance : float
+    candidate : str
+        The grouping it is of.
+    why : str
+        In one sentence.
+    """
+
+    name: str
+    found: bool
+    p_value: float = 1.0
+    effect: float = float("nan")
+    effect_low: float = float("nan")
+    images: int = 0
+    conductance: float = float("nan")
+    candidate: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ShortcutTest:
+    """What the test says of all classes.
+
+    Attributes
+    ----------
+    classes : tuple of ClassVerdict
+    tested : int
+        Clusters that stand apart, in all classes together.
+    """
+
+    classes: tuple[ClassVerdict, ...]
+    tested: int
+
+    @property
+    def found(self) -> bool:
+        """Whether a shortcut was found in any class."""
+        return any(verdict.found for verdict in self.classes)
+
+    def as_record(self, names: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the verdicts by class name; NaN becomes None. Classes not tested are those of `names`."""
+        record: dict[str, Any] = {
+            name: {"found": None, "p_value": None, "effect": None, "why": "not tested"} for name in names
+        }
+        for verdict in self.classes:
+            values = {key: value for key, value in asdict(verdict).items() if key != "name"}
+            record[verdict.name] = {
+                key: None if isinstance(value, float) and np.isnan(value) else value for key, value in values.items()
+            }
+        return record
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    candidate: str
+    conductance: float
+    images: int
+    wrong: int
+    others: int
+    others_wrong: int
+
+
+def find_shortcuts(candidates: Candidates, evidence: Evidence, settings: AutoSettings | None = None) -> ShortcutTest:
+    """Test every class.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        Of the same images; the groupings of heatmaps are tested, with their graphs.
+    evidence : Evidence
+    settings : AutoSettings, optional
+        The level, the conductance and the difference that are asked for.
+    """
+    settings = settings or AutoSettings()
+    wrong = evidence.predicted != evidence.labels
+    apart: dict[int, list[_Cluster]] = {}
+    for label in range(len(evidence.class_names)):
+        apart[label] = _standing_apart(candidates, label, wrong, settings.conductance)
+    tested = sum(len(found) for found in apart.values())
+    verdicts = [
+        _verdict(name, apart[label], wrong[evidence.labels == label], tested, settings)
+        for label, name in enumerate(evidence.class_names)
+    ]
+    return ShortcutTest(tuple(verdicts), tested)
+
+
+def conductance(graph: sparse.csr_array, members: NDArray[np.bool_]) -> float:
+    """Return the weight of the edges between some vertices and the rest, over that of all edges of the lighter side.
+
+    Parameters
+    ----------
+    graph : csr_array, shape (N, N)
+        Symmetric.
+    members : ndarray of bool, shape (N,)
+
+    Returns
+    -------
+    float in [0, 1]
+        1 where a side has no edges.
+
+    Examples
+    --------
+    >>> path = sparse.csr_array(np.diag([1.0, 1.0, 1.0], 1) + np.diag([1.0, 1.0, 1.0], -1))
+    >>> round(conductance(path, np.array([True, True, False, False])), 3)
+    0.333
+    """
+    degree = np.asarray(graph.sum(axis=1)).ravel()
+    inside = members.astype(np.float64)
+    cut = float(inside @ (graph @ (1 - inside)))
+    lighter = min(float(degree[members].sum()), float(degree[~members].sum()))
+    return min(cut / lighter, 1.0) if lighter > 0 else 1.0
+
+
+def _standing_apart(candidates: Candidates, label: int, wrong: NDArray[np.bool_], most: float) -> list[_Cluster]:
+    """Return the clusters of one class that few edges leave, each once."""
+    found: dict[bytes, _Cluster] = {}
+    for candidate in candidates.each:
+        if (candidate.representation, label) not in candidates.graphs:
+            continue
+        rows, graph = candidates.graphs[candidate.representation, label]
+        index: IntArray = candidate.groups.index[rows]
+        for group in np.unique(index[index >= 0]):
+            members = index == group
+            images, others = int(members.sum()), int((~members).sum())
+            key = np.packbits(members).tobytes() + candidate.representation.encode()
+            if key in found or images < FEWEST or others < FEWEST:
+                continue
+            value = conductance(graph, members)
+            if value <= most:
+                k, rest = int(wrong[rows][members].sum()), int(wrong[rows][~members].sum())
+                found[key] = _Cluster(candidate.name, value, images, k, others, rest)
+    return list(found.values())
+
+
+def _verdict(
+    name: str, apart: list[_Cluster], wrong: NDArray[np.bool_], tested: int, settings: AutoSettings
+) -> ClassVerdict:
+    if not wrong.any():
+        return ClassVerdict(
+            name, False, why=f"None of its {len(wrong):,} images is classified wrong, so no group of them can be worse."
+        )
+    if not apart:
+        return ClassVerdict(
+            name, False, why="Its heatmaps form no cluster that stands apart: the classifier has one strategy for it."
+        )
+    p_values = [_p_value(cluster, settings.difference) for cluster in apart]
+    best = int(np.argmin(p_values))
+    cluster, p_value = apart[best], min(1.0, p_values[best] * tested)
+    rate, rest = cluster.wrong / cluster.images, cluster.others_wrong / cluster.others
+    low = _bound(cluster.wrong, cluster.images, 0.05) - _bound(cluster.others_wrong, cluster.others, 0.95)
+    found = p_value <= settings.level
+    why = (
+        f"{cluster.wrong} of {cluster.images} images in a cluster that stands apart are classified wrong, "
+        f"{cluster.others_wrong} of the other {cluster.others}."
+    )
+    return ClassVerdict(
+        name, found, p_value, rate - rest, low, cluster.images, cluster.conductance, cluster.candidate, why
+    )
+
+
+def _p_value(cluster: _Cluster, difference: float) -> float:
+    """Return the chance of so many errors if the cluster's rate exceeds that of the rest by the difference at most."""
+    rate = (cluster.others_wrong + 0.5) / (cluster.others + 1)
+    return float(binom.sf(cluster.wrong - 1, cluster.images, min(rate + difference, 1.0)))
+
+
+def _bound(count: int, total: int, share: float) -> float:
+    """Return a one-sided bound of a rate (Clopper and Pearson, 1934)."""
+    if share < 0.5:
+        return float(beta.ppf(share, count, total - count + 1)) if count else 0.0
+    return float(beta.ppf(share, count + 1, total - count)) if count < total else 1.0
