@@ -308,8 +308,8 @@ class AutoSettings(_Section):
     ----------
     level : float in (0, 1)
         Share of classifiers without a shortcut in which one may be found.
-    difference : float in [0, 1)
-        How much higher the error rate of a cluster must be than that of the rest of its class.
+    ratio : float, at least 1
+        How many times as high the error rate of a cluster must be as that of the rest of its class.
     conductance : float in (0, 1]
         Share of its edges in the graph of neighbours that may leave a cluster that stands apart.
     only_if_found : bool
@@ -317,8 +317,8 @@ class AutoSettings(_Section):
     """
 
     level: float = Field(0.05, gt=0, lt=1)
-    difference: float = Field(0.02, ge=0, lt=1)
-    conductance: float = Field(0.05, gt=0, le=1)
+    ratio: float = Field(2.0, ge=1)
+    conductance: float = Field(0.02, gt=0, le=1)
     only_if_found: bool = True
 
 

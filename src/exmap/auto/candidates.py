@@ -59,8 +59,11 @@ class Candidate:
 
     @property
     def judges(self) -> bool:
-        """Whether other candidates are judged by its groups: not by errors, which are what is to be explained."""
-        return self.representation not in ("errors", "classes")
+        """Whether other candidates are judged by its groups.
+
+        Only groups of heatmaps do: groups of features follow the prediction, and so hold the errors themselves.
+        """
+        return self.representation.startswith("heatmaps")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ head is fitted on one half of the images, and its *reliance* on each other candi
 how far below its class's mean margin the worst group lies, in standard deviations of the class. The candidate with the
 least mean reliance is chosen. Margins, unlike accuracies, still tell heads apart where a group has ten images and none
 of them is wrong; a head's own groups have no say, for every head does well by those.
+
+Features follow the prediction, so their clusters often hold little but the classifier's errors. Only groups of heatmaps
+judge, therefore, and a grouping of features that restates the errors is not chosen, as the error set itself is not.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
 from exmap.config import AutoSettings
 from exmap.errors import DataError
-from exmap.groups import Evidence
+from exmap.groups import ErrorSetGroups, Evidence
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain import DFR
 from exmap.runtime import child_seed, generator
@@ -36,6 +39,7 @@ HELD_OUT = 20_000  # halvings are repeated until about so many margins were held
 MOST_REPEATS = 6
 SHRINK = 5.0  # samples of the class that are added to a group's mean margin
 FEWEST = 3  # samples of a group that has a say
+RESTATES = 0.5  # adjusted mutual information with the errors from which a grouping of features restates them
 SAME = 0.9  # adjusted mutual information within classes from which two groupings count as one
 FEWEST_IN_CLASS = 20  # images that a class needs for halves to be fitted and judged
 DRAWS = 100  # of the bootstrap behind the confidence
@@ -114,14 +118,17 @@ def choose_groups(
     margins = _all_margins(pool, evidence, judge, judged is None, n_classes, seed, listen)
     own = margins_of(logits, judge.labels)
     table = _Table([candidate for _, candidate in pool], judge.labels)
+    errors = ErrorSetGroups().infer(judge, seed=seed).index
+    eligible = np.array([_eligible(candidate, errors, judge.labels) for _, candidate in pool])
     scores = table.scores(margins)
-    order = np.argsort(scores, kind="stable")
+    order = np.lexsort((scores, ~eligible))
     best = int(order[0])
     alike = [_alike(pool[best][1].groups.index, candidate.groups.index, judge.labels) for _, candidate in pool]
     family = np.array(alike) >= SAME
-    second = next((int(n) for n in order if not family[n]), None)
+    second = next((int(n) for n in order if eligible[n] and not family[n]), None)
     rng = generator(seed, "auto", "bootstrap")
-    wins = [family[int(np.argmin(table.scores(margins, rng)))] for _ in range(DRAWS)]
+    drawn = [np.where(eligible, table.scores(margins, rng), np.inf) for _ in range(DRAWS)]
+    wins = [bool(family[int(np.argmin(values))]) for values in drawn]
     chosen, seen = pool[best]
     groups = replace(chosen.groups, source="auto")
     layer = judge_last_layer(margins[best], own, judge.labels, seen.groups)
@@ -149,6 +156,7 @@ def choose_groups(
                 "score": -float(scores[n]),
                 "groups": len(np.unique(pool[n][0].groups.index[pool[n][0].groups.index >= 0])),
                 "like_chosen": float(alike[n]),
+                "eligible": bool(eligible[n]),
             }
             for n in order
         ],
@@ -311,6 +319,13 @@ class _Table:
                 others[number, column] = False
         total = np.where(others, found, 0).sum(axis=1)
         return np.asarray(total / np.maximum(others.sum(axis=1), 1))
+
+
+def _eligible(candidate: Candidate, errors: IntArray, labels: IntArray) -> bool:
+    """Return whether a grouping may be chosen: not the errors, and not features that restate them."""
+    if candidate.representation != "features":
+        return candidate.representation != "errors"
+    return _alike(candidate.groups.index, errors, labels) < RESTATES
 
 
 def _alike(first: IntArray, second: IntArray, labels: IntArray) -> float:
