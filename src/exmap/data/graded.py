@@ -186,5 +186,5 @@ def _shrink(grey: Grey) -> Grey:
     """Return pictures of 28 pixels in 20, shape (N, 20, 20)."""
     small = np.empty((len(grey), SHRUNK, SHRUNK), dtype=np.uint8)
     for row, picture in enumerate(grey):
-        small[row] = Image.fromarray(picture).resize((SHRUNK, SHRUNK), Image.Resampling.BILINEAR)
+        small[row] = np.asarray(Image.fromarray(picture).resize((SHRUNK, SHRUNK), Image.Resampling.BILINEAR))
     return small
