@@ -32,6 +32,7 @@ __all__ = [
     "Edits",
     "EvaluateSettings",
     "ExplainSettings",
+    "GradedSettings",
     "GroupEdit",
     "GroupsSettings",
     "ImageSettings",
@@ -55,6 +56,29 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class GradedSettings(_Section):
+    """What the data set ``graded`` is made of; its strength is ``data.correlation``, its seed ``data.split_seed``.
+
+    Attributes
+    ----------
+    base : "mnist" or "fashion-mnist"
+        Whose pictures it shows.
+    shortcut : "none", "colour", "patch", "texture" or "position"
+        What goes with the class. With none, the correlation makes no difference, and there are no true groups.
+    classes : int in [2, 10]
+        The first kinds of the base; 2 are harder: digits up to 4 and above, or pullover and coat.
+    train, val, test : int
+        Number of images in each split.
+    """
+
+    base: Literal["mnist", "fashion-mnist"] = "mnist"
+    shortcut: Literal["none", "colour", "patch", "texture", "position"] = "colour"
+    classes: int = Field(2, ge=2, le=10)
+    train: int = Field(6000, ge=1)
+    val: int = Field(2000, ge=1)
+    test: int = Field(2000, ge=1)
+
+
 class DataSettings(_Section):
     """Which images, with which labels.
 
@@ -74,10 +98,12 @@ class DataSettings(_Section):
     val_share, test_share : float in (0, 1)
         Shares of each class that become validation and test split where your own data have none.
     split_seed : int
-        Of that draw.
+        Of that draw, and of ``graded``.
     correlation : float in [0.1, 1]
         Share of each class that carries its usual shortcut, where the data set is made here; 1 / number of classes
         plants none.
+    graded : GradedSettings
+        What the data set of that name is made of.
     download : bool
         Whether missing files may be downloaded into `dir`.
     """
@@ -93,6 +119,7 @@ class DataSettings(_Section):
     test_share: float = Field(0.2, gt=0, lt=1)
     split_seed: int = Field(0, ge=0)
     correlation: float = Field(0.99, ge=0.1, le=1.0)
+    graded: GradedSettings = GradedSettings()
     download: bool = False
 
 

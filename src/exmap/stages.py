@@ -725,7 +725,8 @@ def identity_part(settings: Settings) -> dict[str, Any]:
 def _without(tree: Mapping[str, Any]) -> dict[str, Any]:
     runtime = dict(tree["runtime"])
     runtime["devices"] *= runtime.pop("num_nodes")  # how many processes, wherever they are
-    tree = {**tree, "runtime": runtime}
+    data = {k: v for k, v in tree["data"].items() if k != "graded" or tree["data"]["name"] == k}  # of that set alone
+    tree = {**tree, "runtime": runtime, "data": data}
     return {
         section: {k: v for k, v in value.items() if k not in NOT_IDENTITY.get(section, ())}
         if isinstance(value, Mapping)

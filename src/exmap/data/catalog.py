@@ -12,6 +12,7 @@ from exmap.data.coloured import cmnist, cmnist_10, embedded_digits
 from exmap.data.dataset import Task
 from exmap.data.fashion import dominoes, two_shortcuts
 from exmap.data.fetch import Remote
+from exmap.data.graded import graded
 from exmap.data.idx import download_set, find_set
 from exmap.data.own import image_folder, image_table, saved_dataset
 from exmap.data.table import ImageTable, task_from_table
@@ -149,6 +150,11 @@ CATALOG: dict[str, Entry] = {
         idx=("mnist", "fashion-mnist"),
     ),
     "folder": Entry("your own images: a folder per class, or per split and class", images=image_folder),
+    "graded": Entry(
+        "digits or garments with one shortcut of any strength, or none: for tests of what finds shortcuts",
+        arrays=lambda s: graded(_idx(s, s.graded.base), s.graded, s.correlation, seed=s.split_seed),
+        idx=("mnist", "fashion-mnist"),
+    ),
     "huggingface": Entry("your own images: a Hugging Face data set saved to disk", images=saved_dataset),
     "table": Entry("your own images: a CSV or Parquet table of paths and labels", images=image_table),
     "two-shortcuts": Entry(

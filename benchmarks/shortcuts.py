@@ -1,0 +1,166 @@
+"""Make run folders of known answers for a test that finds shortcuts, and tabulate what is known and measured of each.
+
+Each run is a classifier trained on the data set `graded` and explained: controls without a shortcut, and shortcuts of
+graded strength. The same command continues where it was stopped; runs of the first seed come first, controls and
+shortcuts in turn. `examine` says what is measured of a finished run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from exmap.artifacts import read_outputs
+from exmap.config import Settings, load_settings
+from exmap.data import build_task
+from exmap.stages import measure_on_test, open_run, reported_groups, run_stages
+from exmap.store import read_json, write_json
+
+BASES = ("mnist", "fashion-mnist")
+SHORTCUTS = ("colour", "patch", "texture", "position")
+CONTROL_SEEDS, GRADED_SEEDS = range(4), range(2)
+STRENGTHS = (0.95, 0.8, 0.99, 0.6, 0.9, 0.98, 0.995)  # coarse ones first
+COARSE = STRENGTHS[:3]
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One run: what `data.graded` is made of, how strongly class and shortcut agree, and the seed of all of it."""
+
+    base: str
+    classes: int
+    shortcut: str
+    correlation: float
+    seed: int
+
+    @property
+    def planted(self) -> bool:
+        """Whether there is a shortcut to be found."""
+        return self.shortcut != "none" and self.correlation > 1 / self.classes
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder."""
+        return f"{self.base}-{self.classes}-{self.shortcut}-{self.correlation:g}-{self.seed}"
+
+    def settings(self, data_dir: Path) -> Settings:
+        """Return the settings of the run."""
+        overrides = [f"data.graded.{key}={getattr(self, key)}" for key in ("base", "classes", "shortcut")]
+        return load_settings(
+            "graded",
+            overrides,
+            seed=self.seed,
+            data__dir=str(data_dir),
+            data__split_seed=self.seed,
+            data__correlation=self.correlation,
+        )
+
+
+def cases() -> list[Case]:
+    """Return all runs, in the order in which they are made."""
+    ordered = []
+    for seed in sorted({*CONTROL_SEEDS, *GRADED_SEEDS}):
+        kinds = [list(controls(seed)), list(graded(seed))]
+        places = {case: place / len(kind) for kind in kinds for place, case in enumerate(kind)}
+        ordered += sorted(places, key=places.__getitem__)  # in turn
+    return ordered
+
+
+def controls(seed: int) -> Iterator[Case]:
+    """Yield runs without a shortcut: none drawn, or one drawn that says nothing of the class."""
+    for base in BASES if seed in CONTROL_SEEDS else ():
+        yield Case(base, 10, "none", 0.1, seed)
+        yield Case(base, 2, "none", 0.5, seed)
+        yield from (Case(base, 2, shortcut, 0.5, seed) for shortcut in SHORTCUTS)
+
+
+def graded(seed: int) -> Iterator[Case]:
+    """Yield runs with a shortcut; garments and more classes with the first seed alone."""
+    if seed not in GRADED_SEEDS:
+        return
+    first = seed == GRADED_SEEDS[0]
+    for strength in STRENGTHS:
+        for shortcut in SHORTCUTS:
+            yield Case("mnist", 2, shortcut, strength, seed)
+            if first and strength in COARSE:
+                yield Case("fashion-mnist", 2, shortcut, strength, seed)
+            if first and strength == COARSE[0]:
+                yield from (Case("mnist", classes, shortcut, strength, seed) for classes in (5, 10))
+
+
+def make(case: Case, out: Path, data_dir: Path) -> Path:
+    """Train and explain one classifier, and write how well it does on the test images: erm.json, last."""
+    run, settings = open_run(out / case.name, case.settings(data_dir))
+    if not (run.path / "erm.json").is_file():
+        run_stages(run, settings, until="explain", say=lambda _: None)
+        task = build_task(settings.data)
+        outputs = read_outputs(run.stage("explain"), "test")
+        found = measure_on_test(task, settings, outputs.predicted[None], "erm")
+        index, names = reported_groups(task.val)
+        counts = np.bincount(index, minlength=len(names)).tolist()
+        found["val_counts"] = dict(zip(names, counts, strict=True))
+        found["val_mean_accuracy"] = float(
+            (read_outputs(run.stage("explain"), "val").predicted == task.val.labels).mean()
+        )
+        found["seconds"] = {stage: (run.record(stage) or {}).get("seconds") for stage in ("train", "explain")}
+        write_json(run.path / "erm.json", found)
+    return run.path
+
+
+def examine(run_folder: Path) -> dict[str, Any]:
+    """Return what is measured of a finished run, by the titles of the table's columns."""
+    erm = read_json(run_folder / "erm.json")
+    return {
+        "mean accuracy": erm["mean_accuracy"],
+        "worst-group accuracy": erm["worst_group_accuracy"],
+        "worst group": erm["worst_group"],
+        "seconds": sum(erm["seconds"].values()),
+    }
+
+
+def write_tables(out: Path) -> None:
+    """Write table.csv and table.md: a row per finished run, what it is and what `examine` says of it."""
+    finished = [case for case in sorted(cases()) if (out / case.name / "erm.json").is_file()]
+    rows = [{**asdict(case), "planted": case.planted, **examine(out / case.name)} for case in finished]
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, titles)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [titles, ["---"] * len(titles), *([_cell(row.get(title, "")) for title in titles] for row in rows)]
+    (out / "table.md").write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run folders and the tables")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of MNIST's and Fashion-MNIST's IDX files")
+    parser.add_argument("--tables", action="store_true", help="make no runs, tabulate those that are finished")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = [] if arguments.tables else cases()
+    for number, case in enumerate(wanted):
+        began = time.perf_counter()
+        erm = read_json(make(case, arguments.out, arguments.data_dir) / "erm.json")
+        print(
+            f"{number + 1}/{len(wanted)} {case.name}: mean {erm['mean_accuracy']:.3f}, "
+            f"worst group {erm['worst_group_accuracy']:.3f}, {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+    write_tables(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
