@@ -31,7 +31,7 @@ PARTS: dict[str, tuple[str, Any, Callable[[argparse.Namespace], list[dict[str, A
     "heatmaps": (
         "Heatmaps, beside the rule written slowly, an input gradient and a prediction",
         heatmaps,
-        lambda given: heatmaps.measure(given.repeats),
+        lambda _: heatmaps.measure(),
     ),
     "clustering": (
         "Spectral clustering of a planted mixture, 588 dimensions, beside scikit-learn's",
@@ -98,7 +98,7 @@ def document(found: dict[str, Any], figure: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="of training and start")
     parser.add_argument(
         "--million", action="store_true", help="cluster 1,000,000 samples too: 2.4 GB of temporary disk"
     )

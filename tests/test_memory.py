@@ -22,8 +22,7 @@ from exmap.artifacts import heatmap_file, write_heatmaps, write_outputs
 from exmap.config import ExplainSettings, ImageSettings
 from exmap.data import Split
 from exmap.data.files import FileImages, FolderFiles, open_images
-from exmap.explain import compute_heatmaps
-from exmap.model import collect_outputs
+from exmap.explain import explain_split
 from exmap.runtime import torch_seed
 from exmap.store import peak_memory_mib
 
@@ -38,9 +37,9 @@ with torch_seed(0):
     model = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)).eval()
 out = folder / f"out-{count}-{cache}"
 out.mkdir()
-write_outputs({"val": collect_outputs(model, split, batch_size=50)}, out)
-maps = compute_heatmaps(model, split, ExplainSettings(batch_size=20), allocate=heatmap_file(out))
+maps, outputs = explain_split(model, split, ExplainSettings(batch_size=20), allocate=heatmap_file(out))
 write_heatmaps(maps, split.ids, out)
+write_outputs({"val": outputs}, out)
 print(peak_memory_mib())
 """
 

@@ -20,7 +20,7 @@ from exmap.config import (
 from exmap.data import Split, Task, build_task, dataset_names
 from exmap.errors import SettingsError, unknown_name
 from exmap.evaluation import group_table
-from exmap.explain import compute_heatmaps
+from exmap.explain import explain_split
 from exmap.groups import Evidence, ExMapGroups, GeorgeGroups
 from exmap.model import collect_outputs, initial_model
 from exmap.model.training import train_model
@@ -150,8 +150,7 @@ class ExMap:
         listen : Listener
         """
         explain = ExplainSettings(composite=self.composite, target=self.target, size=self.size)
-        self.outputs_ = collect_outputs(model, split, listen=listen)
-        self.heatmaps_ = compute_heatmaps(model, split, explain, listen=listen)
+        self.heatmaps_, self.outputs_ = explain_split(model, split, explain, listen=listen)
         evidence = Evidence(
             labels=split.labels,
             predicted=self.outputs_.predicted,

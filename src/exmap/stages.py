@@ -42,7 +42,7 @@ from exmap.config import RuntimeSettings, Settings, dump_settings, load_edits, p
 from exmap.data import Images, Split, Task, build_task, dataset_names
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
-from exmap.explain import composite_names, compute_heatmaps
+from exmap.explain import composite_names, explain_split
 from exmap.groups import (
     ClassGroups,
     ErrorSetGroups,
@@ -205,16 +205,12 @@ def _explain_share(fabric: Fabric, job: Job, part: StagePart, grouped: Split | N
     model = trained_model(job).to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
     pace = Pace(job.listen if first else silent)
-    outputs = {
-        split.name: collect_outputs(model, split, head=head, fabric=fabric, listen=pace.listen)
-        for split in (grouped, job.task.test)
-    }
-    if first:
-        write_outputs(outputs, part.path)
-    allocate = heatmap_file(part.path)
-    maps = compute_heatmaps(model, grouped, job.settings.explain, allocate=allocate, fabric=fabric, listen=pace)
+    settings, allocate = job.settings.explain, heatmap_file(part.path)
+    maps, outputs = explain_split(model, grouped, settings, head=head, allocate=allocate, fabric=fabric, listen=pace)
+    tested = collect_outputs(model, job.task.test, head=head, fabric=fabric, listen=pace.listen)
     if first:
         write_heatmaps(maps, grouped.ids, part.path)
+        write_outputs({grouped.name: outputs, job.task.test.name: tested}, part.path)
     return {"images_per_second": pace.rate}
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from exmap.config import ExplainSettings, RuntimeSettings
 from exmap.data import Split, array_split
 from exmap.errors import DataError, ProcessError
-from exmap.explain import compute_heatmaps
+from exmap.explain import explain_split
 from exmap.model import collect_outputs
 from exmap.model.batches import computed_batches
 from exmap.records import Heatmaps, Outputs
@@ -26,7 +26,7 @@ from exmap.runtime import in_processes, torch_seed
 ONE = RuntimeSettings(accelerator="cpu")
 TWO = RuntimeSettings(accelerator="cpu", devices=2)
 SIZES = (103, 8, 5, 1)  # in batches of 4: an odd and an even number of them, and fewer than processes
-Found = list[tuple[Outputs, Heatmaps, list[tuple[int, int]]]]
+Found = list[tuple[list[Outputs], Heatmaps, list[tuple[int, int]]]]
 
 
 def images_split(n: int) -> Split:
@@ -53,14 +53,14 @@ def explained(fabric: Any) -> Found:
     for n in SIZES:
         split, model = images_split(n), network()
         told: list[tuple[int, int]] = []
-        maps = compute_heatmaps(
+        maps, outputs = explain_split(
             model,
             split,
             ExplainSettings(batch_size=4),
             fabric=fabric,
             listen=lambda p, told=told: told.append((p.done, p.total)),
         )
-        found.append((collect_outputs(model, split, batch_size=4, fabric=fabric), maps, told))
+        found.append(([outputs, collect_outputs(model, split, batch_size=4, fabric=fabric)], maps, told))
     return found
 
 
@@ -68,13 +68,15 @@ def test_two_processes_make_what_one_makes_to_the_last_bit() -> None:
     alone = in_processes(ONE, explained)
     shared = in_processes(TWO, explained)
     for n, (outputs, maps, told), (outputs_wanted, maps_wanted, told_wanted) in zip(SIZES, shared, alone, strict=True):
-        assert len(maps) == len(outputs.logits) == n
+        assert len(maps) == n
         assert maps.values.tobytes() == maps_wanted.values.tobytes()
         assert maps.target.tolist() == maps_wanted.target.tolist()
         assert maps.conservation_error.tobytes() == maps_wanted.conservation_error.tobytes()
         assert (maps.finite.all(), maps.zero.any()) == (True, False)
-        assert outputs.features.tobytes() == outputs_wanted.features.tobytes()
-        assert outputs.logits.tobytes() == outputs_wanted.logits.tobytes()
+        for found, wanted in zip(outputs, outputs_wanted, strict=True):
+            assert len(found.logits) == n
+            assert found.features.tobytes() == wanted.features.tobytes()
+            assert found.logits.tobytes() == wanted.logits.tobytes()
         assert told == told_wanted
 
 

@@ -85,6 +85,17 @@ def test_repeated_and_empty_columns_are_borne() -> None:
         assert folded == pytest.approx(once.weight, abs=5e-3)
 
 
+@pytest.mark.parametrize(("n", "d", "apart"), [(400, 300, 1e-3), (400, 300, 1e-4)])
+def test_columns_that_are_alike_up_to_single_precision_are_borne(n: int, d: int, apart: float) -> None:
+    rng = np.random.default_rng(0)
+    positive = rng.random(n) < 0.4
+    x = rng.normal(size=(n, 1)) + positive[:, None] + apart * rng.normal(size=(n, d))
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    fit = LogisticPath(x, positive).fit(1.0)
+    assert fit.converged
+    assert violation(fit, x, positive, 1.0) <= 1e-3 + 1e-12
+
+
 def test_classes_that_a_feature_parts_have_finite_weights() -> None:
     x = np.concatenate([np.full(50, -1.0), np.full(50, 1.0)])[:, None] * np.ones(3)
     fit = LogisticPath(x, np.arange(100) >= 50).fit(100.0)

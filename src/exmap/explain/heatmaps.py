@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,14 +17,14 @@ from exmap.errors import DataError, NumericalError, SettingsError, unknown_name
 from exmap.explain.canonize import canonized_copy, model_dtype
 from exmap.explain.reduce import reduce_maps
 from exmap.explain.rules import NEEDS_PIXEL_RANGE, make_composite
-from exmap.model.backbone import model_device, to_tensor
+from exmap.model.backbone import find_head, model_device, to_tensor
 from exmap.model.batches import computed_batches, is_first
-from exmap.records import Heatmaps, IntArray, Listener, Progress, silent
+from exmap.records import Heatmaps, IntArray, Listener, Outputs, Progress, silent
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["compute_heatmaps", "given_target"]
+__all__ = ["compute_heatmaps", "explain_split", "given_target"]
 
 PRECISIONS = ("32-true", "bf16-true")
 Allocate = Callable[[tuple[int, ...]], NDArray[np.float32]]
@@ -74,6 +74,57 @@ def compute_heatmaps(
     NumericalError
         If no map is finite.
     """
+    return _explained(model, split, settings, None, allocate, precision, fabric, listen)[0]
+
+
+def explain_split(
+    model: nn.Module,
+    split: Split,
+    settings: ExplainSettings | None = None,
+    *,
+    head: str | None = None,
+    allocate: Allocate | None = None,
+    fabric: Fabric | None = None,
+    listen: Listener = silent,
+) -> tuple[Heatmaps, Outputs]:
+    """Return heatmaps, and the features and logits that they are propagated from, of one pass over the images.
+
+    Parameters
+    ----------
+    model, split, settings, allocate, fabric, listen
+        As for :func:`compute_heatmaps`.
+    head : str, optional
+        Name of the last linear layer; found by :func:`exmap.model.find_head` if not given.
+
+    Returns
+    -------
+    heatmaps : Heatmaps
+        Where predicted classes are explained, its targets are those of `outputs`.
+    outputs : Outputs
+        Those of :func:`exmap.model.collect_outputs`, up to rounding.
+
+    Raises
+    ------
+    DataError
+        If the model does not end in a linear layer; and what :func:`compute_heatmaps` raises.
+    """
+    if head is None:
+        head = find_head(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
+    maps, (features, logits) = _explained(model, split, settings, head, allocate, "32-true", fabric, listen)
+    return maps, Outputs(features, logits)
+
+
+def _explained(
+    model: nn.Module,
+    split: Split,
+    settings: ExplainSettings | None,
+    head: str | None,
+    allocate: Allocate | None,
+    precision: str,
+    fabric: Fabric | None,
+    listen: Listener,
+) -> tuple[Heatmaps, list[NDArray[np.float32]]]:
+    """Return heatmaps and, if the head is named, features and logits."""
     settings = settings or ExplainSettings()
     composite = make_composite(settings.composite, model, gamma=settings.gamma)  # refuses an unknown name first
     if precision not in PRECISIONS:
@@ -94,6 +145,13 @@ def compute_heatmaps(
     prepared = canonized_copy(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
     if precision == "bf16-true":
         prepared = prepared.bfloat16()
+    seen: list[torch.Tensor] = []
+    outputs: list[NDArray[np.float32]] = []
+    if head is not None:
+        last: Any = prepared.get_submodule(head)
+        last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].detach()))
+        outputs = [np.empty((count, width), dtype=np.float32) for width in (last.in_features, last.out_features)]
+    arrays: list[NDArray[Any]] = [values, target, error, finite, zero, *outputs]
 
     def compute(part: slice, images: NDArray[np.float32]) -> tuple[torch.Tensor, ...]:
         if settings.composite in NEEDS_PIXEL_RANGE and not 0 <= images.min() <= images.max() <= 1:
@@ -105,14 +163,16 @@ def compute_heatmaps(
         chosen: list[torch.Tensor] = []
 
         def start(output: torch.Tensor) -> torch.Tensor:
-            explained = output.argmax(dim=1) if given is None else torch.from_numpy(given).to(output.device)
+            explained = output.float().argmax(dim=1) if given is None else torch.from_numpy(given).to(output.device)
             chosen.append(explained)
             return nn.functional.one_hot(explained, output.shape[1]).to(output.dtype)
 
-        _, relevance = attributor(to_tensor(images, device).to(model_dtype(prepared)), start)
+        seen.clear()
+        output, relevance = attributor(to_tensor(images, device).to(model_dtype(prepared)), start)
         total = relevance.double().sum(dim=(1, 2, 3))
         maps, is_finite, is_zero = reduce_maps(relevance.float(), settings.size)
-        return maps, chosen[-1], (total - 1).abs().float(), is_finite, is_zero
+        said = [] if head is None else [seen[-1].float(), output.detach().float()]
+        return maps, chosen[-1], (total - 1).abs().float(), is_finite, is_zero, *said
 
     with (
         torch.inference_mode(False),
@@ -120,14 +180,15 @@ def compute_heatmaps(
         Gradient(model=prepared, composite=composite) as attributor,
     ):
         for part, made in computed_batches(split, settings.batch_size, compute, fabric):
-            values[part], target[part], error[part], finite[part], zero[part] = made
+            for array, rows in zip(arrays, made, strict=True):
+                array[part] = rows
             listen(Progress(f"heatmaps ({split.name})", part.stop, len(split)))
     if count and not finite.any():
         raise NumericalError(
             f"heatmaps must be finite, but all {len(split)} hold NaN or infinity; check the model's weights, or choose "
             "another explain.composite"
         )
-    return Heatmaps(values, target, error, finite, zero)
+    return Heatmaps(values, target, error, finite, zero), outputs
 
 
 def _zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from exmap.config import ModelSettings
 from exmap.data.dataset import Split
 from exmap.errors import CheckpointError, DataError, SettingsError, unknown_name
 from exmap.model.batches import computed_batches, is_first
+from exmap.model.small_maps import small_maps_as_products
 from exmap.records import Listener, Outputs, Progress, silent
 from exmap.runtime import torch_seed
 
@@ -225,7 +226,7 @@ def collect_outputs(
         return [seen[-1].float(), found.float()]
 
     try:
-        with torch.inference_mode(), evaluation_mode(model):
+        with torch.inference_mode(), evaluation_mode(model), small_maps_as_products(model):
             for part, made in computed_batches(split, batch_size or images_at_once(split), compute, fabric):
                 features[part], logits[part] = made
                 listen(Progress(f"features ({split.name})", part.stop, len(split)))

@@ -151,7 +151,7 @@ class DFR:
         mean = features.mean(axis=0, dtype=np.float64)
         deviation = features.std(axis=0, dtype=np.float64)
         deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
-        scaled = (features - mean) / deviation
+        scaled = np.asfortranarray((features - mean) / deviation)
         job = _Job(scaled, labels, index, n_classes, self.smallest_group)
         tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
         strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
@@ -260,7 +260,8 @@ class _Job:
                 "a balanced subset must hold samples of at least 2 classes, but one holds class "
                 f"{self.labels[rows[0]]} alone; give groups that do not mix classes, or more samples"
             )
-        features, labels = self.features[rows], np.searchsorted(present, self.labels[rows])
+        # Whole columns lie together, for regressions that take few of them.
+        features, labels = np.take(self.features.T, rows, axis=1).T, np.searchsorted(present, self.labels[rows])
         if len(present) == 2:
             return _Samples(present, LogisticPath(features, labels == 1).fit)
         return _Samples(present, partial(fit_softmax, features, labels, len(present)))

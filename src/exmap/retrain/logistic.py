@@ -21,9 +21,10 @@ __all__ = ["LogisticFit", "LogisticPath"]
 FEWEST_ADDED = 16  # weights that a round may add; beyond, as many as there are
 MOST_STEPS = 30  # in a round
 CLOSER = 0.1  # of the largest violation, where a round may end
+CHANGED = 0.5  # share by which what samples count for in the curvature may change before it is computed again
 SUFFICIENT = 1e-4  # share of the promised decrease that a step must bring
 SMALLEST_STEP = 1e-10
-RIDGE = 1e-6  # of the curvature's mean, added to it: columns may repeat one another
+RIDGES = (1e-6, 1e-4, 1e-2)  # of the curvature's mean, the first one added to it that will do: columns may be alike
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ class LogisticPath:
     """
 
     def __init__(self, features: NDArray[np.floating], positive: NDArray[np.bool_]) -> None:
-        n, d = features.shape
-        self._x = np.ones((n, d + 1), order="F")  # whole columns lie together: a few of them are taken at a time
-        self._x[:, :d] = features
+        self._x = np.asfortranarray(features, dtype=np.float64)  # whole columns lie together: a few are taken at a time
         self._target = positive.astype(np.float64)
 
     def fit(
@@ -81,20 +80,20 @@ class LogisticPath:
         tolerance : float
             Of the largest violation of the optimality conditions, whose scale is that of the penalty, 1.
         """
-        weights = np.zeros(self._x.shape[1])
+        weights = np.zeros(self._x.shape[1] + 1)
         if start is not None:
             weights[:-1], weights[-1] = start.weight, start.bias
+        margin = self._x @ weights[:-1] + weights[-1]
         for _ in range(max_iter):
-            used = np.flatnonzero(weights)
-            margin = self._x[:, used] @ weights[used]
-            slope = strength * ((expit(margin) - self._target) @ self._x)
+            wrong = strength * (expit(margin) - self._target)
+            slope = np.append(wrong @ self._x, wrong.sum())
             violation = _violation(slope, weights)
             largest = float(violation.max())
             if largest <= tolerance:
                 return LogisticFit(weights[:-1], float(weights[-1]), True)
             active = _wanted(weights, violation)
             part = weights[active]
-            moved = self._descend(active, part, margin, strength, max(CLOSER * largest, tolerance / 2))
+            moved, margin = self._descend(active, part, margin, strength, max(CLOSER * largest, tolerance / 2))
             if np.array_equal(part, moved):
                 break  # rounding is all that is left
             weights[active] = moved
@@ -107,33 +106,45 @@ class LogisticPath:
         margin: NDArray[np.float64],
         strength: float,
         tolerance: float,
-    ) -> NDArray[np.float64]:
-        """Take Newton steps in the weights of some columns, from the samples' margins."""
-        x = self._x[:, active]
-        single = x.astype(np.float32)  # the curvature only steers; slopes and objective decide, in double precision
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Take Newton steps in the weights of some columns, from the samples' margins; return both as they end.
+
+        The curvature of one step serves the next as well, as long as the samples' chances have hardly changed.
+        """
+        x = self._columns(active)
         now = self._objective(margin, weights, strength)
+        curved: NDArray[np.float64] | None = None  # what each sample counted for in the curvature in use
         for _ in range(MOST_STEPS):
             chance = expit(margin)
             slope = strength * ((chance - self._target) @ x)
-            if _violation(slope, weights).max() <= tolerance:
+            largest = float(_violation(slope, weights).max())
+            if largest <= tolerance:
                 break
             # A weight of zero may leave it against the slope, where that is steeper than the penalty.
             side = np.where(weights != 0, np.sign(weights), -np.sign(slope))
             free = (weights != 0) | (np.abs(slope) > 1)
             steep = slope + side
-            root = single[:, free] * np.sqrt(strength * chance * (1 - chance)).astype(np.float32)[:, None]
-            curvature = root.T @ root
-            curvature.flat[:: len(curvature) + 1] += RIDGE * (1 + np.trace(curvature) / len(curvature))
+            sizes = strength * chance * (1 - chance)
+            if curved is None or np.abs(sizes - curved).sum() > CHANGED * sizes.sum():
+                curvature, curved = _curvature(x, sizes), sizes
             direction = np.zeros_like(weights)
-            direction[free] = -linalg.solve(curvature, steep[free], assume_a="pos", check_finite=False)
+            direction[free] = -_solved(curvature[np.ix_(free, free)], steep[free])
             taken = self._step(x, weights, margin, direction, side, steep, now, strength)
             if taken is None:  # a cut-off step may point uphill: the steepest descent never does
-                direction[free] = -steep[free] / np.maximum(np.diag(curvature), 1e-12)
+                direction[free] = -steep[free] / np.maximum(np.diag(curvature)[free], 1e-12)
                 taken = self._step(x, weights, margin, direction, side, steep, now, strength)
             if taken is None:
                 break  # rounding is all that is left
             weights, margin, now = taken
-        return weights
+        return weights, margin
+
+    def _columns(self, active: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return some columns in ascending order; the intercept's, of ones, follows the last feature's."""
+        features = active[active < self._x.shape[1]]
+        columns = np.empty((len(active), len(self._x)))
+        np.take(self._x.T, features, axis=0, out=columns[: len(features)], mode="clip")
+        columns[len(features) :] = 1
+        return columns.T
 
     def _step(
         self,
@@ -152,8 +163,7 @@ class LogisticPath:
             there = weights + share * direction
             there[there * side < 0] = 0
             change = there - weights
-            used = np.flatnonzero(change)
-            moved = margin + x[:, used] @ change[used]
+            moved = margin + x @ change
             value = self._objective(moved, there, strength)
             promised = float(steep @ change)
             if promised < 0 and value <= now + SUFFICIENT * promised:
@@ -164,6 +174,29 @@ class LogisticPath:
     def _objective(self, margin: NDArray[np.float64], weights: NDArray[np.float64], strength: float) -> float:
         loss = np.logaddexp(0, margin).sum() - self._target @ margin
         return float(strength * loss + np.abs(weights).sum())
+
+
+def _curvature(x: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the curvature of the loss for samples of these sizes.
+
+    It only steers, in single precision; slopes and objective decide, in double precision.
+    """
+    root = np.multiply(x, np.sqrt(sizes)[:, None], dtype=np.float32, casting="same_kind")
+    return (root.T @ root).astype(np.float64)
+
+
+def _solved(curvature: NDArray[np.float64], steep: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Newton step, with as little of a ridge as makes the curvature positive definite; it is overwritten."""
+    diagonal = curvature.diagonal().copy()
+    for ridge in RIDGES:
+        np.fill_diagonal(curvature, diagonal + ridge * (1 + diagonal.mean()))
+        try:
+            factor = linalg.cho_factor(curvature, check_finite=False)
+        except linalg.LinAlgError:  # columns that are alike up to single precision
+            continue
+        step: NDArray[np.float64] = linalg.cho_solve(factor, steep, check_finite=False)
+        return step
+    return steep / (diagonal + 1)
 
 
 def _wanted(weights: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.intp]:
