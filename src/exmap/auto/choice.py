@@ -1,7 +1,7 @@
 """Choose among groupings without group labels: by what every other grouping says of the model each one repairs.
 
 A head that has unlearned a shortcut is as sure of an image whichever strategy's group it lies in. So each candidate's
-head is fitted on one half of the images, and its *reliance* on each other candidate's groups is read off the other half:
+head is fitted on one half of the images, and its *reliance* on each other candidate's groups is read off the other:
 how far below its class's mean margin the worst group lies, in standard deviations of the class. The candidate with the
 least mean reliance is chosen. Margins, unlike accuracies, still tell heads apart where a group has ten images and none
 of them is wrong; a head's own groups have no say, for every head does well by those.
