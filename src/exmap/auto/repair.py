@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exmap.auto.shortcut import upper_bound
 from exmap.evaluation import worst_share
 from exmap.groups import Evidence
 from exmap.records import Groups, IntArray
@@ -31,7 +32,8 @@ class LastLayer:
     Attributes
     ----------
     last_layer_suffices : bool or None
-        None where no group is large enough to say.
+        True where the worst group stays behind the rest of its class by at most 10 points; False where it stays behind
+        by more even at the upper end of its accuracy's interval; None where its images are too few to say.
     before, after : float
         Accuracy of the worst group with the classifier as it is, and with a last layer retrained on other images.
     group : str
@@ -108,17 +110,22 @@ def judge_last_layer(
     rest = (labels == labels[np.flatnonzero(members)[0]]) & ~members
     others = share(after, rest) if rest.any() else share(after, ~members)
     first = min(share(before, groups.index == number) for number in large)
-    suffices = share(after, members) >= others - SHORT
+    right, images = int((after[members] > 0).sum()), int(members.sum())
+    suffices = True if right / images >= others - SHORT else None
+    if suffices is None and upper_bound(right, images) < others - SHORT:
+        suffices = False
     why = (
-        f"On images that the last layer was not fitted to, its worst group is right in {share(after, members):.0%} "
+        f"On images that the last layer was not fitted to, its worst group is right in {right} of {images} "
         f"(the classifier as it is: {first:.0%} in its worst) and the rest of the class in {others:.0%}."
     )
-    if not suffices:
+    if suffices is None:
+        why += " That is worse, but so few images cannot say whether the features are at fault."
+    if suffices is False:
         why += (
             " Features that tell the group apart are missing, so the whole network should be retrained on groups of "
             "the training images: exmap[...]+subg or exmap[...]+group_dro with exmap bench."
         )
-    return LastLayer(suffices, first, share(after, members), groups.names[worst], int(members.sum()), why)
+    return LastLayer(suffices, first, right / images, groups.names[worst], images, why)
 
 
 def data_curve(

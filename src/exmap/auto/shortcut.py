@@ -27,7 +27,7 @@ from exmap.config import AutoSettings
 from exmap.groups import Evidence
 from exmap.records import IntArray
 
-__all__ = ["ClassVerdict", "ShortcutTest", "conductance", "find_shortcuts"]
+__all__ = ["ClassVerdict", "ShortcutTest", "conductance", "find_shortcuts", "upper_bound"]
 
 FEWEST = 8  # images in a cluster and in the rest of its class
 
@@ -197,7 +197,8 @@ def _verdict(
     best = int(np.argmin(p_values))
     cluster, p_value = apart[best], min(1.0, p_values[best] * tested)
     rate, rest = cluster.wrong / cluster.images, cluster.others_wrong / cluster.others
-    low = _bound(cluster.wrong, cluster.images, 0.05) - _bound(cluster.others_wrong, cluster.others, 0.95)
+    right = cluster.images - cluster.wrong
+    low = 1 - upper_bound(right, cluster.images) - upper_bound(cluster.others_wrong, cluster.others)
     found = p_value <= settings.level
     why = (
         f"{cluster.wrong} of {cluster.images} images in a cluster that stands apart are classified wrong, "
@@ -214,8 +215,12 @@ def _p_value(cluster: _Cluster, ratio: float) -> float:
     return float(binom.sf(cluster.wrong - 1, cluster.images, min(rate * ratio, 1.0)))
 
 
-def _bound(count: int, total: int, share: float) -> float:
-    """Return a one-sided bound of a rate (Clopper and Pearson, 1934)."""
-    if share < 0.5:
-        return float(beta.ppf(share, count, total - count + 1)) if count else 0.0
-    return float(beta.ppf(share, count + 1, total - count)) if count < total else 1.0
+def upper_bound(count: int, total: int) -> float:
+    """Return the upper end of the one-sided 95 % interval of a rate (Clopper and Pearson, 1934).
+
+    Examples
+    --------
+    >>> round(upper_bound(0, 29), 3)
+    0.098
+    """
+    return float(beta.ppf(0.95, count + 1, total - count)) if count < total else 1.0
