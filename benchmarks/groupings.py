@@ -1,7 +1,7 @@
 """Which grouping to believe: what `groups.auto` chooses, beside every grouping it could have chosen.
 
 Takes finished run folders (those of `exmap bench` will do: OUT/runs/*), brings each up to the stage `auto`, retrains
-the last layer on every candidate and measures the true worst group on the test images. The truth is looked at here alone.
+the last layer on every candidate and measures the true worst group on the test images. Only here is truth looked at.
 Writes groupings.csv (a row per run and candidate), and groupings.md: regret, rank correlation, and the groupings that
 are best when one has to serve all data sets.
 """
@@ -26,7 +26,6 @@ from exmap.retrain import DFR
 from exmap.runtime import child_seed
 from exmap.stages import gather_evidence, open_run, reported_groups, run_stages
 from exmap.store import read_json
-
 
 WORDS = {True: "yes", False: "no", None: "cannot say"}
 
