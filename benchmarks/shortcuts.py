@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from exmap.artifacts import read_outputs
+from exmap.artifacts import read_heatmaps, read_outputs
+from exmap.auto import find_candidates, find_shortcuts
+from exmap.auto.shortcut import upper_bound
 from exmap.config import Settings, load_settings
 from exmap.data import build_task
-from exmap.stages import measure_on_test, open_run, reported_groups, run_stages
+from exmap.runtime import child_seed
+from exmap.stages import gather_evidence, measure_on_test, open_run, reported_groups, run_stages
 from exmap.store import read_json, write_json
 
 BASES = ("mnist", "fashion-mnist")
@@ -115,32 +119,105 @@ def make(case: Case, out: Path, data_dir: Path) -> Path:
     return run.path
 
 
-def examine(run_folder: Path) -> dict[str, Any]:
-    """Return what is measured of a finished run, by the titles of the table's columns."""
-    erm = read_json(run_folder / "erm.json")
+def examine(run_folder: Path, data_dir: Path) -> dict[str, Any]:
+    """Return what is measured of a finished run, by the titles of the table's columns.
+
+    The test of shortcuts is applied to the validation images; its verdict is kept in shortcut.json.
+    """
+    kept = run_folder / "shortcut.json"
+    if not kept.is_file():
+        run, settings = open_run(run_folder)
+        task = build_task(settings.data.model_copy(update={"dir": data_dir}))
+        evidence = gather_evidence(task.val, run.stage("explain"))
+        shape = read_heatmaps(run.stage("explain")).values.shape[1:]
+        began = time.process_time()
+        seed = child_seed(settings.seed, "auto", "judges")
+        test = find_shortcuts(find_candidates(evidence, shape, seed=seed, features=False), evidence)
+        seconds = round(time.process_time() - began, 1)
+        write_json(kept, {"tested": test.tested, "found": test.found, "classes": test.as_record(), "seconds": seconds})
+    erm, verdict = read_json(run_folder / "erm.json"), read_json(kept)
+    surest = min(verdict["classes"].values(), key=lambda each: each["p_value"])
     return {
         "mean accuracy": erm["mean_accuracy"],
         "worst-group accuracy": erm["worst_group_accuracy"],
-        "worst group": erm["worst_group"],
-        "seconds": sum(erm["seconds"].values()),
+        "found": verdict["found"],
+        "p-value": surest["p_value"],
+        "effect": surest["effect"],
+        "images": surest["images"],
+        "conductance": surest["conductance"],
+        "clusters tested": verdict["tested"],
+        "seconds": verdict["seconds"],
     }
 
 
-def write_tables(out: Path) -> None:
-    """Write table.csv and table.md: a row per finished run, what it is and what `examine` says of it."""
+def summarise(rows: list[dict[str, Any]]) -> str:
+    """Return false alarms over the controls, and how many planted shortcuts were found, as Markdown."""
+    controls = [row for row in rows if not row["planted"]]
+    planted = [row for row in rows if row["planted"]]
+    alarms = sum(row["found"] for row in controls)
+    text = [
+        f"Controls: {alarms} false alarms in {len(controls)} classifiers without a shortcut (at most "
+        f"{upper_bound(alarms, len(controls)):.1%} with 95 % confidence). Planted: {sum(r['found'] for r in planted)} "
+        f"of {len(planted)} found.",
+        "",
+        *_crossed(controls, lambda row: f"{row['shortcut']}, {row['classes']} classes", "base", "without a shortcut"),
+        "",
+        *_crossed(
+            [row for row in planted if row["classes"] == 2],
+            lambda row: f"{row['base']}, {row['shortcut']}",
+            "correlation",
+            "planted, 2 classes",
+        ),
+        "",
+        *_crossed(
+            [row for row in planted if row["classes"] > 2],
+            lambda row: f"{row['base']}, {row['shortcut']}, {row['correlation']:g}",
+            "classes",
+            "planted, more classes",
+        ),
+        "",
+        *_crossed([{**row, "worst": _band(row)} for row in planted], lambda row: row["shortcut"], "worst", "planted"),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _band(row: dict[str, Any]) -> str:
+    """Return in which range the classifier's worst group lies."""
+    low = next(low for low in (0.9, 0.8, 0.6, 0.0) if row["worst-group accuracy"] >= low)
+    return {0.9: "worst group from 90 %", 0.8: "80 to 90 %", 0.6: "60 to 80 %", 0.0: "below 60 %"}[low]
+
+
+def _crossed(
+    rows: list[dict[str, Any]], line: Callable[[dict[str, Any]], str], column: str, title: str
+) -> Iterator[str]:
+    """Yield a table of how many were found of how many, with the mean worst-group accuracy."""
+    cells: dict[str, dict[Any, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[line(row)][row[column]].append(row)
+    columns = sorted({row[column] for row in rows})
+    yield f"| {title} | " + " | ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in columns) + " |"
+    yield "| --- " * (len(columns) + 1) + "|"
+    for name in sorted(cells):
+        yield f"| {name} | " + " | ".join(_found(cells[name][each]) for each in columns) + " |"
+
+
+def _found(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    worst = np.mean([row["worst-group accuracy"] for row in rows])
+    return f"{sum(row['found'] for row in rows)} of {len(rows)} ({worst:.0%})"
+
+
+def write_tables(out: Path, data_dir: Path) -> None:
+    """Write table.csv, a row per finished run with what `examine` says of it, and summary.md."""
     finished = [case for case in sorted(cases()) if (out / case.name / "erm.json").is_file()]
-    rows = [{**asdict(case), "planted": case.planted, **examine(out / case.name)} for case in finished]
+    rows = [{**asdict(case), "planted": case.planted, **examine(out / case.name, data_dir)} for case in finished]
     titles = list(dict.fromkeys(title for row in rows for title in row))
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, titles)
         writer.writeheader()
         writer.writerows(rows)
-    lines = [titles, ["---"] * len(titles), *([_cell(row.get(title, "")) for title in titles] for row in rows)]
-    (out / "table.md").write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    (out / "summary.md").write_text(summarise(rows), encoding="utf-8")
 
 
 def main() -> None:
@@ -159,7 +236,7 @@ def main() -> None:
             f"worst group {erm['worst_group_accuracy']:.3f}, {time.perf_counter() - began:.0f} s",
             flush=True,
         )
-    write_tables(arguments.out)
+    write_tables(arguments.out, arguments.data_dir)
 
 
 if __name__ == "__main__":

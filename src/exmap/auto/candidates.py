@@ -87,17 +87,19 @@ class Candidates:
 
 
 def find_candidates(
-    evidence: Evidence, shape: tuple[int, int, int], *, seed: int, listen: Listener = silent
+    evidence: Evidence, shape: tuple[int, int, int], *, seed: int, features: bool = True, listen: Listener = silent
 ) -> Candidates:
     """Make the grid of groupings.
 
     Parameters
     ----------
     evidence : Evidence
-        With heatmaps and features.
+        With heatmaps, and features.
     shape : (int, int, int)
         Channels, height and width of a heatmap.
     seed : int
+    features : bool
+        Whether features are clustered, too; to look for shortcuts, heatmaps are enough.
     listen : Listener
     """
     found: dict[bytes, Candidate] = {}
@@ -112,7 +114,7 @@ def find_candidates(
             found[key] = Candidate(name, representation, groups)
 
     labels, classes = evidence.labels, np.unique(evidence.labels)
-    representations = list(_representations(evidence, shape))
+    representations = list(_representations(evidence, shape, features))
     done, total = 0, 2 * len(representations)
     for source, representation, vectors, usable in representations:
         for scope in ("global", "local"):
@@ -138,18 +140,19 @@ def find_candidates(
 
 
 def _representations(
-    evidence: Evidence, shape: tuple[int, int, int]
+    evidence: Evidence, shape: tuple[int, int, int], features: bool
 ) -> Iterator[tuple[str, str, NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield a source's name, what it clusters, the vectors, and which of them are finite."""
     assert evidence.heatmaps is not None
-    assert evidence.features is not None
     n = len(evidence.labels)
     usable = np.ones(n, dtype=np.bool_) if evidence.usable is None else evidence.usable
     maps, side = evidence.heatmaps.reshape(n, *shape), min(shape[1:])
     sides = [size for size in dict.fromkeys((side // 2, side // 4, SMALLEST_SIDE)) if SMALLEST_SIDE <= size < side]
     for size in sides or [side]:
         yield "exmap", f"heatmaps {size}", reduce_heatmaps(maps, size), usable
-    yield "george", "features", scaled_features(evidence.features), np.ones(n, dtype=np.bool_)
+    if features:
+        assert evidence.features is not None
+        yield "george", "features", scaled_features(evidence.features), np.ones(n, dtype=np.bool_)
 
 
 def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_array | None, dict[str, IntArray]]:
