@@ -143,3 +143,16 @@ def test_the_relative_gap_of_measured_heatmaps_sees_the_one_deep_split() -> None
     measured = np.array([0, 0.000149, 0.004528, 0.010109, 0.010617, 0.015033, 0.015174, 0.024749, 0.025246, 0.030672])
     assert eigengap(measured) == 7
     assert eigengap(measured, relative=True) == 2
+
+
+def test_the_order_that_the_iteration_runs_in_changes_nothing() -> None:
+    rng = np.random.default_rng(4)
+    vectors = np.concatenate([rng.normal(center, 1, (300, 6)) for center in (0, 4, 20)])
+    graph = neighbor_graph(vectors, 8)
+    plain = laplacian_spectrum(graph, 6, 0)
+    turned = laplacian_spectrum(graph, 6, 0, rng.permutation(900))
+    np.testing.assert_allclose(turned.values, plain.values, atol=1e-10)
+    assert turned.components == plain.components
+    assert turned.residual < 1e-8
+    overlaps = np.linalg.svd(plain.vectors[:, :4].T @ turned.vectors[:, :4], compute_uv=False)
+    np.testing.assert_allclose(overlaps, 1, atol=1e-6)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from exmap.cluster import default_neighbors, neighbor_graph
+from exmap.cluster.graph import default_neighbors, ordered_graph
 from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.spectral import EXACT_BELOW
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
@@ -162,8 +162,8 @@ def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_ar
     made = dict.fromkeys([*SPECTRAL, *KMEANS], one)
     if n < FEWEST_TO_CLUSTER:
         return None, made
-    graph = neighbor_graph(vectors, min(default_neighbors(n), n), approximate=n >= EXACT_BELOW, seed=seed)
-    spectrum = laplacian_spectrum(graph, EIGENVALUES, seed)
+    graph, order = ordered_graph(vectors, min(default_neighbors(n), n), approximate=n >= EXACT_BELOW, seed=seed)
+    spectrum = laplacian_spectrum(graph, EIGENVALUES, seed, order)
     cut: dict[int, IntArray] = {}
     for setting, count in SPECTRAL.items():
         k = min(count(spectrum.values[:EIGENVALUES]), spectrum.vectors.shape[1])

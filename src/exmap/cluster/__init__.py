@@ -2,7 +2,6 @@
 
 from exmap.cluster.embedding import embed
 from exmap.cluster.exemplars import group_means, similarity_to_means
-from exmap.cluster.graph import default_neighbors, neighbor_graph
 from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.methods import clusterer_names, make_clusterer
 from exmap.cluster.spectral import SpectralEigengap
@@ -16,12 +15,10 @@ __all__ = [
     "UmapKMeans",
     "cluster_qr",
     "clusterer_names",
-    "default_neighbors",
     "eigengap",
     "embed",
     "group_means",
     "laplacian_spectrum",
     "make_clusterer",
-    "neighbor_graph",
     "similarity_to_means",
 ]

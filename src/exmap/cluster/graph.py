@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.neighbors import kneighbors_graph
 
-from exmap.cluster.neighbors import approximate_neighbors
+from exmap.cluster.neighbors import search_cells
 from exmap.errors import DataError
+from exmap.records import IntArray
 
-__all__ = ["default_neighbors", "neighbor_graph"]
+__all__ = ["default_neighbors", "neighbor_graph", "ordered_graph"]
 
 
 def default_neighbors(n_samples: int) -> int:
@@ -52,20 +53,36 @@ def neighbor_graph(
     DataError
         If there are fewer vectors than neighbours.
     """
+    return ordered_graph(vectors, n_neighbors, approximate=approximate, seed=seed)[0]
+
+
+def ordered_graph(
+    vectors: NDArray[np.floating], n_neighbors: int, *, approximate: bool = False, seed: int = 0
+) -> tuple[sparse.csr_array, IntArray | None]:
+    """Return :func:`neighbor_graph`, and an order of its vertices in which neighbours lie together.
+
+    Returns
+    -------
+    graph : csr_array of float64, shape (N, N)
+    order : ndarray of int64, shape (N,), or None
+        None where all pairs were compared: there are so few that memory is no matter.
+    """
     n = len(vectors)
     if not 2 <= n_neighbors <= n:
         raise DataError(
             f"n_neighbors must lie in [2, {n}] for {n} samples (a sample counts as its own neighbour), got "
             f"{n_neighbors}; lower cluster.n_neighbors or give more samples"
         )
+    order: IntArray | None
     if approximate:
-        found = approximate_neighbors(vectors, n_neighbors, seed)
+        found, order = search_cells(vectors, n_neighbors, seed)
         others = (found != np.arange(n)[:, None]).astype(np.float64)
         ends = np.arange(0, found.size + 1, n_neighbors, dtype=np.int32 if found.size < 2**31 else np.int64)
         directed = sparse.csr_array((others.ravel(), found.ravel(), ends), shape=(n, n))
     else:
+        order = None
         directed = sparse.csr_array(kneighbors_graph(vectors, n_neighbors, include_self=True))
         directed.setdiag(0)
     graph = sparse.csr_array((directed + directed.T) * 0.5)
     graph.eliminate_zeros()
-    return graph
+    return graph, order

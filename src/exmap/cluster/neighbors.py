@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from exmap.cluster.rows import nearest_center, row_blocks, sample_rows
 from exmap.records import IntArray
 
-__all__ = ["approximate_neighbors", "principal_coordinates"]
+__all__ = ["approximate_neighbors", "principal_coordinates", "search_cells"]
 
 AXES = 128
 SAMPLE = 4_000  # rows that the axes are fitted on
@@ -67,12 +67,26 @@ def approximate_neighbors(vectors: NDArray[np.floating], n_neighbors: int, seed:
     ndarray of int32, shape (N, n_neighbors)
         In no order; of different vectors each.
     """
+    return search_cells(vectors, n_neighbors, seed)[0]
+
+
+def search_cells(vectors: NDArray[np.floating], n_neighbors: int, seed: int) -> tuple[NDArray[np.int32], IntArray]:
+    """Return what :func:`approximate_neighbors` returns, and an order of all vectors in which neighbours lie together.
+
+    Returns
+    -------
+    found : ndarray of int32, shape (N, n_neighbors)
+    order : ndarray of int64, shape (N,)
+        Cell by cell.
+    """
     # One thread per cell is faster than threads inside products, and rounds alike whatever their number.
     with threadpool_limits(1, "blas") as limits:
         return _search(vectors, n_neighbors, seed, limits.get_original_num_threads()["blas"] or 1)
 
 
-def _search(vectors: NDArray[np.floating], n_neighbors: int, seed: int, threads: int) -> NDArray[np.int32]:
+def _search(
+    vectors: NDArray[np.floating], n_neighbors: int, seed: int, threads: int
+) -> tuple[NDArray[np.int32], IntArray]:
     rng = np.random.default_rng(seed)
     points = principal_coordinates(vectors, rng)
     order, starts = _cells(points, rng)
@@ -103,7 +117,7 @@ def _search(vectors: NDArray[np.floating], n_neighbors: int, seed: int, threads:
             pass
     result = np.empty_like(found)
     result[order] = found
-    return result
+    return result, order
 
 
 def _cells(points: NDArray[np.float32], rng: np.random.Generator) -> tuple[IntArray, IntArray]:

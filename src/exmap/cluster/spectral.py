@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from exmap.cluster.graph import default_neighbors, neighbor_graph
+from exmap.cluster.graph import default_neighbors, ordered_graph
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
 from exmap.errors import DataError, SettingsError, unknown_name
 
@@ -93,8 +93,8 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31))
         wanted = max(self.n_eigenvalues, self.n_clusters or 0)
         approximate = n >= self.exact_below
-        graph = neighbor_graph(vectors, neighbors, approximate=approximate, seed=seed)
-        spectrum = laplacian_spectrum(graph, wanted, seed)
+        graph, order = ordered_graph(vectors, neighbors, approximate=approximate, seed=seed)
+        spectrum = laplacian_spectrum(graph, wanted, seed, order)
         self.eigenvalues_ = spectrum.values
         self.n_components_ = spectrum.components
         self.residual_ = spectrum.residual
