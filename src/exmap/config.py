@@ -341,12 +341,16 @@ class AutoSettings(_Section):
         Share of its edges in the graph of neighbours that may leave a cluster that stands apart.
     only_if_found : bool
         Whether the model is left alone where no shortcut is found.
+    repair : "last_layer" or "auto"
+        What is retrained; auto retrains the whole network on pseudo-groups of the training images where the last layer
+        is seen not to suffice.
     """
 
     level: float = Field(0.05, gt=0, lt=1)
     ratio: float = Field(2.0, ge=1)
     conductance: float = Field(0.02, gt=0, le=1)
     only_if_found: bool = True
+    repair: Literal["last_layer", "auto"] = "last_layer"
 
 
 class RetrainSettings(_Section):

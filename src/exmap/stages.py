@@ -1,8 +1,8 @@
 """The stages as rows, and the runner that skips what is finished and makes again what its settings changed.
 
-data -> train -> explain -> cluster -> (auto) -> retrain -> (edit) -> evaluate -> report. A row names the settings a
-stage depends on and the function that makes its files; the stage before it is its input. What the stages compute is in
-the packages below. ``docs/run-folder.md`` documents the files.
+data -> train -> explain -> cluster -> (auto) -> retrain -> (repair) -> (edit) -> evaluate -> report. A row names the
+settings a stage depends on and the function that makes its files; the stage before it is its input. Stages in brackets
+are in some runs only. What the stages compute is in the packages below. ``docs/run-folder.md`` documents the files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from exmap.artifacts import (
     write_heatmaps,
     write_outputs,
 )
-from exmap.auto import choose_groups
+from exmap.auto import choose_groups, find_candidates
 from exmap.cluster import make_clusterer
 from exmap.config import RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
@@ -70,7 +70,8 @@ from exmap.model.training import FileCheckpoint
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Progress, silent
 from exmap.report import strategies_figure
 from exmap.reporting import Shown, write_report
-from exmap.retrain import DFR, Head
+from exmap.retrain import DFR, SUBG, Head, Selection
+from exmap.retrain.balance import balanced_size
 from exmap.runtime import Company, child_seed, generator, in_processes, launched, launched_runtime
 from exmap.store import (
     RunFolder,
@@ -98,6 +99,7 @@ ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
 EDITED = f"{ExMapGroups.name}-edited"
 AUTO = "auto"
+MOST_EPOCHS = 100  # of a repair of the whole network
 
 
 @dataclass
@@ -246,6 +248,8 @@ def _auto(job: Job, part: StagePart) -> None:
         listen=job.listen,
     )
     note = write_groups(choice.groups, grouped, evidence.predicted, part.path)
+    if judged is not None:
+        write_groups(choice.judged, judge, judged[0].predicted, part.path)
     write_json(part.path / "clusters.json", {AUTO: note})
     write_json(part.path / "auto.json", choice.record)
 
@@ -309,6 +313,55 @@ def _fit_heads(
     write_json(part.path / "heads.json", notes)
 
 
+def _repair(job: Job, part: StagePart) -> None:
+    """Write repair.json; where the last layer is seen not to suffice, train the whole network on balanced groups.
+
+    Then also model.safetensors and outputs.safetensors, what it says of the test images. The chosen grouping is made of
+    the training images, too, and the epoch is chosen by the worst of its groups among the validation images.
+    """
+    record = read_json(job.run.stage(AUTO) / "auto.json")
+    if not record["repaired"] or record["repair"]["last_layer_suffices"] is not False:
+        write_json(part.path / "repair.json", {"done": False})
+        return
+    task, settings = job.task, job.settings
+    chosen = read_groups(job.run.stage(AUTO), AUTO)
+    if job.grouped is task.train:
+        groups, selection = chosen, read_groups(job.run.stage(AUTO), "auto-judged")
+    else:
+        in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=task.train))
+        evidence, shape = gather_evidence(task.train, part.path), read_heatmaps(part.path).values.shape[1:]
+        known = find_candidates(evidence, shape, seed=job.seed(AUTO, "train"), listen=job.listen)
+        groups, selection = known.names()[record["chosen"]].groups, chosen
+        del evidence
+        (part.path / "heatmaps.npy").unlink()
+        (part.path / "heatmaps.parquet").unlink()
+    learner = SUBG(train=settings.train, runtime=settings.runtime, seed=job.seed("repair"))
+    shown = balanced_size(groups.counts(), learner.smallest_group) * len(groups.names)
+    learner.epochs = min(math.ceil(settings.train.epochs * len(task.train) / shown), MOST_EPOCHS)  # as many steps
+    model = learner.fit(
+        initial_model(settings.model, task.n_classes, seed=job.seed("model")),
+        task.train,
+        groups,
+        selection=Selection(task.val, selection),
+        listen=job.listen,
+    )
+    save_weights(model, part.path / "model.safetensors")
+    write_outputs({task.test.name: collect_outputs(model, task.test, listen=job.listen)}, part.path)
+    counts = dict(zip(groups.names, groups.counts().tolist(), strict=True))
+    kept = max((row["epoch"] for row in learner.history_[0] if row["kept"]), default=None)
+    write_json(
+        part.path / "repair.json",
+        {
+            "done": True,
+            "learner": SUBG.name,
+            "epochs": learner.epochs,
+            "epoch": kept,
+            "groups": counts,
+            "notes": list(learner.notes_),
+        },
+    )
+
+
 def _own_head(job: Job) -> Head:
     """Return the last layer of the classifier as it is."""
     model = trained_model(job)
@@ -368,6 +421,10 @@ def _evaluate(job: Job, part: StagePart) -> None:
     }
     if settings.groups.auto:
         results["auto"] = read_json(job.run.stage(AUTO) / "auto.json")
+    if _repairs(settings) and (done := read_json(job.run.stage("repair") / "repair.json"))["done"]:
+        predicted = read_outputs(job.run.stage("repair"), job.task.test.name).predicted[None]
+        used = {**fitted, "groups": ["class labels"], "tuning": [f"{AUTO} groups"], **shown}
+        methods[f"{AUTO}+{done['learner']}"] = {**measured("repair", predicted, used), "notes": done["notes"]}
     write_json(part.path / "results.json", results)
 
 
@@ -412,8 +469,11 @@ STAGES = (
     Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train, shared=True),
     Stage("explain", ("explain", "groups.split"), explain, shared=True),
     Stage("cluster", ("cluster", "groups"), _cluster),
-    Stage(AUTO, ("auto",), _auto),  # only in runs that choose their groups
+    Stage(
+        AUTO, ("auto.level", "auto.ratio", "auto.conductance", "auto.only_if_found"), _auto
+    ),  # only in runs that choose their groups
     Stage("retrain", ("retrain",), _retrain),
+    Stage("repair", ("auto.repair",), _repair),  # only where more than the last layer may be retrained
     Stage("edit", ("edits",), _edit),  # only in runs whose groups a person edited
     Stage("evaluate", ("evaluate",), _evaluate),
     Stage("report", (), _report),
@@ -427,8 +487,13 @@ def stage_names() -> list[str]:
 
 def _stages_of(settings: Settings) -> list[Stage]:
     """Return the stages of a run: all, but not the choice of groups or a person's edits where there are none."""
-    absent = {"edit": settings.edits is None, AUTO: not settings.groups.auto}
+    absent = {"edit": settings.edits is None, AUTO: not settings.groups.auto, "repair": not _repairs(settings)}
     return [stage for stage in STAGES if not absent.get(stage.name)]
+
+
+def _repairs(settings: Settings) -> bool:
+    """Return whether a run may retrain the whole network."""
+    return settings.groups.auto and settings.auto.repair == "auto"
 
 
 def open_run(path: Path, settings: Settings | None = None, *, change: bool = False) -> tuple[RunFolder, Settings]:
@@ -562,8 +627,8 @@ def run_stages(
         given["weights"] = digest_of_file(settings.model.weights)
     _write_manifest(job)
     identities, stages = _identities(settings, given), _stages_of(settings)
-    if not settings.groups.auto:
-        run.discard(AUTO)
+    for name in {stage.name for stage in STAGES} - {stage.name for stage in stages} - {"edit"}:
+        run.discard(name)
     if settings.edits is None:
         run.discard("edit")
     elif (now := digest_of(identities["cluster"])) != settings.edits.grouping:

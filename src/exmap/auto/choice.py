@@ -55,6 +55,8 @@ class AutoChoice:
     groups : Groups
         The chosen grouping of the split that is retrained on, with source ``auto``; the classes where nothing was
         chosen.
+    judged : Groups
+        The same grouping of the images that were judged; `groups` itself where they are the same images.
     repair : bool
         Whether the last layer is to be retrained on them. False leaves the model alone.
     record : dict
@@ -62,6 +64,7 @@ class AutoChoice:
     """
 
     groups: Groups
+    judged: Groups
     repair: bool
     record: dict[str, Any]
 
@@ -107,7 +110,7 @@ def choose_groups(
         evidence.labels, tuple(f"class {name}" for name in evidence.class_names), "auto", ("class labels",)
     )
     if (why := _cannot_say(evidence, judge)) is not None:
-        return AutoChoice(classes, False, _nothing(why, judge))
+        return AutoChoice(classes, classes, False, _nothing(why, judge))
     known = find_candidates(judge, judge_shape, seed=child_seed(seed, "judges"), listen=listen)
     test = find_shortcuts(known, judge, settings)
     if judged is None:
@@ -167,7 +170,8 @@ def choose_groups(
         "why": _why(chosen.name, float(before), float(scores[best]), len(pool), test),
         "remarks": remarks,
     }
-    return AutoChoice(groups, bool(record["repaired"]), record)
+    judged_groups = groups if judged is None else replace(seen.groups, source="auto-judged")
+    return AutoChoice(groups, judged_groups, bool(record["repaired"]), record)
 
 
 def margins_of(logits: NDArray[np.floating], labels: IntArray) -> NDArray[np.float64]:
