@@ -339,6 +339,8 @@ class AutoSettings(_Section):
         How many times as high the error rate of a cluster must be as that of the rest of its class.
     conductance : float in (0, 1]
         Share of its edges in the graph of neighbours that may leave a cluster that stands apart.
+    minority : float in (0, 1]
+        Largest share of its class that such a cluster may hold: a shortcut works for most images of a class.
     only_if_found : bool
         Whether the model is left alone where no shortcut is found.
     repair : "last_layer" or "auto"
@@ -349,6 +351,7 @@ class AutoSettings(_Section):
     level: float = Field(0.05, gt=0, lt=1)
     ratio: float = Field(2.0, ge=1)
     conductance: float = Field(0.02, gt=0, le=1)
+    minority: float = Field(0.35, gt=0, le=1)
     only_if_found: bool = True
     repair: Literal["last_layer", "auto"] = "last_layer"
 

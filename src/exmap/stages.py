@@ -470,7 +470,7 @@ STAGES = (
     Stage("explain", ("explain", "groups.split"), explain, shared=True),
     Stage("cluster", ("cluster", "groups"), _cluster),
     Stage(
-        AUTO, ("auto.level", "auto.ratio", "auto.conductance", "auto.only_if_found"), _auto
+        AUTO, ("auto.level", "auto.ratio", "auto.conductance", "auto.minority", "auto.only_if_found"), _auto
     ),  # only in runs that choose their groups
     Stage("retrain", ("retrain",), _retrain),
     Stage("repair", ("auto.repair",), _repair),  # only where more than the last layer may be retrained
