@@ -106,7 +106,7 @@ def find_candidates(
     graphs: dict[tuple[str, int], tuple[IntArray, sparse.csr_array]] = {}
 
     def add(name: str, representation: str, groups: Groups) -> None:
-        key = np.unique(groups.index, return_inverse=True)[1].tobytes()
+        key = _partition(groups.index)
         if key in found:
             there = found[key]
             found[key] = Candidate(there.name, there.representation, there.groups, (*there.also, name))
@@ -137,6 +137,13 @@ def find_candidates(
     add("error_set", "errors", ErrorSetGroups().infer(evidence, seed=seed))
     add("classes", "classes", ClassGroups().infer(evidence, seed=seed))
     return Candidates(tuple(found.values()), graphs)
+
+
+def _partition(index: IntArray) -> bytes:
+    """Return what two groupings share that differ in the numbers of their groups alone."""
+    _, first, inverse = np.unique(index, return_index=True, return_inverse=True)
+    numbers = np.argsort(np.argsort(first))[inverse]
+    return bytes(np.where(index >= 0, numbers, -1).tobytes())
 
 
 def _representations(
