@@ -7,12 +7,14 @@ spectral clustering of a representation and scope.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from exmap.cluster import default_neighbors, neighbor_graph
 from exmap.cluster.kmeans import SampledKMeans
@@ -179,5 +181,7 @@ def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_ar
         made[setting] = cut[k]
     for setting, k in KMEANS.items():
         if k < n:
-            made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(vectors).labels_)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # fewer kinds of vectors than clusters
+                made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(vectors).labels_)
     return graph, made
