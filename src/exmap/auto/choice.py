@@ -41,7 +41,7 @@ SHRINK = 5.0  # samples of the class that are added to a group's mean margin
 FEWEST = 3  # samples of a group that has a say
 RESTATES = 0.5  # adjusted mutual information with the errors from which a grouping of features restates them
 SAME = 0.9  # adjusted mutual information within classes from which two groupings count as one
-FEWEST_IN_CLASS = 20  # images that a class needs for halves to be fitted and judged
+FEWEST_IN_CLASS = 20  # images with a finite heatmap that a class needs for halves to be fitted and judged
 DRAWS = 100  # of the bootstrap behind the confidence
 WORTH_PROCESSES = 1_000_000  # numbers in the features
 
@@ -339,12 +339,13 @@ def _alike(first: IntArray, second: IntArray, labels: IntArray) -> float:
 def _cannot_say(evidence: Evidence, judge: Evidence) -> str | None:
     """Return why no grouping can be chosen, in one sentence, or None."""
     for part in (evidence, judge):
-        counts = np.bincount(part.labels, minlength=len(part.class_names))
+        labels = part.labels if part.usable is None else part.labels[part.usable]
+        counts = np.bincount(labels, minlength=len(part.class_names))
         if (fewest := int(counts.min())) < FEWEST_IN_CLASS:
             name = part.class_names[int(counts.argmin())]
             return (
-                f"Nothing can be concluded: class {name} has {fewest} images to judge groupings by, and at least "
-                f"{FEWEST_IN_CLASS} are needed; give more labelled images."
+                f"Nothing can be concluded: class {name} has {fewest} images with a heatmap to judge groupings by, and at "
+                f"least {FEWEST_IN_CLASS} are needed; give more labelled images."
             )
     right = [float(np.mean(judge.predicted[judge.labels == k] == k)) for k in range(len(judge.class_names))]
     chance = 1 / len(right)
