@@ -96,12 +96,17 @@ def choose_groups(
     Raises
     ------
     DataError
-        If a class has too few images to be halved, or the evidence lacks heatmaps or features.
+        If either evidence lacks heatmaps or features.
+
+    Notes
+    -----
+    Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
+    groups are the classes, and the record's ``why`` says so.
     """
     settings = settings or AutoSettings()
-    if evidence.heatmaps is None or evidence.features is None:
-        raise DataError("choosing a grouping needs heatmaps and features; explain the split and collect outputs first")
     judge, judge_shape = judged or (evidence, shape)
+    if any(part.heatmaps is None or part.features is None for part in (evidence, judge)):
+        raise DataError("choosing a grouping needs heatmaps and features; explain the split and collect outputs first")
     n_classes = len(evidence.class_names)
     classes = Groups(
         evidence.labels, tuple(f"class {name}" for name in evidence.class_names), "auto", ("class labels",)
