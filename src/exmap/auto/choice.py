@@ -146,7 +146,7 @@ def choose_groups(
         remarks.append(
             "The choice is uncertain: other images of the same kind would often have chosen another grouping."
         )
-    if not test.found:
+    if not test.found and settings.only_if_found:
         remarks.append("No shortcut was found, so the model is left alone; the grouping is shown for looking.")
     record = {
         "chosen": chosen.name,
