@@ -202,6 +202,23 @@ def held_out_margins(
     return total / repeats
 
 
+def _other_margins(
+    features: NDArray[np.floating],
+    labels: IntArray,
+    groups: Groups,
+    others: NDArray[np.floating],
+    other_labels: IntArray,
+    *,
+    n_classes: int,
+) -> NDArray[np.float64]:
+    """Return the margins of other images by heads fitted to all of one split, the mean over two draws."""
+    rows = np.arange(len(labels))
+    draws = [
+        _fitted_margins(features, labels, groups, rows, others, other_labels, n_classes, number) for number in range(2)
+    ]
+    return np.asarray(np.mean(draws, axis=0))
+
+
 def _fitted_margins(
     features: NDArray[np.floating],
     labels: IntArray,
@@ -232,19 +249,17 @@ def _all_margins(
     assert features is not None
     assert others is not None
     repeats = int(np.clip(HELD_OUT // max(len(judge.labels), 1), 2, MOST_REPEATS))
-    everything = np.arange(len(evidence.labels))
-
-    def one(groups: Groups) -> NDArray[np.float64]:
-        if halved:
-            return held_out_margins(features, evidence.labels, groups, n_classes=n_classes, repeats=repeats, seed=seed)
-        draws = [
-            _fitted_margins(features, evidence.labels, groups, everything, others, judge.labels, n_classes, number)
-            for number in range(2)
-        ]
-        return np.asarray(np.mean(draws, axis=0))
-
     workers = cpu_count() if features.size > WORTH_PROCESSES else 1
-    fits = Parallel(workers, return_as="generator")(delayed(one)(candidate.groups) for candidate, _ in pool)
+    fits = Parallel(workers, return_as="generator")(  # of arrays, which all processes share, and no more
+        delayed(held_out_margins)(
+            features, evidence.labels, candidate.groups, n_classes=n_classes, repeats=repeats, seed=seed
+        )
+        if halved
+        else delayed(_other_margins)(
+            features, evidence.labels, candidate.groups, others, judge.labels, n_classes=n_classes
+        )
+        for candidate, _ in pool
+    )
     rows = []
     for number, found in enumerate(fits):
         rows.append(found)
