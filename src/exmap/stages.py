@@ -71,7 +71,7 @@ from exmap.records import Groups, Heatmaps, IntArray, Listener, Progress, silent
 from exmap.report import strategies_figure
 from exmap.reporting import Shown, write_report
 from exmap.retrain import DFR, Head
-from exmap.runtime import Company, child_seed, generator, in_processes, launched, launched_runtime
+from exmap.runtime import Company, child_seed, generator, in_processes, launched, launched_runtime, process_number
 from exmap.store import (
     RunFolder,
     StagePart,
@@ -229,11 +229,14 @@ def _cluster(job: Job, part: StagePart) -> None:
 def _auto(job: Job, part: StagePart) -> None:
     """Write auto.parquet (the chosen groups), clusters.json, and auto.json: what was weighed, and what was found."""
     grouped, judge = job.grouped, job.task.val
+    if grouped is not judge:  # the classifier knows the images it was trained on by heart
+        in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
+    if process_number() > 0:  # of those launched together: that was its share
+        return
     evidence = gather_evidence(grouped, job.run.stage("explain"))
     shape = read_heatmaps(job.run.stage("explain")).values.shape[1:]
     outputs, judged = read_outputs(job.run.stage("explain"), grouped.name), None
-    if grouped is not judge:  # the classifier knows the images it was trained on by heart
-        in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
+    if grouped is not judge:
         outputs = read_outputs(part.path, judge.name)
         judged = (gather_evidence(judge, part.path), read_heatmaps(part.path).values.shape[1:])
     choice = choose_groups(
@@ -412,7 +415,7 @@ STAGES = (
     Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train, shared=True),
     Stage("explain", ("explain", "groups.split"), explain, shared=True),
     Stage("cluster", ("cluster", "groups"), _cluster),
-    Stage(AUTO, ("auto",), _auto),  # only in runs that choose their groups
+    Stage(AUTO, ("auto",), _auto, shared=True),  # only in runs that choose their groups
     Stage("retrain", ("retrain",), _retrain),
     Stage("edit", ("edits",), _edit),  # only in runs whose groups a person edited
     Stage("evaluate", ("evaluate",), _evaluate),
