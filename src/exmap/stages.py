@@ -200,17 +200,23 @@ def explain(job: Job, part: StagePart) -> None:
 
 
 def _explain_share(fabric: Fabric, job: Job, part: StagePart, grouped: Split | None = None) -> dict[str, float]:
-    """Explain a split, by default the grouped one, in one of the run's processes; the first writes, batch by batch."""
+    """Explain a split, by default the grouped one with outputs of the test split, in one of the run's processes.
+
+    The first one writes, batch by batch.
+    """
+    others = [job.task.test] if grouped is None else []
     grouped, first = grouped or job.grouped, is_first(fabric)
     model = trained_model(job).to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
     pace = Pace(job.listen if first else silent)
     settings, allocate = job.settings.explain, heatmap_file(part.path)
     maps, outputs = explain_split(model, grouped, settings, head=head, allocate=allocate, fabric=fabric, listen=pace)
-    tested = collect_outputs(model, job.task.test, head=head, fabric=fabric, listen=pace.listen)
+    found = {
+        split.name: collect_outputs(model, split, head=head, fabric=fabric, listen=pace.listen) for split in others
+    }
     if first:
         write_heatmaps(maps, grouped.ids, part.path)
-        write_outputs({grouped.name: outputs, job.task.test.name: tested}, part.path)
+        write_outputs({grouped.name: outputs, **found}, part.path)
     return {"images_per_second": pace.rate}
 
 
