@@ -323,7 +323,7 @@ def _own_head(job: Job) -> Head:
     model = trained_model(job)
     layer = model.get_submodule(find_head(model, job.grouped.images.batch(np.arange(1, dtype=np.int64))))
     bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach().numpy()
-    note = "no shortcut was found, so the last layer is the classifier's own"
+    note = "the choice of groups leaves the model alone, so the last layer is the classifier's own"
     return Head(layer.weight.detach().numpy(), np.asarray(bias, dtype=np.float32), notes=(note,))
 
 
