@@ -364,8 +364,8 @@ def _cannot_say(evidence: Evidence, judge: Evidence) -> str | None:
         if (fewest := int(counts.min())) < FEWEST_IN_CLASS:
             name = part.class_names[int(counts.argmin())]
             return (
-                f"Nothing can be concluded: class {name} has {fewest} images with a heatmap to judge groupings by, and at "
-                f"least {FEWEST_IN_CLASS} are needed; give more labelled images."
+                f"Nothing can be concluded: class {name} has {fewest} images with a heatmap to judge groupings by, and "
+                f"at least {FEWEST_IN_CLASS} are needed; give more labelled images."
             )
     right = [float(np.mean(judge.predicted[judge.labels == k] == k)) for k in range(len(judge.class_names))]
     chance = 1 / len(right)
