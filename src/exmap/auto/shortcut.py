@@ -6,8 +6,8 @@ tell the two apart. What can is whether the cluster stands apart: hard images li
 images that a classifier treats by another strategy have heatmaps of another kind, and few neighbours among the rest.
 
 So a cluster is tested only if hardly any edge of the neighbour graph of its class's heatmaps leaves it (its
-*conductance* is at most 0.02). Then an exact binomial test asks whether its error rate is more than twice that of the
-rest of the class, and p-values are multiplied by the number of clusters tested in all classes (Bonferroni). A class
+*conductance* is at most 0.02). Then a binomial test asks whether its error rate is more than twice that of the rest of
+the class, as far as that is known, and p-values are multiplied by the number of clusters tested in all classes (Bonferroni). A class
 whose graph does not fall apart has one strategy, whatever the eigengap says. Clusters of features are not tested: they
 follow the prediction itself. Measured in ``docs/results/auto.md``.
 """
@@ -30,6 +30,7 @@ from exmap.records import IntArray
 __all__ = ["ClassVerdict", "ShortcutTest", "conductance", "find_shortcuts", "upper_bound"]
 
 FEWEST = 8  # images in a cluster and in the rest of its class
+RATES = 100  # of the rest of a class, that a cluster's errors are compared with
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,14 @@ def _verdict(
 
 
 def _p_value(cluster: _Cluster, ratio: float) -> float:
-    """Return the chance of so many errors if the cluster's rate were so many times that of the rest of its class."""
-    rate = (cluster.others_wrong + 0.5) / (cluster.others + 1)
-    return float(binom.sf(cluster.wrong - 1, cluster.images, min(rate * ratio, 1.0)))
+    """Return the chance of so many errors if the cluster's rate were so many times that of the rest of its class.
+
+    The rest's rate is known only as well as its images say, so the chance is the mean over what it may be: a beta
+    distribution, of Jeffreys' prior.
+    """
+    right = cluster.others - cluster.others_wrong
+    rates = beta.ppf((np.arange(RATES) + 0.5) / RATES, cluster.others_wrong + 0.5, right + 0.5)
+    return float(binom.sf(cluster.wrong - 1, cluster.images, np.minimum(rates * ratio, 1.0)).mean())
 
 
 def upper_bound(count: int, total: int) -> float:
