@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import expit
 from scipy.stats import beta, binom
 
 from exmap.auto.candidates import Candidates
@@ -217,8 +218,10 @@ def _p_value(cluster: _Cluster, ratio: float) -> float:
     distribution, of Jeffreys' prior.
     """
     right = cluster.others - cluster.others_wrong
-    rates = beta.ppf((np.arange(RATES) + 0.5) / RATES, cluster.others_wrong + 0.5, right + 0.5)
-    return float(binom.sf(cluster.wrong - 1, cluster.images, np.minimum(rates * ratio, 1.0)).mean())
+    shares = expit(np.linspace(-15, 15, RATES))  # close together at both ends, where small chances come from
+    rates = beta.ppf(shares, cluster.others_wrong + 0.5, right + 0.5)
+    chances = binom.sf(cluster.wrong - 1, cluster.images, np.minimum(rates * ratio, 1.0))
+    return float(np.average(chances, weights=shares * (1 - shares)))
 
 
 def upper_bound(count: int, total: int) -> float:
