@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from exmap.auto import AutoChoice, choose_groups
 from exmap.config import (
     ClusterSettings,
     ExplainSettings,
@@ -118,12 +119,26 @@ class ExMap:
     target : "predicted", "true" or int
         The class that is explained.
     seed : int
+    auto : bool
+        Whether many groupings are weighed and one is chosen without group labels, as ``groups.auto`` does in a run.
+        It weighs scopes, clusterings and numbers of clusters itself, so those are left at their defaults; heatmaps are
+        of the given size, composite and target.
 
     Attributes
     ----------
     heatmaps_ : Heatmaps
     outputs_ : Outputs
         Features and logits. Both are set by :meth:`infer`.
+    choice_ : AutoChoice
+        With `auto`: what was chosen and why (``choice_.record``), and whether there is a shortcut to be repaired at all
+        (``choice_.repair``). Set by :meth:`infer`.
+
+    Examples
+    --------
+    >>> finder = ExMap(auto=True)
+    >>> groups = finder.infer(model, task.val)  # doctest: +SKIP
+    >>> if finder.choice_.repair:  # doctest: +SKIP
+    ...     model = DFR().fit(model, task.val, groups)
     """
 
     scope: Literal["global", "local"] = "global"
@@ -135,8 +150,10 @@ class ExMap:
     composite: str = "symmetric_gamma"
     target: Literal["predicted", "true"] | int = "predicted"
     seed: int = 0
+    auto: bool = False
     heatmaps_: Heatmaps = field(init=False, repr=False)
     outputs_: Outputs = field(init=False, repr=False)
+    choice_: AutoChoice = field(init=False, repr=False)
 
     def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
         """Explain and cluster the images of a split; the model stays as it is.
@@ -146,9 +163,17 @@ class ExMap:
         model : torch.nn.Module
             Ends in a linear layer.
         split : Split
-            Usually the validation split. Its true groups are not looked at.
+            Usually the validation split. Its true groups are not looked at. With `auto`, images that the model was not
+            trained on: it is right on those it was.
         listen : Listener
+
+        Raises
+        ------
+        SettingsError
+            For an unknown name, or a clustering that `auto` would ignore.
         """
+        if self.auto:
+            self._check_auto()
         explain = ExplainSettings(composite=self.composite, target=self.target, size=self.size)
         self.heatmaps_, self.outputs_ = explain_split(model, split, explain, listen=listen)
         evidence = Evidence(
@@ -157,8 +182,27 @@ class ExMap:
             class_names=split.class_names,
             heatmaps=self.heatmaps_.flat(),
             usable=self.heatmaps_.finite,
+            features=self.outputs_.features,
         )
+        if self.auto:
+            self.choice_ = choose_groups(
+                evidence,
+                self.heatmaps_.values.shape[1:],
+                logits=self.outputs_.logits,
+                seed=child_seed(self.seed, "auto"),
+                listen=listen,
+            )
+            return self.choice_.groups
         return ExMapGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
+
+    def _check_auto(self) -> None:
+        """Refuse a clustering that would not be made."""
+        usual, names = ExMap(), ("scope", "method", "n_clusters", "n_neighbors", "gap")
+        if ignored := [f"{name}={value!r}" for name in names if (value := getattr(self, name)) != getattr(usual, name)]:
+            raise SettingsError(
+                f"ExMap(auto=True) weighs scopes, methods and numbers of clusters itself and would ignore "
+                f"{', '.join(ignored)}; leave that out, or auto"
+            )
 
 
 @dataclass

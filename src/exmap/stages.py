@@ -38,7 +38,7 @@ from exmap.artifacts import (
 )
 from exmap.auto import choose_groups, find_candidates
 from exmap.cluster import make_clusterer
-from exmap.config import RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
+from exmap.config import AutoSettings, RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
@@ -72,7 +72,7 @@ from exmap.report import strategies_figure
 from exmap.reporting import Shown, write_report
 from exmap.retrain import DFR, SUBG, Head, Selection
 from exmap.retrain.balance import balanced_size
-from exmap.runtime import Company, child_seed, generator, in_processes, launched, launched_runtime
+from exmap.runtime import Company, child_seed, generator, in_processes, launched, launched_runtime, process_number
 from exmap.store import (
     RunFolder,
     StagePart,
@@ -99,6 +99,7 @@ ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
 EDITED = f"{ExMapGroups.name}-edited"
 AUTO = "auto"
+AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name != "repair")
 MOST_EPOCHS = 100  # of a repair of the whole network
 
 
@@ -202,17 +203,23 @@ def explain(job: Job, part: StagePart) -> None:
 
 
 def _explain_share(fabric: Fabric, job: Job, part: StagePart, grouped: Split | None = None) -> dict[str, float]:
-    """Explain a split, by default the grouped one, in one of the run's processes; the first writes, batch by batch."""
+    """Explain a split, by default the grouped one with outputs of the test split, in one of the run's processes.
+
+    The first one writes, batch by batch.
+    """
+    others = [job.task.test] if grouped is None else []
     grouped, first = grouped or job.grouped, is_first(fabric)
     model = trained_model(job).to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
     pace = Pace(job.listen if first else silent)
     settings, allocate = job.settings.explain, heatmap_file(part.path)
     maps, outputs = explain_split(model, grouped, settings, head=head, allocate=allocate, fabric=fabric, listen=pace)
-    tested = collect_outputs(model, job.task.test, head=head, fabric=fabric, listen=pace.listen)
+    found = {
+        split.name: collect_outputs(model, split, head=head, fabric=fabric, listen=pace.listen) for split in others
+    }
     if first:
         write_heatmaps(maps, grouped.ids, part.path)
-        write_outputs({grouped.name: outputs, job.task.test.name: tested}, part.path)
+        write_outputs({grouped.name: outputs, **found}, part.path)
     return {"images_per_second": pace.rate}
 
 
@@ -231,11 +238,14 @@ def _cluster(job: Job, part: StagePart) -> None:
 def _auto(job: Job, part: StagePart) -> None:
     """Write auto.parquet (the chosen groups), clusters.json, and auto.json: what was weighed, and what was found."""
     grouped, judge = job.grouped, job.task.val
+    if grouped is not judge:  # the classifier knows the images it was trained on by heart
+        in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
+    if process_number() > 0:  # of those launched together: that was its share
+        return
     evidence = gather_evidence(grouped, job.run.stage("explain"))
     shape = read_heatmaps(job.run.stage("explain")).values.shape[1:]
     outputs, judged = read_outputs(job.run.stage("explain"), grouped.name), None
-    if grouped is not judge:  # the classifier knows the images it was trained on by heart
-        in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
+    if grouped is not judge:
         outputs = read_outputs(part.path, judge.name)
         judged = (gather_evidence(judge, part.path), read_heatmaps(part.path).values.shape[1:])
     choice = choose_groups(
@@ -367,7 +377,7 @@ def _own_head(job: Job) -> Head:
     model = trained_model(job)
     layer = model.get_submodule(find_head(model, job.grouped.images.batch(np.arange(1, dtype=np.int64))))
     bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach().numpy()
-    note = "no shortcut was found, so the last layer is the classifier's own"
+    note = "the choice of groups leaves the model alone, so the last layer is the classifier's own"
     return Head(layer.weight.detach().numpy(), np.asarray(bias, dtype=np.float32), notes=(note,))
 
 
@@ -469,9 +479,7 @@ STAGES = (
     Stage("train", ("seed", "data", "images", "model", "train", "runtime"), _train, shared=True),
     Stage("explain", ("explain", "groups.split"), explain, shared=True),
     Stage("cluster", ("cluster", "groups"), _cluster),
-    Stage(
-        AUTO, ("auto.level", "auto.ratio", "auto.conductance", "auto.minority", "auto.only_if_found"), _auto
-    ),  # only in runs that choose their groups
+    Stage(AUTO, AUTO_SETTINGS, _auto, shared=True),  # only in runs that choose their groups
     Stage("retrain", ("retrain",), _retrain),
     Stage("repair", ("auto.repair",), _repair),  # only where more than the last layer may be retrained
     Stage("edit", ("edits",), _edit),  # only in runs whose groups a person edited
@@ -683,6 +691,11 @@ def _begun(
 ) -> tuple[Company | None, Job]:
     """Meet the processes that were launched with this one, and read the data."""
     runtime = launched_runtime(runtime or settings.runtime)
+    if launched() and _repairs(settings):
+        raise SettingsError(
+            "auto.repair=auto trains in processes that it starts itself, but these were launched from outside; start "
+            "exmap by itself with --devices, or set auto.repair=last_layer"
+        )
     company = Company(runtime) if launched() else None
 
     def read() -> Task:

@@ -7,12 +7,14 @@ spectral clustering of a representation and scope.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from exmap.cluster.graph import default_neighbors, ordered_graph
 from exmap.cluster.kmeans import SampledKMeans
@@ -106,7 +108,7 @@ def find_candidates(
     graphs: dict[tuple[str, int], tuple[IntArray, sparse.csr_array]] = {}
 
     def add(name: str, representation: str, groups: Groups) -> None:
-        key = np.unique(groups.index, return_inverse=True)[1].tobytes()
+        key = _partition(groups.index)
         if key in found:
             there = found[key]
             found[key] = Candidate(there.name, there.representation, there.groups, (*there.also, name))
@@ -137,6 +139,13 @@ def find_candidates(
     add("error_set", "errors", ErrorSetGroups().infer(evidence, seed=seed))
     add("classes", "classes", ClassGroups().infer(evidence, seed=seed))
     return Candidates(tuple(found.values()), graphs)
+
+
+def _partition(index: IntArray) -> bytes:
+    """Return what two groupings share that differ in the numbers of their groups alone."""
+    _, first, inverse = np.unique(index, return_index=True, return_inverse=True)
+    numbers = np.argsort(np.argsort(first))[inverse]
+    return bytes(np.where(index >= 0, numbers, -1).tobytes())
 
 
 def _representations(
@@ -172,5 +181,7 @@ def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_ar
         made[setting] = cut[k]
     for setting, k in KMEANS.items():
         if k < n:
-            made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(vectors).labels_)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # fewer kinds of vectors than clusters
+                made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(vectors).labels_)
     return graph, made

@@ -41,7 +41,7 @@ SHRINK = 5.0  # samples of the class that are added to a group's mean margin
 FEWEST = 3  # samples of a group that has a say
 RESTATES = 0.5  # adjusted mutual information with the errors from which a grouping of features restates them
 SAME = 0.9  # adjusted mutual information within classes from which two groupings count as one
-FEWEST_IN_CLASS = 20  # images that a class needs for halves to be fitted and judged
+FEWEST_IN_CLASS = 20  # images with a finite heatmap that a class needs for halves to be fitted and judged
 DRAWS = 100  # of the bootstrap behind the confidence
 WORTH_PROCESSES = 1_000_000  # numbers in the features
 
@@ -99,12 +99,17 @@ def choose_groups(
     Raises
     ------
     DataError
-        If a class has too few images to be halved, or the evidence lacks heatmaps or features.
+        If either evidence lacks heatmaps or features.
+
+    Notes
+    -----
+    Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
+    groups are the classes, and the record's ``why`` says so.
     """
     settings = settings or AutoSettings()
-    if evidence.heatmaps is None or evidence.features is None:
-        raise DataError("choosing a grouping needs heatmaps and features; explain the split and collect outputs first")
     judge, judge_shape = judged or (evidence, shape)
+    if any(part.heatmaps is None or part.features is None for part in (evidence, judge)):
+        raise DataError("choosing a grouping needs heatmaps and features; explain the split and collect outputs first")
     n_classes = len(evidence.class_names)
     classes = Groups(
         evidence.labels, tuple(f"class {name}" for name in evidence.class_names), "auto", ("class labels",)
@@ -144,7 +149,7 @@ def choose_groups(
         remarks.append(
             "The choice is uncertain: other images of the same kind would often have chosen another grouping."
         )
-    if not test.found:
+    if not test.found and settings.only_if_found:
         remarks.append("No shortcut was found, so the model is left alone; the grouping is shown for looking.")
     record = {
         "chosen": chosen.name,
@@ -201,6 +206,23 @@ def held_out_margins(
     return total / repeats
 
 
+def _other_margins(
+    features: NDArray[np.floating],
+    labels: IntArray,
+    groups: Groups,
+    others: NDArray[np.floating],
+    other_labels: IntArray,
+    *,
+    n_classes: int,
+) -> NDArray[np.float64]:
+    """Return the margins of other images by heads fitted to all of one split, the mean over two draws."""
+    rows = np.arange(len(labels))
+    draws = [
+        _fitted_margins(features, labels, groups, rows, others, other_labels, n_classes, number) for number in range(2)
+    ]
+    return np.asarray(np.mean(draws, axis=0))
+
+
 def _fitted_margins(
     features: NDArray[np.floating],
     labels: IntArray,
@@ -231,19 +253,17 @@ def _all_margins(
     assert features is not None
     assert others is not None
     repeats = int(np.clip(HELD_OUT // max(len(judge.labels), 1), 2, MOST_REPEATS))
-    everything = np.arange(len(evidence.labels))
-
-    def one(groups: Groups) -> NDArray[np.float64]:
-        if halved:
-            return held_out_margins(features, evidence.labels, groups, n_classes=n_classes, repeats=repeats, seed=seed)
-        draws = [
-            _fitted_margins(features, evidence.labels, groups, everything, others, judge.labels, n_classes, number)
-            for number in range(2)
-        ]
-        return np.asarray(np.mean(draws, axis=0))
-
     workers = cpu_count() if features.size > WORTH_PROCESSES else 1
-    fits = Parallel(workers, return_as="generator")(delayed(one)(candidate.groups) for candidate, _ in pool)
+    fits = Parallel(workers, return_as="generator")(  # of arrays, which all processes share, and no more
+        delayed(held_out_margins)(
+            features, evidence.labels, candidate.groups, n_classes=n_classes, repeats=repeats, seed=seed
+        )
+        if halved
+        else delayed(_other_margins)(
+            features, evidence.labels, candidate.groups, others, judge.labels, n_classes=n_classes
+        )
+        for candidate, _ in pool
+    )
     rows = []
     for number, found in enumerate(fits):
         rows.append(found)
@@ -343,12 +363,13 @@ def _alike(first: IntArray, second: IntArray, labels: IntArray) -> float:
 def _cannot_say(evidence: Evidence, judge: Evidence) -> str | None:
     """Return why no grouping can be chosen, in one sentence, or None."""
     for part in (evidence, judge):
-        counts = np.bincount(part.labels, minlength=len(part.class_names))
+        labels = part.labels if part.usable is None else part.labels[part.usable]
+        counts = np.bincount(labels, minlength=len(part.class_names))
         if (fewest := int(counts.min())) < FEWEST_IN_CLASS:
             name = part.class_names[int(counts.argmin())]
             return (
-                f"Nothing can be concluded: class {name} has {fewest} images to judge groupings by, and at least "
-                f"{FEWEST_IN_CLASS} are needed; give more labelled images."
+                f"Nothing can be concluded: class {name} has {fewest} images with a heatmap to judge groupings by, and "
+                f"at least {FEWEST_IN_CLASS} are needed; give more labelled images."
             )
     right = [float(np.mean(judge.predicted[judge.labels == k] == k)) for k in range(len(judge.class_names))]
     chance = 1 / len(right)

@@ -6,12 +6,12 @@ tell the two apart. What can is whether the cluster stands apart: hard images li
 images that a classifier treats by another strategy have heatmaps of another kind, and few neighbours among the rest.
 
 So a cluster is tested only if hardly any edge of the neighbour graph of its class's heatmaps leaves it (its
-*conductance* is at most 0.02). Then an exact binomial test asks whether its error rate is more than twice that of the
-rest of the class, and p-values are multiplied by the number of clusters tested in all classes (Bonferroni). A class
-whose graph does not fall apart has one strategy, whatever the eigengap says. A cluster of more than 35 % of its class
-is not tested: a shortcut works for most images, whereas a classifier may by chance be worse at one of two colours that
-are as common as each other, which no balancing of groups repairs. Clusters of features are not tested either: they
-follow the prediction itself. Measured in ``docs/results/auto.md``.
+*conductance* is at most 0.02). Then a binomial test asks whether its error rate is more than twice that of the rest of
+the class, as far as that is known, and p-values are multiplied by the number of clusters tested in all classes
+(Bonferroni). A class whose graph does not fall apart has one strategy, whatever the eigengap says. A cluster of more than
+35 % of its class is not tested: a shortcut works for most images, whereas a classifier may by chance be worse at one of
+two colours that are as common as each other, which no balancing of groups repairs. Clusters of features are not tested
+either: they follow the prediction itself. Measured in ``docs/results/auto.md``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.special import expit
 from scipy.stats import beta, binom
 
 from exmap.auto.candidates import Candidates
@@ -32,6 +33,7 @@ from exmap.records import IntArray
 __all__ = ["ClassVerdict", "ShortcutTest", "conductance", "find_shortcuts", "upper_bound"]
 
 FEWEST = 8  # images in a cluster and in the rest of its class
+RATES = 100  # of the rest of a class, that a cluster's errors are compared with
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,16 @@ def _verdict(
 
 
 def _p_value(cluster: _Cluster, ratio: float) -> float:
-    """Return the chance of so many errors if the cluster's rate were so many times that of the rest of its class."""
-    rate = (cluster.others_wrong + 0.5) / (cluster.others + 1)
-    return float(binom.sf(cluster.wrong - 1, cluster.images, min(rate * ratio, 1.0)))
+    """Return the chance of so many errors if the cluster's rate were so many times that of the rest of its class.
+
+    The rest's rate is known only as well as its images say, so the chance is the mean over what it may be: a beta
+    distribution, of Jeffreys' prior.
+    """
+    right = cluster.others - cluster.others_wrong
+    shares = expit(np.linspace(-15, 15, RATES))  # close together at both ends, where small chances come from
+    rates = beta.ppf(shares, cluster.others_wrong + 0.5, right + 0.5)
+    chances = binom.sf(cluster.wrong - 1, cluster.images, np.minimum(rates * ratio, 1.0))
+    return float(np.average(chances, weights=shares * (1 - shares)))
 
 
 def upper_bound(count: int, total: int) -> float:
