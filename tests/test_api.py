@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +106,77 @@ def test_work_is_heard_of(digits: Task, model: nn.Module) -> None:
     heard: list[str] = []
     exmap.ExMap(method="kmeans", size=4).infer(model, digits.val, listen=lambda progress: heard.append(progress.task))
     assert {"heatmaps (val)"} == set(heard)  # features are of the same pass
+
+
+# A grouping chosen among many
+
+
+@pytest.fixture(scope="module")
+def shortcut_taken() -> tuple[Task, nn.Module]:
+    """Two classes whose patch in the corner a small network has learned."""
+    task = exmap.planted_shortcut(n_classes=2, sizes=(400, 240, 200), correlation=0.85, seed=3)
+    network, images = small_network(2), torch.from_numpy(task.train.images.batch(np.arange(400)))
+    labels = torch.from_numpy(task.train.labels)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return task, network.eval()
+
+
+@pytest.fixture(scope="module")
+def chosen(shortcut_taken: tuple[Task, nn.Module]) -> tuple[exmap.ExMap, exmap.Groups]:
+    finder = exmap.ExMap(auto=True, size=4)
+    return finder, finder.infer(shortcut_taken[1], shortcut_taken[0].val)
+
+
+def test_auto_returns_the_groups_that_were_chosen(
+    shortcut_taken: tuple[Task, nn.Module], chosen: tuple[exmap.ExMap, exmap.Groups]
+) -> None:
+    finder, groups = chosen
+    choice = finder.choice_
+    assert groups is choice.groups
+    assert (len(groups), groups.source, groups.labels_used) == (240, "auto", ("class labels",))
+    assert choice.record["chosen"] == choice.record["candidates"][0]["name"]
+    assert choice.record["judged_on"] == "held-out halves"
+    assert set(choice.record["shortcut"]) == set(shortcut_taken[0].val.class_names)
+    assert finder.heatmaps_.values.shape == (240, 3, 4, 4)
+
+
+def test_the_classifier_is_repaired_with_the_groups_that_were_chosen(
+    shortcut_taken: tuple[Task, nn.Module], chosen: tuple[exmap.ExMap, exmap.Groups]
+) -> None:
+    task, network = shortcut_taken
+    fixed = fast_dfr().fit(network, task.val, chosen[1])
+    assert evaluate(fixed, task.test).worst > evaluate(network, task.test).worst + 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "kmeans", "n_clusters": 2}, "would ignore method='kmeans', n_clusters=2; leave that out, or auto"),
+        ({"scope": "local"}, "would ignore scope='local';"),
+        ({"gap": "absolute", "n_neighbors": 5}, "would ignore n_neighbors=5, gap='absolute';"),
+    ],
+)
+def test_auto_refuses_a_clustering_that_it_would_ignore(
+    three_classes: Task, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        exmap.ExMap(auto=True, **options).infer(small_network(3), three_classes.val)
+
+
+def test_auto_looks_at_no_true_groups_and_says_where_it_cannot_choose(three_classes: Task) -> None:
+    network = small_network(3)  # untrained
+    first, again = exmap.ExMap(auto=True), exmap.ExMap(auto=True)
+    groups = first.infer(network, three_classes.val)
+    again.infer(network, with_other_truth(three_classes.val, "none"))
+    assert first.choice_.record == again.choice_.record
+    assert first.choice_.record["chosen"] is None
+    assert not first.choice_.repair
+    assert "no better than chance" in first.choice_.record["why"]
+    assert np.array_equal(groups.index, three_classes.val.labels)
 
 
 # Models and arrays of one's own
