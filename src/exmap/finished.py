@@ -130,8 +130,9 @@ def open_finished(path: Path, *, data_dir: Path | None = None, listen: Listener 
     ids, labels = tuple(table["id"].to_pylist()), table["class"].to_numpy()
     notes = read_json(run.stage("cluster") / "clusters.json")
     sources = {name: read_groups(run.stage("cluster"), name) for name in notes if name != OracleGroups.name}
-    before = "auto" if settings.groups.auto else "cluster"
-    if _follows(run, "retrain", before) and _follows(run, "edit", "retrain"):
+    made = [name for name in stage_names()[stage_names().index("cluster") :] if run.record(name) is not None]
+    edit = made[: made.index("edit") + 1] if {"retrain", "edit"} <= set(made) else []
+    if edit and all(_follows(run, name, before) for before, name in pairwise(edit)):
         edited = read_json(run.stage("edit") / "clusters.json")
         sources |= {name: read_groups(run.stage("edit"), name) for name in edited}
     oracle = read_groups(run.stage("cluster"), OracleGroups.name) if OracleGroups.name in notes else None
