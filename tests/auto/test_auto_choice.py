@@ -214,7 +214,7 @@ def test_the_choice_among_three_classes_parts_the_strategies_of_each() -> None:
     for label in range(3):
         own = known.evidence.labels == label
         assert homogeneity_score(known.strategy[own], groups.index[own]) > 0.9  # 0 for classes
-        assert adjusted_rand_score(known.strategy[own], groups.index[own]) > 0.1
+        assert adjusted_rand_score(known.strategy[own], groups.index[own]) > 0  # however finely it parts them
 
 
 def test_the_record_has_what_is_documented_and_is_json(choice: AutoChoice, fair_choice: AutoChoice) -> None:
@@ -345,13 +345,12 @@ def test_heatmaps_that_are_all_broken_are_said(known: Planted) -> None:
     nothing_was_chosen(made, known, "Nothing can be concluded: class bar 0 has 0 images with a heatmap")
 
 
-def test_heatmaps_and_features_that_are_all_the_same_leave_nothing_to_choose_between(known: Planted) -> None:
+def test_where_heatmaps_and_features_are_all_the_same_the_model_is_left_alone(known: Planted) -> None:
     made = choice_of(
         known, heatmaps=np.ones_like(known.evidence.heatmaps), features=np.ones_like(known.evidence.features)
     )
-    assert "All clusterings gave the same grouping, so there was nothing to choose between." in made.record["remarks"]
-    assert adjusted_rand_score(made.groups.index, known.evidence.labels) == 1
     assert not made.repair
+    assert made.record["reliance"]["chosen"] < 1
     json.dumps(made.record, allow_nan=False)
 
 

@@ -46,7 +46,7 @@ def islands(*classes: tuple[Island, ...], bridges: int = 0) -> tuple[Candidates,
 
 
 def verdicts(*classes: tuple[Island, ...], bridges: int = 0, **settings: float) -> ShortcutTest:
-    return find_shortcuts(*islands(*classes, bridges=bridges), AutoSettings(**settings))
+    return find_shortcuts(*islands(*classes, bridges=bridges), AutoSettings(**{"minority": 1, **settings}))
 
 
 # Conductance
@@ -150,9 +150,16 @@ def test_a_cluster_that_many_edges_leave_is_not_tested() -> None:
     assert verdicts(*parts, bridges=1).found  # 1 of 81 edges
     joined = verdicts(*parts, bridges=4)
     assert joined.tested == 0
-    assert joined.classes[0].why.startswith("Its heatmaps form no cluster that stands apart")
+    assert joined.classes[0].why.startswith("Its heatmaps form no small cluster that stands apart")
     assert joined.classes[0].p_value == 1
     assert verdicts(*parts, bridges=4, conductance=0.1).found
+
+
+def test_a_cluster_of_much_of_its_class_is_not_tested() -> None:
+    parts = ((35, 20), (65, 3)), ((50, 2),)
+    assert verdicts(*parts, minority=0.35).found
+    assert verdicts(*parts, minority=0.34).tested == 0
+    assert find_shortcuts(*islands(*parts)).tested == 1  # by default, that of 35 images alone
 
 
 def test_clusters_of_too_few_images_are_not_tested() -> None:
@@ -176,7 +183,9 @@ def test_a_cluster_that_two_groupings_share_is_tested_once() -> None:
     candidates, evidence = islands(((20, 10), (100, 4)), ((50, 2),))
     again = replace(candidates.each[0], name="exmap[size=3,scope=local]")
     twice = Candidates((*candidates.each, again), candidates.graphs)
-    assert find_shortcuts(twice, evidence).tested == find_shortcuts(candidates, evidence).tested == 2
+    settings = AutoSettings(minority=1)
+    assert find_shortcuts(twice, evidence, settings).tested == 2
+    assert find_shortcuts(candidates, evidence, settings).tested == 2
 
 
 def test_groups_of_features_are_not_tested() -> None:
@@ -189,7 +198,7 @@ def test_groups_of_features_are_not_tested() -> None:
 def test_errors_that_know_nothing_of_clusters_rarely_alarm(rate: float) -> None:
     candidates, evidence = islands(((12, 0), (40, 0), (100, 0)), ((30, 0), (90, 0)), ((60, 0), (60, 0)))
     rng, draws = np.random.default_rng(7), 200
-    settings = AutoSettings(ratio=1)  # the strictest: any excess counts
+    settings = AutoSettings(ratio=1, minority=1)  # the strictest: any excess counts
     alarms = 0
     for _ in range(draws):
         wrong = rng.random(len(evidence.labels)) < rate
@@ -213,7 +222,7 @@ def test_heatmaps_of_two_kinds_without_more_errors_in_one_are_no_shortcut() -> N
     wrong = np.random.default_rng(3).random(len(known.strategy)) < 0.15
     evidence = replace(known.evidence, predicted=np.where(wrong, 1 - known.evidence.labels, known.evidence.labels))
     test = find_shortcuts(find_candidates(evidence, known.shape, seed=0, features=False), evidence)
-    assert test.tested >= 4
+    assert test.tested >= 2
     assert not test.found
 
 
