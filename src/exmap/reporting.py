@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ SILHOUETTE = 2_000  # samples of its estimate
 MAP_SIDE = 28  # pixels of the heatmaps that are placed on the map
 AT_ONCE = 256  # images read for tiles
 HIDDEN = {"data": ("dir",), "images": ("cache_dir",), "model": ("weights",)}  # places on the machine of the run
-BEFORE, AFTER, CHOSEN = "erm", "exmap+dfr", "auto+dfr"
+BEFORE, AFTER = "erm", "exmap+dfr"
+CHOSEN = {"auto+dfr": "The last layer", "auto+subg": "The whole network"}  # what is retrained on the chosen groups
 CURVE = ("images", "smallest_group", "worst_group_accuracy", "spread")
 
 GroupNumbers = tuple[IntArray, tuple[str, ...]]
@@ -177,7 +178,7 @@ def write_report(
         settings=yaml.safe_dump(_without_places(dump_settings(settings)), sort_keys=False),
         seconds={
             stage: done["seconds"]
-            for stage in ("train", "explain", "cluster", "auto", "retrain", "evaluate")
+            for stage in ("train", "explain", "cluster", "auto", "retrain", "repair", "evaluate")
             if (done := run.record(stage)) is not None
         },
         command=_command(settings),
@@ -425,8 +426,16 @@ def _choice(results: Mapping[str, Any]) -> Choice | None:
         words.more_images(record),
         [Amount(*(point[key] for key in CURVE)) for point in record["data_curve"]],
         words.remarks(record),
-        _worst(results, CHOSEN) if record["repaired"] else None,
+        _outcomes(results) if record["repaired"] else (),
     )
+
+
+def _outcomes(results: Mapping[str, Any]) -> list[Comparison]:
+    """Return what retraining on the chosen groups gave: the last layer, and where it was done the whole network."""
+    rows = [_worst(results, method) for method in CHOSEN if method in results["methods"]]
+    if len(rows) == 1:
+        return rows
+    return [replace(row, name=f"{what}. {row.name}") for what, row in zip(CHOSEN.values(), rows, strict=True)]
 
 
 def _mean(predicted: NDArray[np.int64], labels: IntArray, settings: Settings) -> Interval:

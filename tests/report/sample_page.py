@@ -125,5 +125,5 @@ def sample_choice(*, hostile: bool = False, found: bool = True) -> Choice:
         "More labelled images are likely to help.",
         [Amount(30, 1, 0.5, 0.1), Amount(150, 7, 0.7, 0.04), Amount(300, 15, 0.8, 0.02)],
         ["The choice is uncertain."],
-        worst if found else None,
+        [worst] if found else (),
     )

@@ -263,7 +263,7 @@ class Choice:
     more_images: str = ""
     curve: Sequence[Amount] = ()
     remarks: Sequence[str] = ()
-    outcome: Comparison | None = None
+    outcomes: Sequence[Comparison] = ()
 
 
 @dataclass(frozen=True)
