@@ -152,7 +152,7 @@ def test_the_verdict_comes_first_and_everything_follows() -> None:
     given = record()
     text = shown(given)
     assert text.splitlines()[0].strip() == words.verdict(given)
-    assert row_of(text, "dress").startswith("dress found < 0.001 +18% 11 of 59 images")
+    assert row_of(text, "dress").startswith("dress found < 0.001 +18 points 11 of 59 images")
     assert row_of(text, "[bold]coat") == "[bold]coat not found No cluster stands apart."
     assert row_of(text, "exmap[size=7,scope=local,gap=relative]").endswith("-0.20 4 0.50 chosen")
     assert row_of(text, "other 2").endswith("runner-up")

@@ -715,7 +715,7 @@ def _findings(shortcut: dict[str, dict[str, Any]]) -> Any:
         found = {True: "found", False: "not found", None: "not tested"}[row["found"]]
         measured = row["effect"] is not None
         p_value = ("< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}") if measured else ""
-        cells = (name, found, p_value, f"{row['effect']:+.0%}" if measured else "", row["why"])
+        cells = (name, found, p_value, f"{100 * row['effect']:+.0f} points" if measured else "", row["why"])
         table.add_row(*map(Text, cells), style="bold" if row["found"] else "")
     return table
 
@@ -727,9 +727,11 @@ def _candidates(record: dict[str, Any]) -> Any:
 
     rows = record["candidates"]
     marks = {record["chosen"]: "chosen", record["runner_up"]: "runner-up"}
-    table = Table(title=f"Groupings by score, {len(rows)} in all (the nearer to 0, the better)", title_justify="left")
+    table = Table(
+        title=f"Groupings by score, {len(rows)} in all (0 is best); likeness to the chosen one", title_justify="left"
+    )
     table.add_column("grouping", overflow="fold")
-    for column in ("score", "groups", "like the chosen"):
+    for column in ("score", "groups", "likeness"):
         table.add_column(column, justify="right")
     table.add_column("")
 

@@ -79,7 +79,7 @@ def more_images(record: Record) -> str:
         + (
             "more than draws differ: more labelled images are likely to help."
             if helps
-            else "no more than draws differ: more labelled images of the same kind are not likely to help much."
+            else "no more than draws differ: nothing says that more images of the same kind would help."
         )
     )
 
