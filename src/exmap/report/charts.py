@@ -115,8 +115,15 @@ def score_chart(
         colour = ACCENT if marks[number] else MUTED
         ax.scatter(scores[number], row, s=26, color=colour if eligible[number] else "none", edgecolor=colour, zorder=3)
         if marks[number]:
-            beside = {"xytext": (-7, 0), "textcoords": "offset points", "va": "center", "ha": "right", "color": INK}
-            ax.annotate(marks[number], (scores[number], row), **beside)
+            ax.annotate(
+                marks[number],
+                (scores[number], row),
+                xytext=(-7, 0),
+                textcoords="offset points",
+                va="center",
+                ha="right",
+                color=INK,
+            )
     ax.axvline(as_is, color=MUTED, linewidth=1, linestyle="--")
     ax.set_xlabel("score (dashed: the classifier as it is)")
     ax.set_ylabel("groupings, by rank")
