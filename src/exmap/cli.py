@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from exmap.data.check import DataCheck
     from exmap.records import Listener, Progress
 
+    Show = Callable[[Console, dict[str, Any]], None]
+
 __all__ = ["app", "main"]
 
 app = typer.Typer(
@@ -56,6 +58,7 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of an ea
 
 SECONDS_BETWEEN_LINES = 30
 FILES_SHOWN = 20  # of each kind of defect
+CANDIDATES_SHOWN = 5  # the best, beside the worst
 
 
 class ProgressBars:
@@ -201,6 +204,12 @@ def retrain(
 def evaluate(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
     """Evaluate a run by true groups, after what that needs."""
     _stage("evaluate", run_dir, data_dir, overrides)
+
+
+@app.command()
+def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
+    """Choose the groups of a run among many, say whether there is a shortcut at all, and repair it (docs/auto.md)."""
+    _stage("evaluate", run_dir, data_dir, [*(overrides or ()), "groups.auto=true"], show=_show_choice)
 
 
 @app.command()
@@ -497,6 +506,7 @@ def _stage(
     devices: int | None = None,
     num_nodes: int | None = None,
     edits: Path | None = None,
+    show: Show | None = None,
 ) -> None:
     from exmap.config import change_settings
     from exmap.stages import open_run, with_edits
@@ -507,7 +517,7 @@ def _stage(
         settings = with_edits(run_folder, settings, edits)
     shared = _with_processes(settings, devices, num_nodes)
     # A classifier belongs to the number of processes it was trained with; heatmaps do not.
-    _go(run_dir, shared if name == "train" else settings, until=name, change=True, runtime=shared.runtime)
+    _go(run_dir, shared if name == "train" else settings, until=name, change=True, runtime=shared.runtime, show=show)
 
 
 def _with_processes(settings: Settings, devices: int | None, num_nodes: int | None) -> Settings:
@@ -565,7 +575,15 @@ def _at_work(console: Console, continued: str) -> Iterator[tuple[ProgressBars, C
             _fail(f"interrupted; {continued}", 130)
 
 
-def _go(folder: Path, settings: Settings, *, until: str, change: bool, runtime: RuntimeSettings | None = None) -> None:
+def _go(
+    folder: Path,
+    settings: Settings,
+    *,
+    until: str,
+    change: bool,
+    runtime: RuntimeSettings | None = None,
+    show: Show | None = None,
+) -> None:
     def work(listen: Listener, say: Callable[[str], None]) -> dict[str, Any] | None:
         from exmap.stages import open_run, run_stages
 
@@ -577,13 +595,14 @@ def _go(folder: Path, settings: Settings, *, until: str, change: bool, runtime: 
 
         assist_run(folder, settings, runtime=runtime)
 
-    _work(folder, work, assist)
+    _work(folder, work, assist, show)
 
 
 def _work(
     folder: Path,
     work: Callable[[Listener, Callable[[str], None]], dict[str, Any] | None],
     assist: Callable[[], None] | None = None,
+    show: Show | None = None,
 ) -> None:
     """Work on a run folder, with bars, and show what came out; a process launched beside the first one assists."""
     from exmap.runtime import launched, process_number
@@ -601,7 +620,11 @@ def _work(
     with _at_work(console, "the same command continues from the last finished stage or epoch") as (bars, say):
         results = work(bars, say)
     if results is not None:
+        if show is not None:
+            show(console, results["auto"])
         console.print(_summary(results))
+        if show is None and "auto" in results:
+            _mention_choice(console, results["auto"], folder)
         for fit in results["clusters"].get("exmap", ()):
             console.print(f"heatmaps, {fit['samples_of']}: {fit['note']}", style="dim", highlight=False, markup=False)
     console.print(f"Run folder: {folder}", highlight=False, markup=False)
@@ -640,6 +663,103 @@ def _summary(results: dict[str, Any]) -> Any:
         used = ", ".join(row["labels_used"].get("groups", [])) or "none"
         cells = (name, f"{row['worst_group_accuracy']:.1%}{spread}", f"{row['mean_accuracy']:.1%}", used)
         table.add_row(*(Text(cell) for cell in cells), style="bold" if order.get(name, 9) < 9 else "")
+    return table
+
+
+def _mention_choice(console: Console, record: dict[str, Any], folder: Path) -> None:
+    """Print what was chosen without group labels in a few lines."""
+    from exmap.auto import words
+
+    lines = [words.verdict(record)]
+    if record["chosen"] is not None:
+        lines.append(f"Chosen grouping: {record['chosen']}, confidence {record['confidence']:.0%}.")
+        lines += [words.last_layer(record), f"All that was weighed: exmap auto {folder}"]
+    console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def _show_choice(console: Console, record: dict[str, Any]) -> None:
+    """Print all that a choice of groups says, the verdict first."""
+    from exmap.auto import words
+
+    def say(line: str, style: str = "") -> None:
+        if line:
+            console.print(line, style=style, highlight=False, markup=False)
+
+    say(words.verdict(record), "bold")
+    console.print(_findings(record["shortcut"]))
+    if record["chosen"] is None:
+        return
+    say(f"Chosen grouping: {record['chosen']}", "bold")
+    say(f"{record['why']} {words.confidence(record)}")
+    console.print(_candidates(record))
+    say(words.last_layer(record))
+    if record["data_curve"]:
+        console.print(_data_curve(record))
+    say(words.more_images(record))
+    for remark in words.remarks(record):
+        say(remark)
+
+
+def _findings(shortcut: dict[str, dict[str, Any]]) -> Any:
+    """Return what the test says of each class."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Is there a shortcut?", title_justify="left")
+    table.add_column("class", overflow="fold")
+    table.add_column("shortcut")
+    for column in ("p", "more errors"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for name, row in shortcut.items():
+        found = {True: "found", False: "not found", None: "not tested"}[row["found"]]
+        measured = row["effect"] is not None
+        p_value = ("< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}") if measured else ""
+        cells = (name, found, p_value, f"{100 * row['effect']:+.0f} points" if measured else "", row["why"])
+        table.add_row(*map(Text, cells), style="bold" if row["found"] else "")
+    return table
+
+
+def _candidates(record: dict[str, Any]) -> Any:
+    """Return the best groupings and the worst one, with their scores."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = record["candidates"]
+    marks = {record["chosen"]: "chosen", record["runner_up"]: "runner-up"}
+    table = Table(
+        title=f"Groupings by score, {len(rows)} in all (0 is best); likeness to the chosen one", title_justify="left"
+    )
+    table.add_column("grouping", overflow="fold")
+    for column in ("score", "groups", "likeness"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+
+    def add(row: dict[str, Any]) -> None:
+        mark = marks.get(row["name"], "") if row["eligible"] else "may not be chosen"
+        cells = (row["name"], f"{row['score']:.2f}", str(row["groups"]), f"{row['like_chosen']:.2f}", mark)
+        table.add_row(*map(Text, cells), style="bold" if mark == "chosen" else "")
+
+    for row in rows[:CANDIDATES_SHOWN]:
+        add(row)
+    if len(rows) > CANDIDATES_SHOWN:
+        table.add_section()
+        add(min(rows[CANDIDATES_SHOWN:], key=lambda row: row["score"]))
+    table.add_section()
+    table.add_row("the classifier as it is", f"{-record['reliance']['classifier']:.2f}")
+    return table
+
+
+def _data_curve(record: dict[str, Any]) -> Any:
+    """Return how the repair depends on the number of images."""
+    from rich.table import Table
+
+    table = Table(title="What so many images give", title_justify="left")
+    for column in ("images", "in the smallest group", "worst chosen group is right"):
+        table.add_column(column, justify="right")
+    for point in record["data_curve"]:
+        right = f"{point['worst_group_accuracy']:.1%} ± {point['spread']:.1%}"
+        table.add_row(f"{point['images']:,}", f"{point['smallest_group']:,.0f}", right)
     return table
 
 

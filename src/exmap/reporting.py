@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import silhouette_score
 
 from exmap.artifacts import read_groups, read_heads, read_heatmaps, read_outputs
+from exmap.auto import words
 from exmap.cluster import embed, group_means, similarity_to_means
 from exmap.cluster.embedding import ENOUGH_FOR_UMAP
 from exmap.cluster.rows import sample_rows
@@ -31,7 +32,10 @@ from exmap.groups.assign import class_names_of
 from exmap.model import build_model, load_weights
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Outputs, Progress
 from exmap.report.page import (
+    Amount,
+    Choice,
     Comparison,
+    Finding,
     Fit,
     Interval,
     Page,
@@ -39,6 +43,7 @@ from exmap.report.page import (
     Sample,
     Strategy,
     Trust,
+    Weighed,
     percent,
     render_page,
 )
@@ -59,6 +64,8 @@ MAP_SIDE = 28  # pixels of the heatmaps that are placed on the map
 AT_ONCE = 256  # images read for tiles
 HIDDEN = {"data": ("dir",), "images": ("cache_dir",), "model": ("weights",)}  # places on the machine of the run
 BEFORE, AFTER = "erm", "exmap+dfr"
+CHOSEN = {"auto+dfr": "The last layer", "auto+subg": "The whole network"}  # what is retrained on the chosen groups
+CURVE = ("images", "smallest_group", "worst_group_accuracy", "spread")
 
 GroupNumbers = tuple[IntArray, tuple[str, ...]]
 
@@ -171,11 +178,12 @@ def write_report(
         settings=yaml.safe_dump(_without_places(dump_settings(settings)), sort_keys=False),
         seconds={
             stage: done["seconds"]
-            for stage in ("train", "explain", "cluster", "retrain", "evaluate")
+            for stage in ("train", "explain", "cluster", "auto", "retrain", "repair", "evaluate")
             if (done := run.record(stage)) is not None
         },
         command=_command(settings),
         grouping=str(record.get("identity", "")),
+        choice=_choice(results),
     )
     write_text(path, render_page(page))
     listen(Progress("report", 4, 4, "parts"))
@@ -362,8 +370,20 @@ def _comparisons(
     run: RunFolder, settings: Settings, results: Mapping[str, Any], shown: Shown | None
 ) -> list[Comparison]:
     """Return worst group and mean on the test split, before and after; the mean's interval needs the test labels."""
-    by = "class" if results["methods"][AFTER]["labels_used"]["evaluation"] == ["class labels"] else "group"
     before, after = results["methods"][BEFORE], results["methods"][AFTER]
+    means = [Interval(row["mean_accuracy"]) for row in (before, after)]
+    if shown is not None:
+        outputs = read_outputs(run.stage("explain"), shown.test.name)
+        heads = read_heads(run.stage("retrain") / f"{ExMapGroups.name}.safetensors")
+        all_repeats = np.stack([head.predict(outputs.features) for head in heads])
+        means = [_mean(predicted, shown.test.labels, settings) for predicted in (outputs.predicted, all_repeats)]
+    return [_worst(results, AFTER), Comparison("All test images", *means)]
+
+
+def _worst(results: Mapping[str, Any], method: str) -> Comparison:
+    """Return the worst group on the test split before and after retraining."""
+    before, after = results["methods"][BEFORE], results["methods"][method]
+    by = "class" if after["labels_used"]["evaluation"] == ["class labels"] else "group"
 
     def worst(row: Mapping[str, Any]) -> Interval:
         group = row["group_accuracy"][row["worst_group"]]
@@ -372,13 +392,50 @@ def _comparisons(
     title = f"Worst {by}: {before['worst_group']}"
     if before["worst_group"] != after["worst_group"]:
         title += f" before, {after['worst_group']} after"
-    means = [Interval(row["mean_accuracy"]) for row in (before, after)]
-    if shown is not None:
-        outputs = read_outputs(run.stage("explain"), shown.test.name)
-        heads = read_heads(run.stage("retrain") / f"{ExMapGroups.name}.safetensors")
-        all_repeats = np.stack([head.predict(outputs.features) for head in heads])
-        means = [_mean(predicted, shown.test.labels, settings) for predicted in (outputs.predicted, all_repeats)]
-    return [Comparison(title, worst(before), worst(after)), Comparison("All test images", *means)]
+    return Comparison(title, worst(before), worst(after))
+
+
+def _choice(results: Mapping[str, Any]) -> Choice | None:
+    """Return which grouping was chosen without group labels, and why; None in runs that do not choose."""
+    record = results.get("auto")
+    if record is None:
+        return None
+    marks = {record["chosen"]: "chosen", record["runner_up"]: "runner-up"}
+    return Choice(
+        words.verdict(record),
+        [
+            Finding(name, row["found"], row["p_value"], row["effect"], row.get("effect_low"), row["why"])
+            for name, row in record["shortcut"].items()
+        ],
+        record["why"],
+        words.confidence(record),
+        [
+            Weighed(
+                row["name"],
+                row["also"],
+                row["groups"],
+                row["score"],
+                row["like_chosen"],
+                row["eligible"],
+                marks.get(row["name"], ""),
+            )
+            for row in record["candidates"]
+        ],
+        None if record["reliance"] is None else -record["reliance"]["classifier"],
+        words.last_layer(record),
+        words.more_images(record),
+        [Amount(*(point[key] for key in CURVE)) for point in record["data_curve"]],
+        words.remarks(record),
+        _outcomes(results) if record["repaired"] else (),
+    )
+
+
+def _outcomes(results: Mapping[str, Any]) -> list[Comparison]:
+    """Return what retraining on the chosen groups gave: the last layer, and where it was done the whole network."""
+    rows = [_worst(results, method) for method in CHOSEN if method in results["methods"]]
+    if len(rows) == 1:
+        return rows
+    return [replace(row, name=f"{what}. {row.name}") for what, row in zip(CHOSEN.values(), rows, strict=True)]
 
 
 def _mean(predicted: NDArray[np.int64], labels: IntArray, settings: Settings) -> Interval:

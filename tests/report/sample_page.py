@@ -7,7 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from exmap.report.page import Comparison, Fit, Interval, Page, Points, Sample, Strategy, Trust
+from exmap.report.page import (
+    Amount,
+    Choice,
+    Comparison,
+    Finding,
+    Fit,
+    Interval,
+    Page,
+    Points,
+    Sample,
+    Strategy,
+    Trust,
+    Weighed,
+)
 from exmap.report.sprites import heat_sheet, heat_tiles, picture_sheet, picture_tiles
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -85,3 +98,32 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
         grouping="f" * 64,
     )
     return replace(page, **changes)
+
+
+def sample_choice(*, hostile: bool = False, found: bool = True) -> Choice:
+    """Return what a choice of groups says: a shortcut in the first of two classes, or in none."""
+    name = BREAKS_OUT if hostile else "dog"
+    apart = "20 of 30 images in a cluster that stands apart are classified wrong, 3 of the other 120."
+    worst = Comparison(f"Worst group: {HOSTILE if hostile else 'cat, red'}", Interval(0.5, 0.4, 0.6), Interval(0.9))
+    return Choice(
+        "A shortcut was found in class cat (1 of 2 classes)." if found else "No shortcut was found.",
+        [
+            Finding("cat", found, 0.00001 if found else 0.2, 0.64, 0.48, apart),
+            Finding(name, False, 1.0, None, None, "Its heatmaps form no cluster that stands apart."),
+            Finding("cow", None, None, None, None, HOSTILE if hostile else "not tested"),
+        ],
+        "exmap[size=3,scope=local,gap=relative] was chosen of 4 groupings.",
+        "Other images of the same kind would choose it 80% of the time.",
+        [
+            Weighed("exmap[size=3,scope=local,gap=relative]", ["exmap[size=7]"], 3, -0.2, 1.0, True, "chosen"),
+            Weighed("exmap[size=3,scope=global,n_clusters=2]", [], 4, -0.5, 0.4, True, "runner-up"),
+            Weighed("classes", [], 2, -1.1, 0.0, True),
+            Weighed("error_set", [], 4, -0.1, 0.3, False),
+        ],
+        -1.3,
+        "Retraining the last layer is enough.",
+        "More labelled images are likely to help.",
+        [Amount(30, 1, 0.5, 0.1), Amount(150, 7, 0.7, 0.04), Amount(300, 15, 0.8, 0.02)],
+        ["The choice is uncertain."],
+        [worst] if found else (),
+    )

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from exmap.report.charts import INK, eigenvalue_chart, error_chart
+from exmap.report.charts import INK, data_chart, eigenvalue_chart, error_chart, score_chart
 
 VALUES = np.array([0, 0.001, 0.02, 0.03, 0.04])
 SVG = "{http://www.w3.org/2000/svg}"
@@ -55,3 +55,25 @@ def test_the_description_is_escaped_and_read_out() -> None:
 
 def test_the_same_numbers_give_the_same_text() -> None:
     assert error_chart(np.arange(9, dtype=np.float32), "x") == error_chart(np.arange(9, dtype=np.float32), "x")
+
+
+def test_the_chosen_grouping_is_named_and_one_that_may_not_be_chosen_is_hollow() -> None:
+    scores, marks = np.array([-0.2, -0.5, -0.1]), ["chosen", "runner-up", ""]
+    charts = [score_chart(scores, marks, np.array([True, True, may]), "three", as_is=-1.0) for may in (True, False)]
+    words = [element.text for element in ET.fromstring(charts[1]).iter(f"{SVG}text")]
+    assert {"chosen", "runner-up"} <= set(words)
+    filled, hollow = (len(re.findall(r'style="[^"]*fill: none; stroke: #7f8c9b', text)) for text in charts)
+    assert hollow == filled + 1
+
+
+@pytest.mark.parametrize("scores", [[0.0], [-1.0, -1.0], [-0.2, -3.5, -0.1]])
+def test_any_scores_give_a_chart(scores: list[float]) -> None:
+    n = len(scores)
+    ET.fromstring(score_chart(np.array(scores), [""] * n, np.ones(n, dtype=bool), "scores", as_is=scores[0]))
+
+
+def test_the_data_curve_counts_the_images_and_those_of_the_smallest_group() -> None:
+    worst, spread = np.array([0.5, 0.8]), np.array([0.1, 0.0])
+    chart = ET.fromstring(data_chart([300, 3000], [2.0, 31.3], worst, spread, "two amounts"))
+    words = [element.text for element in chart.iter(f"{SVG}text")]
+    assert {"300", "2", "3,000", "31"} <= set(words)

@@ -4,15 +4,16 @@ import base64
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_page import BREAKS_OUT, HOSTILE, sample_page
+from sample_page import BREAKS_OUT, HOSTILE, sample_choice, sample_page
 
 import exmap.report
 from exmap.errors import DataError
-from exmap.report.page import Interval, Points, percent, render_page
+from exmap.report.page import Choice, Finding, Interval, Points, percent, render_page
 
 SCRIPT = (Path(exmap.report.__file__).parent / "assets" / "report.js").read_text(encoding="utf-8")
 
@@ -40,7 +41,7 @@ def test_the_page_needs_nothing_but_itself() -> None:
 
 
 def test_a_hostile_name_is_never_markup() -> None:
-    text = render_page(sample_page(hostile=True))
+    text = render_page(sample_page(hostile=True, choice=sample_choice(hostile=True)))
     assert HOSTILE not in text
     assert "<img" not in text
     assert text.count("<script") == text.count("</script") == 2
@@ -56,7 +57,7 @@ def test_the_script_cannot_end_its_own_element() -> None:
 
 
 def test_no_id_is_given_twice() -> None:
-    ids = re.findall(r'\sid="([^"]+)"', render_page(sample_page()))
+    ids = re.findall(r'\sid="([^"]+)"', render_page(sample_page(choice=sample_choice())))
     assert len(ids) == len(set(ids))
 
 
@@ -150,3 +151,48 @@ def test_heatmaps_that_are_all_broken_leave_an_empty_chart() -> None:
     text = render_page(sample_page(trust=trust))
     assert "No heatmap is finite." in text
     assert "it needs the images" in text
+
+
+def section(text: str) -> str:
+    """Return what a reader sees of the choice of groups."""
+    found = re.search(r'<section id="choice".*?</section>', text, re.DOTALL)
+    assert found is not None
+    body = re.sub(r"<svg.*?</svg>", "", found[0], flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_a_run_that_does_not_choose_its_groups_has_no_section_of_it() -> None:
+    assert "Which grouping to believe" not in render_page(sample_page())
+    assert 'href="#choice"' not in render_page(sample_page())
+
+
+def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weighed() -> None:
+    choice = sample_choice()
+    text = render_page(sample_page(choice=choice))
+    said = section(text)
+    for sentence in (choice.verdict, choice.why, choice.confidence, choice.last_layer, choice.more_images):
+        assert sentence in said
+    assert "cat: found , p < 0.001, error rate +64 points (at least +48). 20 of 30 images" in said
+    assert "dog: not found . Its heatmaps form no cluster that stands apart." in said
+    assert "cow: not tested ." in said
+    assert "Worst group: cat, red before 50.0" in said
+    assert "exmap[size=3,scope=local,gap=relative] = exmap[size=7] -0.20 3 1.00 chosen" in said
+    assert "error_set -0.10 4 0.30 may not be chosen" in said
+    assert "Scores of 4 groupings; chosen exmap[size=3,scope=local,gap=relative] -0.20; runner-up" in text
+    assert "50.0\xa0% with 30 images, 70.0\xa0% with 150 images" in text
+
+
+def test_a_classifier_that_is_left_as_it_is_has_no_accuracy_after() -> None:
+    said = section(render_page(sample_page(choice=sample_choice(found=False))))
+    assert said.startswith("Which grouping to believe No shortcut was found.")
+    assert "before and after" not in said
+    assert "cat: not found , p = 0.200" in said
+
+
+def test_where_nothing_can_be_concluded_the_sentence_stands_alone() -> None:
+    why = "Nothing can be concluded: class cat has 3 images to judge groupings by."
+    choice = Choice(why, [Finding("cat", None, None, None, None, "not tested")], why)
+    text = render_page(sample_page(choice=choice))
+    assert section(text).count(why) == 1
+    assert "Why this grouping?" not in text
+    assert "Is the last layer enough?" not in text

@@ -14,7 +14,7 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Download, sync_playwright
 from playwright.sync_api import Page as Tab
-from sample_page import GROUPS, HOSTILE, sample_page
+from sample_page import GROUPS, HOSTILE, sample_choice, sample_page
 
 from exmap.config import load_edits
 from exmap.report.page import render_page
@@ -97,6 +97,19 @@ def test_the_page_opens_from_disk_and_shows_every_section(opened: Open) -> None:
     assert tab.locator("h2").all_inner_texts() == titles
     assert tab.locator("article h4").all_inner_texts() == [GROUPS[1], GROUPS[0], GROUPS[2]]
     assert selected(tab).startswith("300 of 300 images selected")
+
+
+def test_all_groupings_that_were_weighed_open_by_keyboard(opened: Open) -> None:
+    tab = opened(sample_page(choice=sample_choice()))
+    assert tab.locator("nav a[href='#choice']").inner_text() == "Which to believe"
+    rows = tab.locator("#choice details tbody tr")
+    assert not rows.first.is_visible()
+    tab.locator("#choice summary").focus()
+    tab.keyboard.press("Enter")
+    assert rows.count() == 4
+    assert rows.first.is_visible()
+    tab.keyboard.press("Tab")  # what scrolls sideways on a phone can be reached
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == "All groupings"
 
 
 def test_the_page_of_a_real_run_opens_and_its_cards_filter_the_map(
@@ -268,7 +281,8 @@ def test_groups_merge_only_within_their_class_and_never_in_a_circle(opened: Open
 
 
 def test_a_hostile_name_is_shown_as_text_everywhere(opened: Open) -> None:
-    tab = opened(sample_page(hostile=True))
+    tab = opened(sample_page(hostile=True, choice=sample_choice(hostile=True)))
+    assert HOSTILE in tab.locator("#choice").inner_text()
     assert HOSTILE in tab.locator("table.bars").inner_text()
     tab.mouse.move(*point_on_screen(tab, 0))
     tab.locator("#tooltip").wait_for(state="visible")
@@ -304,7 +318,7 @@ def test_markup_that_got_into_the_page_all_the_same_would_not_run(browser: Brows
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1200])
 def test_the_page_passes_axe_and_does_not_scroll_sideways(opened: Open, width: int, scheme: str) -> None:
-    tab = opened(width=width, scheme=scheme)
+    tab = opened(sample_page(choice=sample_choice()), width=width, scheme=scheme)
     for summary in tab.locator("summary").all():
         summary.click()
     tab.locator("button.sample").first.click()

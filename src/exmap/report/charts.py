@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from io import StringIO
 
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["eigenvalue_chart", "error_chart"]
+__all__ = ["data_chart", "eigenvalue_chart", "error_chart", "score_chart"]
 
 INK = "#010203"  # becomes the colour of the text around the chart
 ACCENT, MUTED = "#d1662b", "#7f8c9b"
@@ -87,6 +88,81 @@ def error_chart(errors: NDArray[np.float32], described: str) -> Markup:
         ax.axvline(float(np.median(finite)), color=ACCENT, linewidth=1.5, linestyle="--")
     ax.set_xlabel("conservation error (dashed: the median)")
     ax.set_ylabel("images")
+    return _svg(figure, described)
+
+
+def score_chart(
+    scores: NDArray[np.float64], marks: Sequence[str], eligible: NDArray[np.bool_], described: str, *, as_is: float
+) -> Markup:
+    """Show the scores of groupings, the best above; those that may not be chosen are hollow.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (m,)
+        At most 0.
+    marks : sequence of str
+        What is written beside each; empty for most.
+    eligible : ndarray of bool, shape (m,)
+    described : str
+        What the chart shows, for those who cannot see it.
+    as_is : float
+        Score of the classifier as it is, a dashed line.
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    ax = figure.add_subplot()
+    order = np.argsort(-scores, kind="stable").tolist()
+    colours = [ACCENT if mark else MUTED for mark in marks]
+    for row, number in enumerate(order):
+        colour = colours[number]
+        ax.scatter(scores[number], row, s=26, color=colour if eligible[number] else "none", edgecolor=colour, zorder=3)
+    for place, number in enumerate(number for number in order if marks[number]):
+        ax.annotate(
+            marks[number],
+            (scores[number], order.index(number)),
+            xytext=(0.5, 0.95 - 0.13 * place),  # above the points, which fall to the left
+            textcoords="axes fraction",
+            va="center",
+            ha="right",
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkB": 4},
+        )
+    ax.axvline(as_is, color=MUTED, linewidth=1, linestyle="--")
+    ax.set_xlabel("score (dashed: the classifier as it is)")
+    ax.set_ylabel("groupings, by rank")
+    ax.set_yticks([])
+    ax.invert_yaxis()
+    low, high = min(as_is, float(scores.min(initial=0))), float(scores.max(initial=as_is))
+    room = 0.05 * (high - low) or 0.1
+    ax.set_xlim(low - room, high + room)
+    return _svg(figure, described)
+
+
+def data_chart(
+    images: Sequence[int],
+    smallest: Sequence[float],
+    accuracy: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    described: str,
+) -> Markup:
+    """Show the accuracy of the worst group by the number of images that a last layer was fitted to.
+
+    Parameters
+    ----------
+    images : sequence of int, rising
+    smallest : sequence of float
+        Images of the smallest group among so many.
+    accuracy, spread : ndarray of float64, shape (m,)
+        Mean and standard deviation over draws, in [0, 1].
+    described : str
+    """
+    figure = Figure(figsize=SIZE, layout="constrained")
+    ax = figure.add_subplot()
+    ax.errorbar(images, 100 * accuracy, yerr=100 * spread, color=ACCENT, marker="o", markersize=6, capsize=3)
+    ax.set_xscale("log")
+    ax.set_xticks(images, [f"{n:,}\n{least:,.0f}" for n, least in zip(images, smallest, strict=True)])
+    ax.minorticks_off()
+    ax.set_xlabel("images, and how many of them in the smallest group")
+    ax.set_ylabel("worst group right, %")
     return _svg(figure, described)
 
 

@@ -22,10 +22,24 @@ from numpy.typing import NDArray
 
 from exmap.errors import DataError
 from exmap.records import IntArray
-from exmap.report.charts import eigenvalue_chart, error_chart
+from exmap.report.charts import data_chart, eigenvalue_chart, error_chart, score_chart
 from exmap.report.sprites import Sheet
 
-__all__ = ["Comparison", "Fit", "Interval", "Page", "Points", "Sample", "Strategy", "Trust", "render_page"]
+__all__ = [
+    "Amount",
+    "Choice",
+    "Comparison",
+    "Finding",
+    "Fit",
+    "Interval",
+    "Page",
+    "Points",
+    "Sample",
+    "Strategy",
+    "Trust",
+    "Weighed",
+    "render_page",
+]
 
 NONE = 65_535  # in the page's tables of 16-bit numbers: no group, no picture
 STEPS = 65_534  # of a coordinate
@@ -170,6 +184,89 @@ class Trust:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What the test for a shortcut says of one class.
+
+    Attributes
+    ----------
+    class_name : str
+    found : bool or None
+        None where it was not tested.
+    p_value : float or None
+    effect, effect_low : float or None
+        Error rate of the cluster less that of the rest of the class, and the lower end of that difference.
+    why : str
+    """
+
+    class_name: str
+    found: bool | None
+    p_value: float | None
+    effect: float | None
+    effect_low: float | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A grouping that was weighed: its names, number of groups, score, and how like the chosen one it is."""
+
+    name: str
+    also: Sequence[str]
+    groups: int
+    score: float
+    like_chosen: float
+    eligible: bool
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A point of the data curve: images, those of the smallest group, and how right the worst group then is."""
+
+    images: int
+    smallest_group: float
+    worst: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which grouping was chosen without group labels, and what else was found on the way.
+
+    Attributes
+    ----------
+    verdict : str
+        In one sentence.
+    findings : sequence of Finding
+        One per class.
+    why, confidence : str
+        Of the choice; the latter empty where nothing was chosen.
+    candidates : sequence of Weighed
+    as_is : float or None
+        Score of the classifier as it is; None where nothing was weighed.
+    last_layer, more_images : str
+        Whether these would be enough; empty where it was not measured.
+    curve : sequence of Amount
+    remarks : sequence of str
+    outcome : Comparison or None
+        The worst group of the test images before, and after retraining on the chosen groups; None where the
+        classifier is left as it is.
+    """
+
+    verdict: str
+    findings: Sequence[Finding]
+    why: str
+    confidence: str = ""
+    candidates: Sequence[Weighed] = ()
+    as_is: float | None = None
+    last_layer: str = ""
+    more_images: str = ""
+    curve: Sequence[Amount] = ()
+    remarks: Sequence[str] = ()
+    outcomes: Sequence[Comparison] = ()
+
+
+@dataclass(frozen=True)
 class Page:
     """All that the report shows.
 
@@ -201,6 +298,8 @@ class Page:
         That makes the run again.
     grouping : str
         Digest of the grouping, for edits.
+    choice : Choice or None
+        None in runs that do not choose their groups.
     """
 
     title: str
@@ -223,6 +322,7 @@ class Page:
     seconds: Mapping[str, float]
     command: str
     grouping: str
+    choice: Choice | None = None
 
 
 def render_page(page: Page) -> str:
@@ -234,7 +334,7 @@ def render_page(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "count": "{:,}".format, "seconds": _duration}
+    environment.filters |= {"percent": percent, "count": "{:,}".format, "seconds": _duration, "p_value": _p_value}
     script = _asset("report.js")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.jinja").render(
@@ -250,6 +350,8 @@ def render_page(page: Page) -> str:
             page.trust.errors, f"Histogram of the conservation errors of {len(page.trust.errors):,} heatmaps"
         ),
         error_quantiles=np.quantile(page.trust.errors, [0.5, 0.95]).tolist() if len(page.trust.errors) else None,
+        scores=_scores(page.choice),
+        curve=_curve(page.choice),
     )
 
 
@@ -276,6 +378,10 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
 def _asset(name: str) -> str:
     return (resources.files("exmap.report") / "assets" / name).read_text(encoding="utf-8")
 
@@ -293,6 +399,34 @@ def _spectrum(fit: Fit) -> Markup | None:
         f"{fit.eigenvalues[0]:.2g} to {fit.eigenvalues[-1]:.2g}; {fit.n_clusters} clusters"
     )
     return eigenvalue_chart(fit.eigenvalues, fit.n_clusters, described, ratios=fit.gap == "relative")
+
+
+def _scores(choice: Choice | None) -> Markup | None:
+    if choice is None or not choice.candidates or choice.as_is is None:
+        return None
+    weighed = choice.candidates
+    marked = "".join(f"; {each.mark} {each.name} {each.score:.2f}" for each in weighed if each.mark)
+    return score_chart(
+        np.array([each.score for each in weighed]),
+        [each.mark for each in weighed],
+        np.array([each.eligible for each in weighed]),
+        f"Scores of {len(weighed)} groupings{marked}; the classifier as it is {choice.as_is:.2f}",
+        as_is=choice.as_is,
+    )
+
+
+def _curve(choice: Choice | None) -> Markup | None:
+    if choice is None or len(choice.curve) < 2:
+        return None
+    points = choice.curve
+    said = ", ".join(f"{percent(point.worst)} with {point.images:,} images" for point in points)
+    return data_chart(
+        [point.images for point in points],
+        [point.smallest_group for point in points],
+        np.array([point.worst for point in points]),
+        np.array([point.spread for point in points]),
+        f"The worst chosen group is right {said}",
+    )
 
 
 def _for_script(page: Page) -> Markup:
