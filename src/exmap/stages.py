@@ -529,9 +529,12 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
     if there is not None and change:
         _check_edits(parse_settings(there), settings)
     if there is not None and not change:
+        kept = parse_settings(there)
         if settings.edits is None:  # they are of the run, not of what it was started with
-            settings = settings.model_copy(update={"edits": parse_settings(there).edits})
-        known = dump_settings(parse_settings(there))  # with the defaults of settings that are newer than the folder
+            settings = settings.model_copy(update={"edits": kept.edits})
+        if kept.groups.auto:  # likewise
+            settings = settings.model_copy(update={"groups": settings.groups.model_copy(update={"auto": True})})
+        known = dump_settings(kept)  # with the defaults of settings that are newer than the folder
         found = differences(_without(known), identity_part(settings))
         if found:
             raise RunFolderError(

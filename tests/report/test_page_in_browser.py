@@ -283,7 +283,7 @@ def test_groups_merge_only_within_their_class_and_never_in_a_circle(opened: Open
 def test_a_hostile_name_is_shown_as_text_everywhere(opened: Open) -> None:
     tab = opened(sample_page(hostile=True, choice=sample_choice(hostile=True)))
     assert HOSTILE in tab.locator("#choice").inner_text()
-    assert HOSTILE in tab.locator("table.bars").inner_text()
+    assert HOSTILE in tab.locator("#found table.bars").inner_text()
     tab.mouse.move(*point_on_screen(tab, 0))
     tab.locator("#tooltip").wait_for(state="visible")
     for place in ("#tooltip", "#chosen"):
