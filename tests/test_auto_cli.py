@@ -207,10 +207,10 @@ def test_exmap_auto_adds_the_choice_to_a_finished_run_and_keeps_what_is_there(
     assert said.code == 0, said.err
     lines = said.out.splitlines()
     kept = [f"{name}: finished before, kept" for name in STAGE_NAMES[:3]]
-    assert lines[:6] == [*kept, "auto: started", "retrain: started", "evaluate: started"]
+    assert lines[:7] == [*kept, "auto: started", "retrain: started", "evaluate: started", "report: started"]
     results = json.loads((run / "results.json").read_text())
     given = results["auto"]
-    assert lines[6] == words.verdict(given)
+    assert lines[7] == words.verdict(given)
     assert given["chosen"] in said.out
     assert "auto+dfr" in results["methods"]
     after = modification_times(run)

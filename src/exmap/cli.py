@@ -209,7 +209,7 @@ def evaluate(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = No
 @app.command()
 def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
     """Choose the groups of a run among many, say whether there is a shortcut at all, and repair it (docs/auto.md)."""
-    _stage("evaluate", run_dir, data_dir, [*(overrides or ()), "groups.auto=true"], show=_show_choice)
+    _stage("report", run_dir, data_dir, [*(overrides or ()), "groups.auto=true"], show=_show_choice)
 
 
 @app.command()
