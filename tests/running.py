@@ -79,6 +79,14 @@ def bring_up(
     return lines
 
 
+def trained_run(base: Path) -> Path:
+    """Return a finished run whose classifier is well above chance, however training rounds; made once in a session."""
+    folder = base / "trained-run"
+    if not (folder / "results.json").exists():
+        bring_up(folder, cheap_settings("train.epochs=6", "model.stem=3x3"))
+    return folder
+
+
 def finished_run(base: Path) -> Path:
     """Return the one cheap finished run of this session, made on first use; copy it before changing it."""
     folder = base / "finished-run"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from exmap.auto import words
 from exmap.cli import _mention_choice, _show_choice
-from running import STAGE_NAMES, Said, command, copy_run, finished_run, modification_times
+from running import STAGE_NAMES, Said, command, copy_run, finished_run, modification_times, trained_run
 
 Give = Callable[..., Said]
 NOTHING = "Nothing can be concluded: class 1 has 7 images to judge groupings by, and at least 20 are needed."
@@ -195,7 +195,7 @@ def test_a_run_mentions_the_choice_in_four_lines() -> None:
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
     """A copy of the one finished run, and when the files of its stages were written."""
-    run = copy_run(finished_run(tmp_path_factory.getbasetemp()), tmp_path_factory.mktemp("auto") / "run")
+    run = copy_run(trained_run(tmp_path_factory.getbasetemp()), tmp_path_factory.mktemp("auto") / "run")
     return run, modification_times(run)
 
 

@@ -51,8 +51,8 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
     ("override", "hint"),
     [
         ("data.corelation=0.5", "'data.correlation'?); choose one of: data.correlation, data.dir"),
-        ("dta.correlation=0.5", "'data'?); choose one of: cluster, data, "),
-        ("sed=1", "'seed'?); choose one of: cluster, data, "),
+        ("dta.correlation=0.5", "'data'?); choose one of: auto, cluster, data, "),
+        ("sed=1", "'seed'?); choose one of: auto, cluster, data, "),
     ],
 )
 def test_an_unknown_setting_or_section_is_answered_with_the_closest_one(override: str, hint: str) -> None:

@@ -390,3 +390,18 @@ def test_evidence_without_heatmaps_or_features_is_refused(known: Planted, missin
     bare = replace(known.evidence, **{missing: None})
     with pytest.raises(DataError, match="needs heatmaps and features; explain the split and collect outputs first"):
         choose_groups(known.evidence, known.shape, judged=(bare, known.shape), logits=known.logits)
+
+
+def test_where_nothing_is_chosen_the_groups_of_either_split_are_its_classes() -> None:
+    rng = np.random.default_rng(0)
+
+    def few(n: int) -> Evidence:
+        labels = np.arange(n) % 2
+        maps = rng.random((n, 48)).astype(np.float32)
+        return Evidence(labels, labels, ("a", "b"), maps, np.ones(n, dtype=np.bool_), maps)
+
+    judge = few(12)
+    choice = choose_groups(few(90), (3, 4, 4), judged=(judge, (3, 4, 4)), logits=np.zeros((12, 2), np.float32))
+    assert choice.record["chosen"] is None
+    assert (len(choice.groups), choice.groups.source) == (90, "auto")
+    assert (len(choice.judged), choice.judged.source) == (12, "auto-judged")

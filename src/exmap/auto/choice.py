@@ -27,7 +27,7 @@ from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
 from exmap.config import AutoSettings
 from exmap.errors import DataError
-from exmap.groups import ErrorSetGroups, Evidence
+from exmap.groups import ClassGroups, ErrorSetGroups, Evidence
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain import DFR
 from exmap.runtime import child_seed, generator
@@ -42,6 +42,7 @@ FEWEST = 3  # samples of a group that has a say
 RESTATES = 0.5  # adjusted mutual information with the errors from which a grouping of features restates them
 SAME = 0.9  # adjusted mutual information within classes from which two groupings count as one
 FEWEST_IN_CLASS = 20  # images with a finite heatmap that a class needs for halves to be fitted and judged
+JUDGED = "auto-judged"  # source of the chosen grouping of images that were only judged
 DRAWS = 100  # of the bootstrap behind the confidence
 WORTH_PROCESSES = 1_000_000  # numbers in the features
 
@@ -111,11 +112,9 @@ def choose_groups(
     if any(part.heatmaps is None or part.features is None for part in (evidence, judge)):
         raise DataError("choosing a grouping needs heatmaps and features; explain the split and collect outputs first")
     n_classes = len(evidence.class_names)
-    classes = Groups(
-        evidence.labels, tuple(f"class {name}" for name in evidence.class_names), "auto", ("class labels",)
-    )
     if (why := _cannot_say(evidence, judge)) is not None:
-        return AutoChoice(classes, classes, False, _nothing(why, judge))
+        classes = _classes(evidence, "auto")
+        return AutoChoice(classes, classes if judged is None else _classes(judge, JUDGED), False, _nothing(why, judge))
     known = find_candidates(judge, judge_shape, seed=child_seed(seed, "judges"), listen=listen)
     test = find_shortcuts(known, judge, settings)
     if judged is None:
@@ -175,7 +174,7 @@ def choose_groups(
         "why": _why(chosen.name, float(before), float(scores[best]), len(pool), test),
         "remarks": remarks,
     }
-    judged_groups = groups if judged is None else replace(seen.groups, source="auto-judged")
+    judged_groups = groups if judged is None else replace(seen.groups, source=JUDGED)
     return AutoChoice(groups, judged_groups, bool(record["repaired"]), record)
 
 
@@ -358,6 +357,11 @@ def _alike(first: IntArray, second: IntArray, labels: IntArray) -> float:
         adjusted_mutual_info_score(first[labels == label], second[labels == label]) for label in np.unique(labels)
     ]
     return float(np.mean(values))
+
+
+def _classes(evidence: Evidence, source: str) -> Groups:
+    """Return the classes as groups."""
+    return replace(ClassGroups().infer(evidence, seed=0), source=source)
 
 
 def _cannot_say(evidence: Evidence, judge: Evidence) -> str | None:
