@@ -37,6 +37,7 @@ from exmap.artifacts import (
     write_outputs,
 )
 from exmap.auto import choose_groups, find_candidates
+from exmap.auto.choice import JUDGED
 from exmap.cluster import make_clusterer
 from exmap.config import AutoSettings, RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
@@ -336,7 +337,7 @@ def _repair(job: Job, part: StagePart) -> None:
     task, settings = job.task, job.settings
     chosen = read_groups(job.run.stage(AUTO), AUTO)
     if job.grouped is task.train:
-        groups, selection = chosen, read_groups(job.run.stage(AUTO), "auto-judged")
+        groups, selection = chosen, read_groups(job.run.stage(AUTO), JUDGED)
     else:
         in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=task.train))
         evidence, shape = gather_evidence(task.train, part.path), read_heatmaps(part.path).values.shape[1:]

@@ -32,7 +32,7 @@ from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain import DFR
 from exmap.runtime import child_seed, generator
 
-__all__ = ["AutoChoice", "choose_groups", "held_out_margins", "margins_of", "reliance"]
+__all__ = ["JUDGED", "AutoChoice", "choose_groups", "held_out_margins", "margins_of", "reliance"]
 
 QUICK = {"strengths": (1.0, 0.3, 0.1, 0.03), "tuning_splits": 2, "subsamples": 5}  # DFR, for comparing
 HELD_OUT = 20_000  # halvings are repeated until about so many margins were held out
@@ -161,7 +161,7 @@ def choose_groups(
                 "name": pool[n][0].name,
                 "also": list(pool[n][0].also),
                 "score": -float(scores[n]),
-                "groups": len(np.unique(pool[n][0].groups.index[pool[n][0].groups.index >= 0])),
+                "groups": int((pool[n][0].groups.counts() > 0).sum()),
                 "like_chosen": float(alike[n]),
                 "eligible": bool(eligible[n]),
             }
@@ -171,7 +171,7 @@ def choose_groups(
         "repair": layer.as_record(),
         "data_curve": [point.as_record() for point in curve],
         "repaired": test.found or not settings.only_if_found,
-        "why": _why(chosen.name, float(before), float(scores[best]), len(pool), test),
+        "why": _why(chosen.name, float(before), float(scores[best]), len(pool)),
         "remarks": remarks,
     }
     judged_groups = groups if judged is None else replace(seen.groups, source=JUDGED)
@@ -403,7 +403,7 @@ def _nothing(why: str, judge: Evidence) -> dict[str, Any]:
     }
 
 
-def _why(name: str, before: float, after: float, count: int, test: ShortcutTest) -> str:
+def _why(name: str, before: float, after: float, count: int) -> str:
     """Return the reason for the choice in one sentence."""
     return (
         f"{name} was chosen of {count} groupings because the classifier retrained on it relies least on the groups of "
