@@ -44,8 +44,7 @@ def measure(repeats: int = 3, networks: list[str] | None = None) -> list[dict[st
     Parameters
     ----------
     repeats : int
-        Rounds, in each of which every kind runs once. One run of each before them does not count; the slow rule has
-        none, for it runs so long that its first run is like the others.
+        Rounds, in each of which every kind runs twice; the second run counts.
     networks : list of str, optional
         Names in `NETWORKS`; all by default.
     """
@@ -101,14 +100,18 @@ def _predict(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _interleaved(work: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the median processor time per thread of each call, in seconds, and what it returned."""
+    """Return the median seconds of each call, and what it returned.
+
+    Every measured call follows one of its own kind: batch follows batch in use, in memory that is laid out for them.
+    """
     times: dict[str, list[float]] = {kind: [] for kind in work}
-    made = {kind: call() for kind, call in work.items() if kind != "slow rule"}
+    made = {}
     for number in range(repeats):
         for kind in list(work)[:: -1 if number % 2 else 1]:
-            start = time.process_time()
+            work[kind]()
+            start = time.perf_counter()
             made[kind] = work[kind]()
-            times[kind].append((time.process_time() - start) / torch.get_num_threads())
+            times[kind].append(time.perf_counter() - start)
     return {kind: float(np.median(taken)) for kind, taken in times.items()}, made
 
 

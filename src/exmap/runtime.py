@@ -12,6 +12,7 @@ import pickle
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "make_fabric",
     "process_number",
     "torch_seed",
+    "worker_threads",
 ]
 
 LONGEST_WAIT = timedelta(days=30)  # of processes that have no part in what the first one does
@@ -66,6 +68,19 @@ def torch_seed(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def worker_threads() -> Iterator[ThreadPoolExecutor]:
+    """Give as many threads as linear algebra would take; inside the block each product takes one.
+
+    Many small products are faster that way than one after the other with all threads in each, and round alike whatever
+    the number of threads.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas") as limits, ThreadPoolExecutor(limits.get_original_num_threads()["blas"]) as pool:
+        yield pool
 
 
 def launched() -> bool:

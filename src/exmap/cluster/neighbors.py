@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.extmath import randomized_svd
-from threadpoolctl import threadpool_limits
 
 from exmap.cluster.rows import nearest_center, row_blocks, sample_rows
 from exmap.records import IntArray
+from exmap.runtime import worker_threads
 
 __all__ = ["approximate_neighbors", "principal_coordinates", "search_cells"]
 
@@ -79,13 +79,12 @@ def search_cells(vectors: NDArray[np.floating], n_neighbors: int, seed: int) -> 
     order : ndarray of int64, shape (N,)
         Cell by cell.
     """
-    # One thread per cell is faster than threads inside products, and rounds alike whatever their number.
-    with threadpool_limits(1, "blas") as limits:
-        return _search(vectors, n_neighbors, seed, limits.get_original_num_threads()["blas"] or 1)
+    with worker_threads() as pool:
+        return _search(vectors, n_neighbors, seed, pool)
 
 
 def _search(
-    vectors: NDArray[np.floating], n_neighbors: int, seed: int, threads: int
+    vectors: NDArray[np.floating], n_neighbors: int, seed: int, pool: ThreadPoolExecutor
 ) -> tuple[NDArray[np.int32], IntArray]:
     rng = np.random.default_rng(seed)
     points = principal_coordinates(vectors, rng)
@@ -112,9 +111,8 @@ def _search(
             best = np.argpartition(distances, n_neighbors - 1, axis=1)[:, :n_neighbors]
             found[block] = order[candidates[best]]
 
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(search, range(len(sizes))):
-            pass
+    for _ in pool.map(search, range(len(sizes))):
+        pass
     result = np.empty_like(found)
     result[order] = found
     return result, order

@@ -88,16 +88,17 @@ class Share(Rule):
     """Relevance of a sum of two is shared out in proportion to them: :math:`R_i = x_i R / stab(x_1 + x_2)`."""
 
     def there(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Return the sum; the way back needs both terms, and it stabilised."""
+        """Return the sum; the way back needs both terms, not the sum, which a ReLU after it may overwrite."""
         one, other = inputs
-        total = one + other
-        return total, (one, other, total + torch.where(total < 0, -STABILIZER, STABILIZER))
+        return one + other, (one, other)
 
     def back(self, upper: torch.Tensor, *kept: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the share of each term."""
-        one, other, total = kept
-        share = upper / total
-        return one * share, other * share
+        one, other = kept
+        share = one + other
+        share += share.new_full((), STABILIZER).copysign(share)
+        torch.div(upper, share, out=share)
+        return one * share, share.mul_(other)
 
 
 class ResidualSum(nn.Module):
@@ -181,7 +182,8 @@ class SymmetricGamma(_ConvolutionRule):
     def back(self, upper: torch.Tensor, *kept: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the relevance of the layer's input."""
         x, total = kept
-        share, signed = upper / total, upper / total.abs()
+        share = torch.div(upper, total, out=total)  # nothing else needs the denominator: memory is what this waits for
+        signed = share.copysign(upper)  # what a denominator without its sign would give
         if _none_negative(x) and torch.equal(share, signed):
             return (self._favoured.transpose(share, x).mul_(x),)
         relevance = self._sizes.transpose(signed, x).mul_(_size(x))

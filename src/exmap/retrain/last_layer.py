@@ -10,9 +10,11 @@ groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain.balance import balanced_subset, left_out, small_groups
 from exmap.retrain.logistic import LogisticFit, LogisticPath
 from exmap.retrain.softmax import SoftmaxFit, fit_softmax
-from exmap.runtime import generator
+from exmap.runtime import generator, worker_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,16 +155,13 @@ class DFR:
         deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
         scaled = np.asfortranarray((features - mean) / deviation)
         job = _Job(scaled, labels, index, n_classes, self.smallest_group)
-        tuning = self._tune(job, listen) if len(self.strengths) > 1 else {}
-        strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
-        heads = []
-        start: Solution | None = None
-        for number in range(self.subsamples):
-            rng = generator(self.seed, "subsample", number)
-            rows = balanced_subset(index, rng, smallest_group=self.smallest_group)
-            weight, bias, start = job.fit(job.prepare(rows), strength, start)
-            heads.append((weight, bias))
-            listen(Progress("retrain", number + 1, self.subsamples, "fits"))
+        with worker_threads() as pool:
+            tuning = self._tune(job, pool, listen) if len(self.strengths) > 1 else {}
+            strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
+            heads = []
+            for head in self._heads(job, strength, pool):
+                heads.append(head)
+                listen(Progress("retrain", len(heads), self.subsamples, "fits"))
         coefficients = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - coefficients @ mean
         return Head(
@@ -174,23 +173,42 @@ class DFR:
             {"strength": strength},
         )
 
-    def _tune(self, job: _Job, listen: Listener) -> dict[float, float]:
+    def _heads(self, job: _Job, strength: float, pool: Executor) -> Iterator[tuple[NDArray[np.float64], ...]]:
+        """Yield weight and bias per balanced subsample; each fit but the first starts where the first one ended."""
+
+        def fit(number: int, start: Solution | None) -> tuple[NDArray[np.float64], NDArray[np.float64], Solution]:
+            rng = generator(self.seed, "subsample", number)
+            rows = balanced_subset(job.index, rng, smallest_group=self.smallest_group)
+            return job.fit(job.prepare(rows), strength, start)
+
+        *first, solution = fit(0, None)
+        yield tuple(first)
+        for weight, bias, _ in pool.map(fit, range(1, self.subsamples), repeat(solution)):
+            yield weight, bias
+
+    def _tune(self, job: _Job, pool: Executor, listen: Listener) -> dict[float, float]:
         """Return the mean worst-group accuracy on held-out halves, by strength."""
-        scores: dict[float, list[float]] = {c: [] for c in self.strengths}
-        for number in range(self.tuning_splits):
+
+        def score(number: int) -> dict[float, float]:
             rng = generator(self.seed, "halves", number)
             fitted, held_out = halves(job.index, rng)
             if len(np.unique(job.labels[fitted])) < 2:
-                continue
+                return {}
             rows = fitted[balanced_subset(job.index[fitted], rng, smallest_group=self.smallest_group)]
             samples, features = job.prepare(rows), job.features[held_out]
             start: Solution | None = None
+            scores = {}
             for strength in sorted(self.strengths):  # from the sparsest, each fit starting where the last one ended
                 weight, bias, start = job.fit(samples, strength, start)
                 right = (features @ weight.T + bias).argmax(axis=1) == job.labels[held_out]
-                scores[strength].append(worst_share(right, job.index[held_out]))
-            listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
-        return {c: float(np.mean(values)) for c, values in scores.items() if values}
+                scores[strength] = worst_share(right, job.index[held_out])
+            return scores
+
+        found = []
+        for scores in pool.map(score, range(self.tuning_splits)):
+            found.append(scores)
+            listen(Progress("tune", len(found), self.tuning_splits, "splits"))
+        return {c: float(np.mean([scores[c] for scores in found if scores])) for c in self.strengths if any(found)}
 
 
 class ClassBalanced(DFR):
