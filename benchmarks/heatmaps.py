@@ -1,6 +1,6 @@
 """Measure heatmaps against the same rule written slowly, a plain input gradient and a prediction, side by side.
 
-All four run in turn on the same weights and images, in one process: only their ratios mean something on a busy machine.
+All four run one after the other on the same weights and images, in one process, which is alone on the machine.
 The slow rule is the one the tests check against (`tests/explain/slow_rules.py`).
 """
 
@@ -35,6 +35,7 @@ NETWORKS = {  # settings, side in pixels, images at once
     "ResNet-18, 3 x 3 stem, 28 px": (ModelSettings(name="resnet18", stem="3x3"), 28, 50),
     "ResNet-50, 224 px": (ModelSettings(name="resnet50", stem="imagenet"), 224, 8),
 }
+UNCOUNTED = 3
 KINDS = ("slow rule", "heatmaps", "gradient", "prediction")
 
 
@@ -44,7 +45,7 @@ def measure(repeats: int = 3, networks: list[str] | None = None) -> list[dict[st
     Parameters
     ----------
     repeats : int
-        Rounds, in each of which every kind runs twice; the second run counts.
+        Runs of each kind that count, after some that do not.
     networks : list of str, optional
         Names in `NETWORKS`; all by default.
     """
@@ -65,7 +66,7 @@ def _measure(name: str, repeats: int) -> dict[str, Any]:
             for composite in (make_composite("symmetric_gamma", merged), slow_composite(4.0, SUMS))
         )
         work = dict(zip(KINDS, (slow, fast, partial(_gradient, merged, x), partial(_predict, merged, x)), strict=True))
-        times, made = _interleaved(work, repeats)
+        times, made = _times(work, repeats)
     wanted, found = made["slow rule"][1], made["heatmaps"][1]
     peak = wanted.abs().amax(dim=(1, 2, 3))
     deviation = float(((found - wanted).abs().amax(dim=(1, 2, 3)) / peak).max())
@@ -99,20 +100,20 @@ def _predict(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return model(x)
 
 
-def _interleaved(work: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
+def _times(work: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the median seconds of each call, and what it returned.
 
-    Every measured call follows one of its own kind: batch follows batch in use, in memory that is laid out for them.
+    As in use, batch follows batch of one kind; the first ones, for which the system has to find memory, do not count.
     """
-    times: dict[str, list[float]] = {kind: [] for kind in work}
-    made = {}
-    for number in range(repeats):
-        for kind in list(work)[:: -1 if number % 2 else 1]:
-            work[kind]()
+    times, made = {}, {}
+    for kind, call in work.items():
+        taken = []
+        for _ in range(UNCOUNTED + repeats):
             start = time.perf_counter()
-            made[kind] = work[kind]()
-            times[kind].append(time.perf_counter() - start)
-    return {kind: float(np.median(taken)) for kind, taken in times.items()}, made
+            made[kind] = call()
+            taken.append(time.perf_counter() - start)
+        times[kind] = float(np.median(taken[UNCOUNTED:]))
+    return times, made
 
 
 COLUMNS = ("network, images at once", *KINDS, "heatmaps / slow rule", "gradients a heatmap costs", "deviation")

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 import clustering
 import heatmaps
+import processes
 import retraining
 import startup
 import training
@@ -40,6 +41,7 @@ PARTS: dict[str, tuple[str, Any, Callable[[argparse.Namespace], list[dict[str, A
     ),
     "retraining": ("Last-layer retraining, beside the plain loop", retraining, lambda _: retraining.measure()),
     "training": ("Training", training, lambda given: training.measure(given.repeats)),
+    "processes": ("One process and two", processes, lambda _: processes.measure()),
     "startup": ("Start", startup, lambda given: startup.measure(given.repeats)),
 }
 
