@@ -369,7 +369,7 @@ def percent(value: float | None) -> str:
         return "unknown"
     if value in (0, 1):
         return f"{100 * value:.0f}\xa0%"
-    bound = "> " if value > 0.999 else "< " if value < 0.001 else ""
+    bound = ">\xa0" if value > 0.999 else "<\xa0" if value < 0.001 else ""
     return f"{bound}{100 * min(max(value, 0.001), 0.999):.1f}\xa0%"
 
 
