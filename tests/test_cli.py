@@ -461,3 +461,15 @@ def test_the_rate_of_work_that_begins_again_is_that_of_its_second_time(
         "train 8,000/10,000 images, 100/s ",
         "train 2,100/10,000 images, 50/s ",
     ]
+
+
+def test_work_of_few_pieces_says_how_long_each_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("exmap.cli.time.monotonic", lambda: now[0])
+    bars = ProgressBars()
+    for moment, done in ((0, 0), (40, 0), (80, 1)):
+        now[0] = moment
+        bars(Progress("report", done, 4, "parts", "pictures"))
+    assert capsys.readouterr().err.splitlines() == ["report 0/4 parts pictures", "report 1/4 parts, 80 s each pictures"]

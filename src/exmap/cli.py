@@ -96,12 +96,9 @@ class ProgressBars:
         self._logged[progress.task] = (began, first, now if due else last, progress.done)
         if not due:
             return
-        rate = (progress.done - first) / (now - began)
-        print(
-            f"{progress.task} {progress.done:,}/{progress.total:,} {progress.unit}, {rate:,.0f}/s {progress.note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        rate = _in_words((progress.done - first) / (now - began))
+        done = f"{progress.done:,}/{progress.total:,} {progress.unit}"
+        print(f"{progress.task} {', '.join(filter(None, (done, rate)))} {progress.note}", file=sys.stderr, flush=True)
 
     def _start(self) -> Bar:
         from rich.console import Console
@@ -134,8 +131,14 @@ class ProgressBars:
 
 
 def _rate(bar: Bar, task: Any) -> str:
-    speed = bar.tasks[bar.task_ids.index(task)].speed
-    return f"{speed:,.0f}/s" if speed else ""
+    return _in_words(bar.tasks[bar.task_ids.index(task)].speed)
+
+
+def _in_words(rate: float | None) -> str:
+    """Return pieces of work per second, or seconds for each where that says more."""
+    if not rate:
+        return ""
+    return f"{rate:,.0f}/s" if rate >= 1 else f"{1 / rate:,.0f} s each"
 
 
 @app.command()

@@ -476,7 +476,11 @@ def _headline(strategies: Sequence[Strategy], results: Mapping[str, Any], found:
 def _spoken(share: float) -> str:
     """Return a share in whole per cent, where that calls nothing 0 or 100 that is not."""
     whole = f"{100 * share:.0f}"
-    return percent(share).replace(">\xa0", "over ").replace("<\xa0", "under ") if whole in ("0", "100") else f"{whole}\xa0%"
+    return (
+        percent(share).replace(">\xa0", "over ").replace("<\xa0", "under ")
+        if whole in ("0", "100")
+        else f"{whole}\xa0%"
+    )
 
 
 def _edited(results: Mapping[str, Any], settings: Settings) -> list[str]:
