@@ -166,7 +166,7 @@ class Groups:
     names : tuple of str
         One per group, for example ``class 1 / cluster 0``.
     source : str
-        Where the groups come from: ``exmap``, ``george``, ``error_set``, ``classes``, ``random``, ``oracle``.
+        Where the groups come from, for example ``exmap``, ``george`` or ``oracle``.
     labels_used : tuple of str
         The labels the source needed, for example ``("class labels",)``.
     clusters : Clusters or None

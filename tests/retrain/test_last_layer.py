@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from exmap.data import array_split
@@ -113,6 +114,17 @@ def test_the_same_seed_gives_the_same_head_and_another_seed_another() -> None:
     assert one.weight.tobytes() == same.weight.tobytes()
     assert one.bias.tobytes() == same.bias.tobytes()
     assert not np.array_equal(one.weight, other.weight)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_any_number_of_threads_gives_the_same_head(n_classes: int) -> None:
+    features, labels, groups = planted(n_classes)
+    heads = []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads, "blas"):
+            heads.append(DFR(**QUICK).fit_head(features, labels, groups, n_classes=n_classes))
+    assert len({head.weight.tobytes() + head.bias.tobytes() for head in heads}) == 1
+    assert len({tuple(head.tuning.items()) for head in heads}) == 1
 
 
 def test_constant_features_get_no_weight() -> None:
