@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/exmap run digits --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --cov=exmap --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --durations=25 --cov=exmap --cov-report=term:skip-covered
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
