@@ -77,9 +77,11 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
     Many small products are faster that way than one after the other with all threads in each, and round alike whatever
     the number of threads.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
-    with threadpool_limits(1, "blas") as limits, ThreadPoolExecutor(limits.get_original_num_threads()["blas"]) as pool:
+    libraries = ThreadpoolController().select(user_api="blas")
+    number = min((library["num_threads"] for library in libraries.info()), default=1)
+    with libraries.limit(limits=1), ThreadPoolExecutor(number) as pool:
         yield pool
 
 
