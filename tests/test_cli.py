@@ -447,29 +447,32 @@ def test_what_cannot_be_prepared_is_said_with_what_to_get(give: Give, tmp_path: 
     assert "did you mean 'waterbirds'" in give("data", "check", "waterbird", tmp_path).err
 
 
-def test_the_rate_of_work_that_begins_again_is_that_of_its_second_time(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("exmap.cli.time.monotonic", lambda: now[0])
-    bars = ProgressBars()
-    for moment, done in ((0, 0), (40, 4_000), (80, 8_000), (90, 100), (130, 2_100)):
-        now[0] = moment
-        bars(Progress("train", done, 10_000))
-    assert capsys.readouterr().err.splitlines() == [
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """What is written of progress that is told at given seconds."""
+
+    def tell(*told: tuple[float, Progress]) -> list[str]:
+        bars = ProgressBars()
+        for moment, progress in told:
+            monkeypatch.setattr("exmap.cli.time.monotonic", lambda now=moment: float(now))
+            bars(progress)
+        return capsys.readouterr().err.splitlines()
+
+    return tell
+
+
+def test_the_rate_of_work_that_begins_again_is_that_of_its_second_time(logged: Callable[..., list[str]]) -> None:
+    moments = ((0, 0), (40, 4_000), (80, 8_000), (90, 100), (130, 2_100))
+    assert logged(*((moment, Progress("train", done, 10_000)) for moment, done in moments)) == [
         "train 4,000/10,000 images, 100/s ",
         "train 8,000/10,000 images, 100/s ",
         "train 2,100/10,000 images, 50/s ",
     ]
 
 
-def test_work_of_few_pieces_says_how_long_each_takes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("exmap.cli.time.monotonic", lambda: now[0])
-    bars = ProgressBars()
-    for moment, done in ((0, 0), (40, 0), (80, 1)):
-        now[0] = moment
-        bars(Progress("report", done, 4, "parts", "pictures"))
-    assert capsys.readouterr().err.splitlines() == ["report 0/4 parts pictures", "report 1/4 parts, 80 s each pictures"]
+def test_work_of_few_pieces_says_how_long_each_takes(logged: Callable[..., list[str]]) -> None:
+    moments = ((0, 0), (40, 0), (80, 1))
+    assert logged(*((moment, Progress("report", done, 4, "parts", "pictures")) for moment, done in moments)) == [
+        "report 0/4 parts pictures",
+        "report 1/4 parts, 80 s each pictures",
+    ]

@@ -81,8 +81,12 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
 
     libraries = ThreadpoolController().select(user_api="blas")
     number = min((library["num_threads"] for library in libraries.info()), default=1)
-    with libraries.limit(limits=1), ThreadPoolExecutor(number) as pool:
-        yield pool
+    with libraries.limit(limits=1):
+        pool = ThreadPoolExecutor(number)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)  # what breaks off does not wait for work that has not begun
 
 
 def launched() -> bool:

@@ -248,8 +248,8 @@ class Choice:
         Whether these would be enough; empty where it was not measured.
     curve : sequence of Amount
     remarks : sequence of str
-    outcome : Comparison or None
-        The worst group of the test images before, and after retraining on the chosen groups; None where the
+    outcomes : sequence of Comparison
+        The worst group of the test images before, and after retraining on the chosen groups; empty where the
         classifier is left as it is.
     """
 
