@@ -362,13 +362,18 @@ def test_only_the_sources_asked_for_are_made(give: Give, copied: Path) -> None:
 # Interruption
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_exits_with_130(copied: Path) -> None:
+def test_an_interrupted_run_lets_no_other_in_says_how_to_go_on_and_exits_with_130(give: Give, copied: Path) -> None:
     process = start_process("train", copied, "--set", "train.epochs=60")
     deadline = time.monotonic() + 90
     while not (copied / "train.part" / "state.safetensors").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    for words in (("evaluate", copied), ("report", copied), ("run", "digits", "--out", copied)):
+        beside = give(*words)
+        assert beside.code == 2
+        assert beside.is_one_sentence()
+        assert "another is at work there; wait until it has ended" in beside.err
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     said = Said(process.returncode, out, err)

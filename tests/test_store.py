@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from exmap.errors import RunFolderError
-from exmap.store import FORMAT, RunFolder, array_file, differences, digest_of, read_json, write_json, write_text
+from exmap.store import (
+    FORMAT,
+    RunFolder,
+    array_file,
+    differences,
+    digest_of,
+    read_json,
+    sole_writer,
+    write_json,
+    write_text,
+)
 
 IDENTITY = {"seed": 0, "data": {"name": "digits", "correlation": 0.9}, "strengths": (1.0, 0.5)}
 OTHER = {**IDENTITY, "seed": 1}
@@ -194,6 +204,50 @@ def test_a_folder_with_a_settings_file_of_something_else_is_refused(tmp_path: Pa
     (tmp_path / "settings.yaml").write_text(text)
     with pytest.raises(RunFolderError):
         RunFolder(tmp_path)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from exmap.store import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time_writes_into_a_folder_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(RunFolderError, match=f"{folder}, and another is at work there; wait"), sole_writer(folder):
+            pytest.fail("two at a time")
+        with sole_writer(tmp_path / "other"):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with sole_writer(folder):
+        assert RunFolder(folder, create=True).path == folder  # the lock is no foreign file
+    assert list(folder.iterdir()) == []
+
+
+def test_a_lock_leaves_the_error_to_whoever_opens_what_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "below"):
+        with sole_writer(path), pytest.raises(RunFolderError):
+            RunFolder(path, create=True)
+    assert file.read_text() == "mine"
+
+
+def test_an_error_in_the_work_frees_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at work"), sole_writer(tmp_path):
+        raise ValueError("at work")
+    with sole_writer(tmp_path):
+        pass
 
 
 def test_differences_name_every_changed_added_and_removed_value() -> None:

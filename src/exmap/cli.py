@@ -467,8 +467,12 @@ def _data_dirs(options: list[str]) -> dict[str, Path]:
 def _bench(grid: Bench, cells: list[Cell], out: Path, jobs: int | None, keep_models: bool) -> int:
     with _loading():
         from exmap.bench.run import default_jobs, run_bench
+        from exmap.store import sole_writer
     console = _console()
-    with _at_work(console, "the same command continues with the cells that are missing") as (bars, say):
+    with (
+        sole_writer(out),
+        _at_work(console, "the same command continues with the cells that are missing") as (bars, say),
+    ):
         rows, found = run_bench(
             grid, cells, out, jobs=jobs or default_jobs(cells), keep_models=keep_models, listen=bars, say=say
         )
@@ -612,6 +616,7 @@ def _work(
 
     with _loading():
         import exmap.stages  # noqa: F401
+        from exmap.store import sole_writer
     if launched():
         signal.signal(signal.SIGTERM, _end_with_the_others)
     if process_number() > 0:
@@ -620,7 +625,8 @@ def _work(
         except KeyboardInterrupt:
             sys.exit(130)  # the first process says so
     console = _console()
-    with _at_work(console, "the same command continues from the last finished stage or epoch") as (bars, say):
+    continued = "the same command continues from the last finished stage or epoch"
+    with sole_writer(folder), _at_work(console, continued) as (bars, say):
         results = work(bars, say)
     if results is not None:
         if show is not None:

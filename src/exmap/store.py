@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,17 @@ __all__ = [
     "differences",
     "digest_of",
     "digest_of_file",
+    "holds_others",
     "move_into_place",
     "read_json",
     "save_arrays",
+    "sole_writer",
     "write_json",
     "write_text",
 ]
 
 FORMAT = 1  # of the run folder as a whole; a reader refuses a later one
+LOCK = ".lock"  # held by the process that writes into the folder; the system lets go of it when that ends
 
 Identity = Mapping[str, Any]
 
@@ -165,6 +168,45 @@ class StagePart:
         return self.path.stem
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Let this process alone write into a folder, which is made if it is not there.
+
+    For a whole command, whose stages may be written by processes of its own. What a killed process held is free.
+
+    Raises
+    ------
+    RunFolderError
+        If another process is at work there.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        yield  # whoever opens it says what is wrong
+        return
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunFolderError(
+            f"one command at a time may write into {folder}, and another is at work there; wait until it has ended, or "
+            "choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
+
+
+def holds_others(folder: Path, *known: str) -> bool:
+    """Say whether a directory holds anything but a lock and the files of these names."""
+    return any(item.name not in (LOCK, *known) for item in folder.iterdir())
+
+
 class RunFolder:
     """A directory that holds one run.
 
@@ -189,7 +231,7 @@ class RunFolder:
                 raise RunFolderError(
                     f"{path} is not a run folder: it holds no settings.yaml; start one with exmap run PRESET --out DIR"
                 )
-            if path.is_dir() and any(item.name != "settings.yaml.part" for item in path.iterdir()):
+            if path.is_dir() and holds_others(path, "settings.yaml.part"):
                 raise RunFolderError(
                     f"a run folder must be new, empty or an earlier run, but {path} holds other files; choose another "
                     "--out"

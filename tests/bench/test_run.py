@@ -202,7 +202,9 @@ def test_no_worker_outlives_a_bench_that_is_killed(tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
-def test_an_interrupted_bench_continues(tmp_path: Path) -> None:
+def test_an_interrupted_bench_continues_and_takes_no_other_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "b"
     words = ["bench", "--datasets", "digits", "--methods", "erm,exmap+dfr,exmap+rwg", "--seeds", "1", "--jobs", "2"]
     words += ["--out", str(folder), *(word for item in QUICK for word in ("--set", item))]
@@ -210,8 +212,12 @@ def test_an_interrupted_bench_continues(tmp_path: Path) -> None:
         deadline = time.monotonic() + 240
         while not (folder / "cells.csv").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
+        beside = command(monkeypatch, capsys, *words)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
+    assert beside.code == 2
+    assert beside.is_one_sentence()
+    assert "another is at work there" in beside.err
     assert process.returncode == 130
     assert "the same command continues with the cells that are missing" in err
     there = list((folder / "cells").rglob("*.json"))

@@ -26,7 +26,7 @@ from exmap.groups import EIILGroups, XRMGroups
 from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator
-from exmap.store import write_text
+from exmap.store import holds_others, write_text
 
 __all__ = ["default_jobs", "run_bench"]
 
@@ -136,7 +136,7 @@ def _open(folder: Path, bench: Bench) -> None:
     """Make the folder of a bench, or check that it is one."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"a bench needs a directory, but {folder} is a file; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+    if folder.is_dir() and holds_others(folder) and not (folder / MARKER).is_file():
         raise RunFolderError(
             f"a bench needs a new or empty folder or its own, but {folder} holds other files; choose another --out"
         )
