@@ -157,8 +157,10 @@ def test_rows_come_in_the_order_of_their_first_cell() -> None:
     keys = [("dominoes", "oracle+dfr"), ("waterbirds", "erm"), ("dominoes", "erm"), ("waterbirds", "bpa")]
     assert [(row.dataset, row.method) for row in rows] == keys
     text = to_markdown(rows, reference={})
-    assert re.findall("^## (.*)$", text, re.MULTILINE) == ["dominoes", "waterbirds"]
-    assert column(text, "method") == ["*oracle+dfr*", "erm"]
+    assert re.findall("^## (.*)$", text, re.MULTILINE) == ["Side by side", "dominoes", "waterbirds"]
+    side_by_side, dominoes, _ = ([line[0] for line in table_of(text, number)] for number in range(3))
+    assert side_by_side == ["method", "---", "erm"]
+    assert dominoes == ["method", "---", "*oracle+dfr*", "erm"]
     assert [line["method"] for line in read(to_csv(rows))] == [method for _, method in keys]
 
 
@@ -232,6 +234,41 @@ def test_oracles_are_marked_and_labels_stand_for_methods() -> None:
     assert read(to_csv([row]))[0]["oracle"] == "True"
     assert one(cell("jtt@oracle")).oracle
     assert not one(cell("jtt@exmap")).oracle
+
+
+def test_methods_of_several_data_sets_stand_side_by_side() -> None:
+    cells = [
+        cell("erm", worst=0.25),
+        cell(worst=0.5),
+        cell("exmap+subg[epochs=100]", worst=0.75, label="exmap+subg"),
+        cell("a", label="one of two"),
+        cell("b", label="one of two"),
+        cell("erm", worst=0.125, dataset="cmnist_"),
+        cell("exmap+subg[epochs=20]", worst=1.0, label="exmap+subg", dataset="cmnist_"),
+        cell("a", label="one of two", dataset="cmnist_"),
+        failed() | {"dataset": "cmnist_"},
+        cell("exmap+dfr", worst=0.5, dataset="third"),
+    ]
+    near = {("dominoes", "exmap+subg[epochs=100]"): Difference(0.25, -0.1, 0.3, (0.25,))}
+    rows = summarise(cells, near)
+    text = to_markdown(rows, reference={"dominoes": "exmap+dfr", "cmnist_": "erm"})
+    assert table_of(text) == [
+        ["method", "dominoes", "cmnist\\_", "third"],
+        ["---"] * 4,
+        ["erm", "25.0 / 90.0", "12.5 / 90.0", ""],
+        ["exmap+dfr", "50.0 / 90.0", "failed", "50.0 / 90.0"],
+        ["exmap+subg", "≈ 75.0 / 90.0", "100.0 / 90.0", ""],
+    ]
+    assert text.index("## Side by side") < text.index("## dominoes")
+    first, *others = to_latex(rows, reference={}).split("\\begin{table}")[1:]
+    assert r"exmap+subg & $\approx$ 75.0 / 90.0 & 100.0 / 90.0 &  \\" in first
+    assert len(others) == 3
+
+
+def test_one_data_set_has_nothing_beside_it() -> None:
+    rows = summarise([cell("erm"), cell()])
+    assert "Side by side" not in to_markdown(rows, reference={})
+    assert to_latex(rows, reference={}).count("\\begin{table}") == 1
 
 
 def test_csv_keeps_every_digit_and_one_line_for_each_row() -> None:

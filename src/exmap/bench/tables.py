@@ -11,6 +11,7 @@ import io
 import math
 import re
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -42,6 +43,11 @@ LEGEND = (
     "and fitting took, without the classifier and heatmaps that methods share; *seeds* are those that finished. "
     "*paper* is what Chakraborty et al. (CVPR 2024) print, worst group / mean, of classifiers that were selected with "
     "true group frequencies."
+)
+
+SIDE_BY_SIDE = (
+    "Test accuracy in %, worst group / mean, of the methods that several data sets share; ≈: the worst group's is "
+    "within noise of the reference's"
 )
 
 ROW_MEASURES = {  # columns of CSV and what a row calls them
@@ -309,7 +315,7 @@ def _csv_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_markdown(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
-    """Write rows as Markdown: what the columns mean, then a table per data set.
+    """Write rows as Markdown: what the columns mean, methods on all data sets side by side, then a table per data set.
 
     Parameters
     ----------
@@ -323,6 +329,8 @@ def to_markdown(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
         Below each table stand its gaps, if there are several shortcuts, and the cells that failed with their reasons.
     """
     blocks = [LEGEND]
+    if shared := _shared(rows):
+        blocks += ["## Side by side", f"{SIDE_BY_SIDE}.", _markdown_table(*_overview(shared))]
     for dataset, own in _by_dataset(rows).items():
         blocks += [f"## {_markdown(dataset)}", _markdown_table(own, _columns(own, reference.get(dataset)))]
         if gaps := _gap_columns(own):
@@ -342,7 +350,7 @@ def _markdown_table(rows: Sequence[Row], columns: Mapping[str, Sequence[str]]) -
 
 
 def to_latex(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
-    r"""Write rows as LaTeX: a table environment per data set, which needs ``\usepackage{booktabs}``.
+    r"""Write rows as LaTeX, for ``\usepackage{booktabs}``: a table of all data sets side by side, then one for each.
 
     Parameters
     ----------
@@ -356,6 +364,8 @@ def to_latex(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
         Letters outside ASCII stay as they are; pdfLaTeX knows fewer of them than LuaLaTeX.
     """
     tables = []
+    if shared := _shared(rows):
+        tables.append(_latex_environment(_latex(SIDE_BY_SIDE), [_latex_table(*_overview(shared))]))
     for dataset, own in _by_dataset(rows).items():
         columns = _columns(own, reference.get(dataset))
         blocks = [{name: columns[name] for name in names if name in columns} for names in LATEX_TABULARS]
@@ -364,13 +374,17 @@ def to_latex(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
         parts += [f"Failed: {_latex(failure)}" for failure in _failures(own)]
         caption = (
             f"{_latex(dataset)}: test accuracy in \\%, mean $\\pm$ standard deviation over seeds; $\\approx$: within "
-            "noise; methods in italics were given the true groups."
+            "noise; methods in italics were given the true groups"
         )
-        tables.append(
-            "\\begin{table}\n\\centering\\footnotesize\n\\setlength{\\tabcolsep}{4pt}\n"
-            f"\\caption{{{caption}}}\n" + "\n\n\\medskip\n".join(parts) + "\n\\end{table}\n"
-        )
+        tables.append(_latex_environment(caption, parts))
     return "\n".join(tables)
+
+
+def _latex_environment(caption: str, parts: Sequence[str]) -> str:
+    return (
+        "\\begin{table}\n\\centering\\footnotesize\n\\setlength{\\tabcolsep}{4pt}\n"
+        f"\\caption{{{caption}.}}\n" + "\n\n\\medskip\n".join(parts) + "\n\\end{table}\n"
+    )
 
 
 def _latex_table(rows: Sequence[Row], columns: Mapping[str, Sequence[str]]) -> str:
@@ -381,6 +395,32 @@ def _latex_table(rows: Sequence[Row], columns: Mapping[str, Sequence[str]]) -> s
     return (
         f"\\begin{{tabular}}{{{kinds}}}\n\\toprule\n{header}\\midrule\n{''.join(lines)}\\bottomrule\n\\end{{tabular}}"
     )
+
+
+def _shared(rows: Sequence[Row]) -> list[dict[str, Row]]:
+    """Return the methods that several data sets share, by the name they are shown with: their row by data set."""
+    found: dict[str, dict[str, Row]] = defaultdict(dict)
+    unclear = set()
+    for row in rows:
+        if row.dataset in found[row.shown]:
+            unclear.add(row.shown)  # a label that stands for several methods
+        found[row.shown][row.dataset] = row
+    return [at for name, at in found.items() if len(at) > 1 and name not in unclear]
+
+
+def _overview(shared: Sequence[Mapping[str, Row]]) -> tuple[list[Row], dict[str, list[str]]]:
+    """Return a row to name each method by, and a column per data set."""
+    names = dict.fromkeys(name for at in shared for name in at)
+    columns = {name: [_both(at[name]) if name in at else "" for at in shared] for name in names}
+    return [next(iter(at.values())) for at in shared], columns
+
+
+def _both(row: Row) -> str:
+    """Return worst group and mean, marked where the worst group is within noise of the reference's."""
+    if not row.seeds:
+        return "failed"
+    noise = row.difference is not None and row.difference.within_noise
+    return f"{'≈ ' if noise else ''}{_pair(spread_text(row.worst), spread_text(row.mean))}"
 
 
 def _columns(rows: Sequence[Row], reference: str | None) -> dict[str, list[str]]:
