@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ from exmap.artifacts import (
     write_outputs,
 )
 from exmap.auto import choose_groups, find_candidates
-from exmap.auto.choice import JUDGED
+from exmap.auto.choice import AUTO, JUDGED
 from exmap.cluster import make_clusterer
 from exmap.config import AutoSettings, RuntimeSettings, Settings, dump_settings, load_edits, parse_settings
 from exmap.data import Images, Split, Task, build_task, dataset_names
@@ -99,7 +99,6 @@ WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starti
 ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
 ERM, LEARNER = "erm", "dfr"
 EDITED = f"{ExMapGroups.name}-edited"
-AUTO = "auto"
 AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name != "repair")
 MOST_EPOCHS = 100  # of a repair of the whole network
 
@@ -241,14 +240,19 @@ def _auto(job: Job, part: StagePart) -> None:
     grouped, judge = job.grouped, job.task.val
     if grouped is not judge:  # the classifier knows the images it was trained on by heart
         in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
-    if process_number() > 0:  # of those launched together: that was its share
-        return
+    if process_number() == 0:  # of those launched together; the others have done their share
+        choose_grouping(job, part, part.path)
+
+
+def choose_grouping(job: Job, part: StagePart, explained: Path) -> None:
+    """Write what :func:`_auto` says; `explained` is where the validation split is, if another one is grouped."""
+    grouped, judge = job.grouped, job.task.val
     evidence = gather_evidence(grouped, job.run.stage("explain"))
     shape = read_heatmaps(job.run.stage("explain")).values.shape[1:]
     outputs, judged = read_outputs(job.run.stage("explain"), grouped.name), None
     if grouped is not judge:
-        outputs = read_outputs(part.path, judge.name)
-        judged = (gather_evidence(judge, part.path), read_heatmaps(part.path).values.shape[1:])
+        outputs = read_outputs(explained, judge.name)
+        judged = (gather_evidence(judge, explained), read_heatmaps(explained).values.shape[1:])
     choice = choose_groups(
         evidence,
         shape,
@@ -258,11 +262,44 @@ def _auto(job: Job, part: StagePart) -> None:
         seed=job.seed("auto"),
         listen=job.listen,
     )
-    note = write_groups(choice.groups, grouped, evidence.predicted, part.path)
+    notes = {AUTO: write_groups(choice.groups, grouped, evidence.predicted, part.path)}
     if judged is not None:
-        write_groups(choice.judged, judge, judged[0].predicted, part.path)
-    write_json(part.path / "clusters.json", {AUTO: note})
+        notes[JUDGED] = write_groups(choice.judged, judge, judged[0].predicted, part.path)
+    write_json(part.path / "clusters.json", notes)
     write_json(part.path / "auto.json", choice.record)
+
+
+def chosen_groups(job: Job, choice: Path, split: Split, explained: Path) -> Groups:
+    """Return the chosen grouping of a split.
+
+    Parameters
+    ----------
+    job : Job
+    choice : Path
+        What :func:`choose_grouping` wrote.
+    split : Split
+        The one it was chosen for, the one it was judged on, or another, of which it is made anew.
+    explained : Path
+        Where that other one is explained.
+
+    Raises
+    ------
+    DataError
+        If nothing of the kind can be made of the other split.
+    """
+    if split is job.grouped:
+        return read_groups(choice, AUTO)
+    if split is job.task.val:
+        return replace(read_groups(choice, JUDGED), source=AUTO)
+    name = read_json(choice / "auto.json")["chosen"] or ClassGroups.name
+    evidence, shape = gather_evidence(split, explained), read_heatmaps(explained).values.shape[1:]
+    known = find_candidates(evidence, shape, seed=job.seed(AUTO, split.name), listen=job.listen).names()
+    if name not in known:
+        raise DataError(
+            f"the chosen grouping {name} cannot be made of the {split.name} split, whose candidates are "
+            f"{', '.join(sorted(known))}; give one of those as a source of its own"
+        )
+    return replace(known[name].groups, source=AUTO)
 
 
 def _retrain(job: Job, part: StagePart) -> None:
@@ -335,17 +372,12 @@ def _repair(job: Job, part: StagePart) -> None:
         write_json(part.path / "repair.json", {"done": False})
         return
     task, settings = job.task, job.settings
-    chosen = read_groups(job.run.stage(AUTO), AUTO)
-    if job.grouped is task.train:
-        groups, selection = chosen, read_groups(job.run.stage(AUTO), JUDGED)
-    else:
+    choice = job.run.stage(AUTO)
+    if job.grouped is not task.train:
         in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=task.train))
-        evidence, shape = gather_evidence(task.train, part.path), read_heatmaps(part.path).values.shape[1:]
-        known = find_candidates(evidence, shape, seed=job.seed(AUTO, "train"), listen=job.listen)
-        groups, selection = known.names()[record["chosen"]].groups, chosen
-        del evidence
-        (part.path / "heatmaps.npy").unlink()
-        (part.path / "heatmaps.parquet").unlink()
+    groups, selection = (chosen_groups(job, choice, split, part.path) for split in (task.train, task.val))
+    for name in ("heatmaps.npy", "heatmaps.parquet"):
+        (part.path / name).unlink(missing_ok=True)
     learner = SUBG(train=settings.train, runtime=settings.runtime, seed=job.seed("repair"))
     shown = balanced_size(groups.counts(), learner.smallest_group) * len(groups.names)
     learner.epochs = min(math.ceil(settings.train.epochs * len(task.train) / shown), MOST_EPOCHS)  # as many steps

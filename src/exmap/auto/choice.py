@@ -42,6 +42,7 @@ FEWEST = 3  # samples of a group that has a say
 RESTATES = 0.5  # adjusted mutual information with the errors from which a grouping of features restates them
 SAME = 0.9  # adjusted mutual information within classes from which two groupings count as one
 FEWEST_IN_CLASS = 20  # images with a finite heatmap that a class needs for halves to be fitted and judged
+AUTO = "auto"  # source of the chosen grouping
 JUDGED = "auto-judged"  # source of the chosen grouping of images that were only judged
 DRAWS = 100  # of the bootstrap behind the confidence
 WORTH_PROCESSES = 1_000_000  # numbers in the features
@@ -113,7 +114,7 @@ def choose_groups(
         raise DataError("choosing a grouping needs heatmaps and features; explain the split and collect outputs first")
     n_classes = len(evidence.class_names)
     if (why := _cannot_say(evidence, judge)) is not None:
-        classes = _classes(evidence, "auto")
+        classes = _classes(evidence, AUTO)
         return AutoChoice(classes, classes if judged is None else _classes(judge, JUDGED), False, _nothing(why, judge))
     known = find_candidates(judge, judge_shape, seed=child_seed(seed, "judges"), listen=listen)
     test = find_shortcuts(known, judge, settings)
@@ -137,7 +138,7 @@ def choose_groups(
     drawn = [np.where(eligible, table.scores(margins, rng), np.inf) for _ in range(DRAWS)]
     wins = [bool(family[int(np.argmin(values))]) for values in drawn]
     chosen, seen = pool[best]
-    groups = replace(chosen.groups, source="auto")
+    groups = replace(chosen.groups, source=AUTO)
     layer = judge_last_layer(margins[best], own, judge.labels, seen.groups)
     curve = data_curve(evidence, judge, groups, seen.groups, held_out=judged is None, seed=child_seed(seed, "curve"))
     before = table.scores(own[None])[0]

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from exmap.auto.choice import AUTO
 from exmap.config import ClusterSettings
 from exmap.errors import SettingsError, unknown_name
 from exmap.groups import EIILGroups, OracleGroups, XRMGroups, source_names
@@ -25,7 +26,7 @@ __all__ = ["ERM", "Method", "Part", "expand_methods", "parse_method", "text_of"]
 
 ERM = "erm"  # the classifier as it was trained
 CLASSES = "classes"
-SOURCES = (*source_names(), EIILGroups.name, XRMGroups.name)
+SOURCES = (*source_names(), AUTO, EIILGroups.name, XRMGroups.name)
 PSEUDO_ATTRIBUTES = "george[method=kmeans,n_clusters=8]"  # what BPA clusters, where it is given nothing else
 
 _PART = r"[A-Za-z0-9_-]+(?:\[[^\[\]]*\])?"

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file
 
+from exmap.auto.choice import AUTO
 from exmap.bench import work
 from exmap.bench.grid import Bench, Cell
 from exmap.bench.methods import ERM, Part, parse_method
@@ -181,14 +182,19 @@ class _Run:
     def _shared(self, name: str, function: Any, *arguments: Any, needs: Iterable[str] = ()) -> str:
         return self._add(name, function, self.folder, self.settings, *arguments, needs=[self.base, *needs])
 
+    def _explained(self, split: str) -> list[str]:
+        """Return the task that explains a split which the run itself does not, if there must be one."""
+        other = split != self.settings.groups.split
+        return [self._shared(f"heatmaps of the {split} split", work.explain_other, split)] if other else []
+
     def _groups(self, part: Part, split: str) -> str:
-        needs = []
-        if split != self.settings.groups.split:
-            needs.append(self._shared(f"heatmaps of the {split} split", work.explain_other, split))
+        needs = self._explained(split)
         if part.name == EIILGroups.name:
             needs.append(self._shared("early-stopped classifier", work.reference_outputs))
         if part.name == XRMGroups.name:
             needs.append(self._shared("twin networks", work.twins_outputs))
+        if part.name == AUTO:
+            needs.append(self._shared("choice of a grouping", work.choose_grouping, needs=self._explained("val")))
         return self._shared(f"groups of the {split} split by {part}", work.infer_groups, part, split, needs=needs)
 
     def fit(self, folder: Path, name: str, cells: tuple[Cell, ...], keep_models: bool) -> str:

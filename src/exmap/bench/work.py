@@ -24,6 +24,7 @@ from torch import nn
 
 from exmap import stages
 from exmap.artifacts import read_groups, read_heatmaps, read_outputs, write_groups, write_outputs
+from exmap.auto.choice import AUTO
 from exmap.bench.grid import Cell
 from exmap.bench.methods import ERM, Method, Part, text_of
 from exmap.config import Settings, change_settings
@@ -50,6 +51,7 @@ from exmap.store import RunFolder, StagePart, digest_of, read_json, save_arrays,
 
 __all__ = [
     "CellPlace",
+    "choose_grouping",
     "explain_other",
     "fit_cells",
     "infer_groups",
@@ -59,6 +61,8 @@ __all__ = [
 ]
 
 REFERENCE_EPOCHS = 1  # of the early-stopped classifier that EIIL looks at
+REFERENCE, TWINS, CHOICE = "reference", "twins", "choice"  # stages that one source needs
+NEEDED = {EIILGroups.name: (REFERENCE,), XRMGroups.name: (TWINS,), AUTO: (CHOICE,)}
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def reference_outputs(folder: Path, settings: Settings, *, listen: Listener) -> 
         train_model(model, task.train, None, short, settings.runtime, seed=job.seed("train"), listen=listen)
         write_outputs({s.name: collect_outputs(model, s, listen=listen) for s in (task.train, task.val)}, part.path)
 
-    _shared(job, "reference", {"epochs": REFERENCE_EPOCHS}, make)
+    _shared(job, REFERENCE, {"epochs": REFERENCE_EPOCHS}, make)
 
 
 def twins_outputs(folder: Path, settings: Settings, *, listen: Listener) -> None:
@@ -170,7 +174,19 @@ def twins_outputs(folder: Path, settings: Settings, *, listen: Listener) -> None
             {name: values.astype(np.int64) for name, values in predicted.items()}, part.path / "twins.safetensors"
         )
 
-    _shared(job, "twins", {}, make)
+    _shared(job, TWINS, {}, make)
+
+
+def choose_grouping(folder: Path, settings: Settings, *, listen: Listener) -> None:
+    """Choose a grouping among many, and say whether there is a shortcut at all, as ``groups.auto`` does."""
+    job = _job(folder, settings, listen)
+    judged = job.run.stage(explained_in(settings, job.task.val.name))
+    identity = {
+        "explain": settings.explain.model_dump(mode="json"),
+        "auto": settings.auto.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
+    _shared(job, CHOICE, identity, lambda part: stages.choose_grouping(job, part, judged))
 
 
 def infer_groups(folder: Path, settings: Settings, part: Part, split: str, *, listen: Listener) -> None:
@@ -179,10 +195,13 @@ def infer_groups(folder: Path, settings: Settings, part: Part, split: str, *, li
     chosen = _split(job.task, split)
 
     def make(place: StagePart) -> None:
-        start = time.perf_counter()
-        evidence = stages.gather_evidence(chosen, job.run.stage(explained_in(settings, split)))
-        source, evidence = _source(job, part, chosen, evidence)
-        groups = source.infer(evidence, seed=job.seed("groups"))
+        start, explained = time.perf_counter(), job.run.stage(explained_in(settings, split))
+        evidence = stages.gather_evidence(chosen, explained)
+        if part.name == AUTO:
+            groups = stages.chosen_groups(job, job.run.stage(CHOICE), chosen, explained)
+        else:
+            source, evidence = _source(job, part, chosen, evidence)
+            groups = source.infer(evidence, seed=job.seed("groups"))
         note = write_groups(groups, chosen, evidence.predicted, place.path)
         write_json(place.path / "clusters.json", {groups.source: note, "seconds": time.perf_counter() - start})
 
@@ -192,6 +211,7 @@ def infer_groups(folder: Path, settings: Settings, part: Part, split: str, *, li
         "george": settings.groups.george.model_dump(mode="json"),
         "seed": settings.seed,
     }
+    identity |= {name: (job.run.record(name) or {}).get("identity") for name in NEEDED.get(part.name, ())}
     _shared(job, groups_in(part, split), identity, make)
 
 
@@ -218,10 +238,10 @@ def _source(job: stages.Job, part: Part, split: Split, evidence: Evidence) -> tu
     if part.name == OracleGroups.name:
         return stages.oracle_source(split), evidence
     if part.name == EIILGroups.name:
-        outputs = read_outputs(job.run.stage("reference"), split.name)
+        outputs = read_outputs(job.run.stage(REFERENCE), split.name)
         return EIILGroups(outputs.logits, **options), evidence
     if part.name == XRMGroups.name:
-        predicted = load_file(job.run.stage("twins") / "twins.safetensors")[split.name]
+        predicted = load_file(job.run.stage(TWINS) / "twins.safetensors")[split.name]
         return XRMGroups(predicted), evidence
     settings = with_options(job.settings, part)
     exmap = ExMapGroups(settings.cluster)
@@ -294,8 +314,8 @@ def _fitted(job: stages.Job, cells: tuple[Cell, ...]) -> list[_Fitted]:
     """Fit, and return what came of it for each cell."""
     method, settings, task = cells[0].method, job.settings, job.task
     tested = read_outputs(job.run.stage("explain"), task.test.name)
-    if method.learner.name == ERM:
-        return [_Fitted(tested.predicted[None], {}, partial(stages.trained_model, job)) for _ in cells]
+    if (left_alone := _left_alone(job, method)) or method.learner.name == ERM:
+        return [_Fitted(tested.predicted[None], left_alone, partial(stages.trained_model, job)) for _ in cells]
     kind: Any = LEARNERS[method.learner.name]
     fields = {field.name for field in dataclasses.fields(kind)}
     options = {key: value for key, value in settings.retrain.model_dump().items() if key in fields}
@@ -319,6 +339,14 @@ def _fitted(job: stages.Job, cells: tuple[Cell, ...]) -> list[_Fitted]:
         predicted = collect_outputs(fitted, task.test, listen=job.listen).predicted[None]
         results.append(_Fitted(predicted, notes, partial(copy.copy, fitted)))
     return results
+
+
+def _left_alone(job: stages.Job, method: Method) -> dict[str, Any]:
+    """Return why the classifier is left as it is where groups are chosen and no shortcut was found, else nothing."""
+    if method.source is None or method.source.name != AUTO:
+        return {}
+    record = read_json(job.run.stage(CHOICE) / "auto.json")
+    return {} if record["repaired"] else {"notes": ["the classifier is left as it is", *record["remarks"]]}
 
 
 def _heads(job: stages.Job, cell: Cell, kind: Any, options: Mapping[str, Any], tested: Outputs) -> _Fitted:
@@ -375,19 +403,18 @@ def _measured(job: stages.Job, place: CellPlace, found: _Fitted, seconds: float)
         result["groups_of"] = split.name
         if (agreement := stages.agreement_with_truth(_groups(job, part, split), split)) is not None:
             result["group_inference"] = agreement
-        shared += [explained_in(settings, split.name), *_needed_by(part)]
-    records = {name: job.run.record(name) or {} for name in shared}
+        shared.append(explained_in(settings, split.name))
+
+    def seconds_of(stage: str) -> float:
+        return float((job.run.record(stage) or {}).get("seconds", 0.0))
+
+    own = 0.0 if part is None else note["seconds"] + sum(map(seconds_of, NEEDED.get(part.name, ())))
     result["seconds"] = {
-        "shared": round(sum(record.get("seconds", 0.0) for record in records.values()), 3),
-        "groups": 0.0 if part is None else round(note["seconds"], 3),
+        "shared": round(sum(map(seconds_of, dict.fromkeys(shared))), 3),
+        "groups": round(own, 3),
         "fit": round(seconds, 3),
     }
     return place.write(result)
-
-
-def _needed_by(part: Part) -> list[str]:
-    """Return the shared stage that a source needs beside heatmaps and features."""
-    return {EIILGroups.name: ["reference"], XRMGroups.name: ["twins"]}.get(part.name, [])
 
 
 def _labels_used(job: stages.Job, method: Method) -> dict[str, list[str]]:
