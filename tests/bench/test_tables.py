@@ -260,6 +260,7 @@ def test_methods_of_several_data_sets_stand_side_by_side() -> None:
         ["exmap+subg", "≈ 75.0 / 90.0", "100.0 / 90.0", ""],
     ]
     assert text.index("## Side by side") < text.index("## dominoes")
+    assert "noise of that of the reference, exmap+dfr or erm.\n" in text
     first, *others = to_latex(rows, reference={}).split("\\begin{table}")[1:]
     assert r"exmap+subg & $\approx$ 75.0 / 90.0 & 100.0 / 90.0 &  \\" in first
     assert len(others) == 3

@@ -47,7 +47,7 @@ LEGEND = (
 
 SIDE_BY_SIDE = (
     "Test accuracy in %, worst group / mean, of the methods that several data sets share; ≈: the worst group's is "
-    "within noise of the reference's"
+    "within noise of that of the reference"
 )
 
 ROW_MEASURES = {  # columns of CSV and what a row calls them
@@ -330,7 +330,7 @@ def to_markdown(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
     """
     blocks = [LEGEND]
     if shared := _shared(rows):
-        blocks += ["## Side by side", f"{SIDE_BY_SIDE}.", _markdown_table(*_overview(shared))]
+        blocks += ["## Side by side", f"{_markdown(_side_by_side(reference))}.", _markdown_table(*_overview(shared))]
     for dataset, own in _by_dataset(rows).items():
         blocks += [f"## {_markdown(dataset)}", _markdown_table(own, _columns(own, reference.get(dataset)))]
         if gaps := _gap_columns(own):
@@ -365,7 +365,7 @@ def to_latex(rows: Sequence[Row], *, reference: Mapping[str, str]) -> str:
     """
     tables = []
     if shared := _shared(rows):
-        tables.append(_latex_environment(_latex(SIDE_BY_SIDE), [_latex_table(*_overview(shared))]))
+        tables.append(_latex_environment(_latex(_side_by_side(reference)), [_latex_table(*_overview(shared))]))
     for dataset, own in _by_dataset(rows).items():
         columns = _columns(own, reference.get(dataset))
         blocks = [{name: columns[name] for name in names if name in columns} for names in LATEX_TABULARS]
@@ -406,6 +406,11 @@ def _shared(rows: Sequence[Row]) -> list[dict[str, Row]]:
             unclear.add(row.shown)  # a label that stands for several methods
         found[row.shown][row.dataset] = row
     return [at for name, at in found.items() if len(at) > 1 and name not in unclear]
+
+
+def _side_by_side(reference: Mapping[str, str]) -> str:
+    names = " or ".join(dict.fromkeys(reference.values()))
+    return f"{SIDE_BY_SIDE}, {names}" if names else SIDE_BY_SIDE
 
 
 def _overview(shared: Sequence[Mapping[str, Row]]) -> tuple[list[Row], dict[str, list[str]]]:
