@@ -236,7 +236,7 @@ def _cluster(job: Job, part: StagePart) -> None:
 
 
 def _auto(job: Job, part: StagePart) -> None:
-    """Write auto.parquet (the chosen groups), clusters.json, and auto.json: what was weighed, and what was found."""
+    """Explain the validation split where another one is grouped, and write what :func:`choose_grouping` finds."""
     grouped, judge = job.grouped, job.task.val
     if grouped is not judge:  # the classifier knows the images it was trained on by heart
         in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=judge))
@@ -245,7 +245,10 @@ def _auto(job: Job, part: StagePart) -> None:
 
 
 def choose_grouping(job: Job, part: StagePart, explained: Path) -> None:
-    """Write what :func:`_auto` says; `explained` is where the validation split is, if another one is grouped."""
+    """Write auto.parquet (the chosen groups), clusters.json, and auto.json: what was weighed, and what was found.
+
+    `explained` is where the validation split is explained, if another one is grouped.
+    """
     grouped, judge = job.grouped, job.task.val
     evidence = gather_evidence(grouped, job.run.stage("explain"))
     shape = read_heatmaps(job.run.stage("explain")).values.shape[1:]
@@ -259,7 +262,7 @@ def choose_grouping(job: Job, part: StagePart, explained: Path) -> None:
         judged=judged,
         logits=outputs.logits,
         settings=job.settings.auto,
-        seed=job.seed("auto"),
+        seed=job.seed(AUTO),
         listen=job.listen,
     )
     notes = {AUTO: write_groups(choice.groups, grouped, evidence.predicted, part.path)}

@@ -13,7 +13,6 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file
 
-from exmap.auto.choice import AUTO
 from exmap.bench import work
 from exmap.bench.grid import Bench, Cell
 from exmap.bench.methods import ERM, Part, parse_method
@@ -23,7 +22,6 @@ from exmap.bench.work import CellPlace
 from exmap.config import change_settings
 from exmap.errors import RunFolderError
 from exmap.evaluation import Difference, worst_group_difference
-from exmap.groups import EIILGroups, XRMGroups
 from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator
@@ -189,12 +187,8 @@ class _Run:
 
     def _groups(self, part: Part, split: str) -> str:
         needs = self._explained(split)
-        if part.name == EIILGroups.name:
-            needs.append(self._shared("early-stopped classifier", work.reference_outputs))
-        if part.name == XRMGroups.name:
-            needs.append(self._shared("twin networks", work.twins_outputs))
-        if part.name == AUTO:
-            needs.append(self._shared("choice of a grouping", work.choose_grouping, needs=self._explained("val")))
+        if (need := work.NEEDS.get(part.name)) is not None:
+            needs.append(self._shared(need.title, need.make, needs=self._explained("val") if need.judged else []))
         return self._shared(f"groups of the {split} split by {part}", work.infer_groups, part, split, needs=needs)
 
     def fit(self, folder: Path, name: str, cells: tuple[Cell, ...], keep_models: bool) -> str:

@@ -50,7 +50,9 @@ from exmap.retrain import AFR, LEARNERS, Head, Selection
 from exmap.store import RunFolder, StagePart, digest_of, read_json, save_arrays, write_json
 
 __all__ = [
+    "NEEDS",
     "CellPlace",
+    "Need",
     "choose_grouping",
     "explain_other",
     "fit_cells",
@@ -62,7 +64,6 @@ __all__ = [
 
 REFERENCE_EPOCHS = 1  # of the early-stopped classifier that EIIL looks at
 REFERENCE, TWINS, CHOICE = "reference", "twins", "choice"  # stages that one source needs
-NEEDED = {EIILGroups.name: (REFERENCE,), XRMGroups.name: (TWINS,), AUTO: (CHOICE,)}
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,23 @@ def choose_grouping(folder: Path, settings: Settings, *, listen: Listener) -> No
     _shared(job, CHOICE, identity, lambda part: stages.choose_grouping(job, part, judged))
 
 
+@dataclass(frozen=True)
+class Need:
+    """What one source needs beside heatmaps and features: the stage, the task that makes it, and how that is called."""
+
+    stage: str
+    title: str
+    make: Callable[..., None]
+    judged: bool = False  # whether the validation split must be explained for it
+
+
+NEEDS = {
+    EIILGroups.name: Need(REFERENCE, "early-stopped classifier", reference_outputs),
+    XRMGroups.name: Need(TWINS, "twin networks", twins_outputs),
+    AUTO: Need(CHOICE, "choice of a grouping", choose_grouping, judged=True),
+}
+
+
 def infer_groups(folder: Path, settings: Settings, part: Part, split: str, *, listen: Listener) -> None:
     """Infer the groups that a source makes of a split."""
     job = _job(folder, settings, listen)
@@ -211,7 +229,8 @@ def infer_groups(folder: Path, settings: Settings, part: Part, split: str, *, li
         "george": settings.groups.george.model_dump(mode="json"),
         "seed": settings.seed,
     }
-    identity |= {name: (job.run.record(name) or {}).get("identity") for name in NEEDED.get(part.name, ())}
+    if (need := NEEDS.get(part.name)) is not None:
+        identity[need.stage] = (job.run.record(need.stage) or {}).get("identity")
     _shared(job, groups_in(part, split), identity, make)
 
 
@@ -408,7 +427,9 @@ def _measured(job: stages.Job, place: CellPlace, found: _Fitted, seconds: float)
     def seconds_of(stage: str) -> float:
         return float((job.run.record(stage) or {}).get("seconds", 0.0))
 
-    own = 0.0 if part is None else note["seconds"] + sum(map(seconds_of, NEEDED.get(part.name, ())))
+    own = 0.0 if part is None else note["seconds"]
+    if part is not None and (need := NEEDS.get(part.name)) is not None:
+        own += seconds_of(need.stage)
     result["seconds"] = {
         "shared": round(sum(map(seconds_of, dict.fromkeys(shared))), 3),
         "groups": round(own, 3),
