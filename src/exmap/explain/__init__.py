@@ -1,18 +1,22 @@
-"""Heatmaps: layer-wise relevance propagation through zennit, reduced to what clustering reads."""
+"""Heatmaps: relevance propagation by operation, reduced to what clustering reads."""
 
-from exmap.explain.gradient import input_gradient_maps
+from exmap.explain.batch import BatchHeatmaps
+from exmap.explain.engine import Relevance, propagate
+from exmap.explain.explainers import explainer_names, make_explainer
 from exmap.explain.heatmaps import compute_heatmaps, explain_split
-from exmap.explain.propagate import SymmetricGamma
 from exmap.explain.reduce import reduce_heatmaps, reduce_maps
 from exmap.explain.rules import composite_names, make_composite
 
 __all__ = [
-    "SymmetricGamma",
+    "BatchHeatmaps",
+    "Relevance",
     "composite_names",
     "compute_heatmaps",
     "explain_split",
-    "input_gradient_maps",
+    "explainer_names",
     "make_composite",
+    "make_explainer",
+    "propagate",
     "reduce_heatmaps",
     "reduce_maps",
 ]

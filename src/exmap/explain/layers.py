@@ -1,112 +1,159 @@
-"""A convolution as the linear map it is: applied, and transposed, with weights that stay the same for a whole run."""
+"""Layers at which all relevance can be seen, and relevance by channel.
+
+Between input and logit there are places through which everything passes, such as the outputs of residual blocks. There,
+relevance summed over positions says which channels carry the prediction, wherever in the image the evidence lies
+(concept relevance: Achtibat et al., 2023; prototypes of it: Dreyer et al., 2024).
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["LinearMap", "PlainConvolution", "padded"]
+from exmap.explain.engine import Call, Engine, propagate
+from exmap.explain.rules import Composite, Rule
+from exmap.explain.rules.table import on_the_way_back
 
-MOST_POSITIONS = 4  # of a map that a matrix is made for: matrices grow with the square of it
+__all__ = ["Layer", "by_channel", "layer_at", "whole_layers"]
 
-
-class _PlainConvolution(type):
-    def __instancecheck__(cls, module: object) -> bool:
-        """Say whether the module computes torch's own convolution of its input, padding included."""
-        own = ("forward", "_conv_forward")
-        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-        return any(
-            isinstance(module, kind) and all(getattr(type(module), n, None) is getattr(kind, n, None) for n in own)
-            for kind in kinds
-        ) and not any(name in vars(module) for name in own)
+NEARLY = 1e-3  # of the logit may be missing at a layer that is called whole
 
 
-class PlainConvolution(metaclass=_PlainConvolution):
-    """What `isinstance` takes for a convolution whose weights are all there is to know about it."""
+@dataclass(frozen=True)
+class Layer:
+    """A module whose output all relevance passes through.
+
+    Attributes
+    ----------
+    path : str
+    depth : float
+        Share of the network's linear maps that have run by then, in [0, 1].
+    shape : tuple of int
+        Of its output for one image.
+    """
+
+    path: str
+    depth: float
+    shape: tuple[int, ...]
 
 
-class LinearMap:
-    """A convolution with other weights, and its transpose.
+@dataclass
+class _Seen:
+    path: str
+    operations: int
+    maps: int
+    shape: tuple[int, ...]
+    relevance: float = 0.0
 
-    Where the input has no more positions than the kernel has taps, and at most four, the map is multiplied as a matrix:
-    convolution routines spend most of their time on padding there. The matrix has every weight that meets data, and is
-    made once for each size of input.
+
+def whole_layers(model: nn.Module, x: torch.Tensor, composite: Composite) -> list[Layer]:
+    """Return the modules through whose outputs all relevance passes, from the input on.
 
     Parameters
     ----------
-    conv : torch.nn.Module
-        Gives stride, dilation, groups and, if `padded` does not do it, padding.
-    weight : Tensor, shape of the convolution's weight
+    model : torch.nn.Module
+    x : Tensor, shape (n, C, H, W)
+        The first image is explained.
+    composite : Composite
+
+    Returns
+    -------
+    list of Layer
+        Of several modules with the same output the outermost.
     """
+    counter = {"operations": 0, "maps": 0}
 
-    def __init__(self, conv: nn.Module, weight: torch.Tensor) -> None:
-        module: Any = conv
-        self.weight = weight
-        padding = module.padding if _pads_itself(module) else (0,) * len(module.kernel_size)
-        self._geometry = (module.stride, padding, module.dilation, module.transposed, module.output_padding)
-        self._groups: int = module.groups
-        self._transposed: bool = module.transposed
-        self._matrices: dict[torch.Size, tuple[torch.Tensor, torch.Size]] = {}
+    def count(call: Call, rule: Rule, engine: Engine) -> Any:
+        counter["operations"] += 1
+        counter["maps"] += rule.name == "linear map"
+        engine.owner = counter["operations"]
+        return rule.run(call, engine)
 
-    def __call__(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the map's output, shape (n, C_out, ...), of an input of shape (n, C_in, ...), plus a bias (C_out,)."""
-        if not self._is_small(x):
-            moved: torch.Tensor = torch.ops.aten.convolution(x, self.weight, bias, *self._geometry, self._groups)
-            return moved
-        matrix, places = self._matrix(x.shape[2:])
-        rows = _row(x) @ matrix if bias is None else torch.addmm(bias.repeat(math.prod(places)), _row(x), matrix)
-        return _unrow(rows, places)
-
-    def transpose(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return the transposed map's output for `y`, in the shape of the input `x`."""
-        if self._is_small(x):
-            return _unrow(_row(y) @ self._matrix(x.shape[2:])[0].T, x.shape[2:])
-        arguments = (y, x, self.weight, None, *self._geometry, self._groups, (True, False, False))
-        moved: torch.Tensor = torch.ops.aten.convolution_backward(*arguments)[0]
-        return moved
-
-    def _is_small(self, x: torch.Tensor) -> bool:
-        positions = math.prod(x.shape[2:])
-        plain = self._groups == 1 and not self._transposed
-        return plain and positions <= min(self.weight[0, 0].numel(), MOST_POSITIONS)
-
-    def _matrix(self, places: torch.Size) -> tuple[torch.Tensor, torch.Size]:
-        """Return the matrix for inputs of these sizes, (positions * C_in, positions * C_out), and the output's sizes.
-
-        Which of the kernel's taps leads from one position to another is read off a convolution of single pixels with
-        a kernel that holds the taps' numbers; 0 is no tap.
-        """
-        if places not in self._matrices:
-            sizes, device = self.weight.shape[2:], self.weight.device
-            numbers = torch.arange(1.0, 1 + math.prod(sizes), device=device).view(1, 1, *sizes)
-            pixels = torch.eye(math.prod(places), device=device).view(-1, 1, *places)
-            taps = torch.ops.aten.convolution(pixels, numbers, None, *self._geometry, 1)
-            flat = nn.functional.pad(self.weight.flatten(2), (1, 0))
-            blocks = flat[:, :, taps.round().long().flatten(1)]  # (C_out, C_in, positions in, positions out)
-            self._matrices[places] = blocks.permute(2, 1, 3, 0).flatten(2).flatten(0, 1), taps.shape[2:]
-        return self._matrices[places]
+    engine = Engine(composite, audit=count)
+    with _outputs(model, counter) as seen:
+        made = propagate(model, x[:1], engine=engine)
+    explained = float(made.explained.double()[0])
+    later = torch.zeros(counter["operations"] + 2, dtype=torch.float64)
+    for owner, relevance in engine.constants.by_owner():
+        later[owner or 0] += float(relevance.double().sum())
+    after = later.flip(0).cumsum(0).flip(0)  # relevance of the constants of this operation and all later ones
+    found: dict[int, Layer] = {}
+    for one in seen:
+        missing = abs(one.relevance + float(after[one.operations + 1]) - explained)
+        if missing <= NEARLY * max(abs(explained), abs(one.relevance)):
+            found[one.operations] = Layer(one.path, one.maps / max(1, counter["maps"]), one.shape)
+    return list(found.values())
 
 
-def padded(conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return the input with the padding that :class:`LinearMap` does not do: copies of pixels, or given as a word."""
-    module: Any = conv
-    if _pads_itself(module):
-        return x
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return nn.functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+@contextmanager
+def _outputs(model: nn.Module, counter: dict[str, int]) -> Iterator[list[_Seen]]:
+    """Note what every module's output carries, in the order in which modules end."""
+    seen: list[_Seen] = []
+
+    def keep(path: str, output: Any) -> None:
+        if not isinstance(output, torch.Tensor) or not output.requires_grad or output.ndim < 2:
+            return
+        one = _Seen(path, counter["operations"], counter["maps"], tuple(output.shape[1:]))
+        seen.append(one)
+        with torch._C.DisableTorchFunction():  # the engine would count this copy
+            value = output.detach().clone()
+
+        def came(g: torch.Tensor | None) -> None:
+            if g is not None:
+                one.relevance += float((g * value).double().sum())
+
+        on_the_way_back(output, came)
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output, path=path: keep(path, output))
+        for path, module in model.named_modules()
+        if path
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _pads_itself(conv: Any) -> bool:
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+def layer_at(layers: list[Layer], depth: float) -> Layer | None:
+    """Return the layer nearest to a depth among those with positions, or None where there is none."""
+    usable = [layer for layer in layers if sum(size > 1 for size in layer.shape) > 1]
+    return min(usable, key=lambda layer: abs(layer.depth - depth), default=None)
 
 
-def _row(x: torch.Tensor) -> torch.Tensor:
-    """Lay (n, C, ...) out as (n, positions * C): a view, if x is channels-last."""
-    return x.movedim(1, -1).flatten(1)
+def by_channel(relevance: torch.Tensor, image: torch.Size) -> torch.Tensor:
+    """Return relevance of a layer by channel, summed over positions.
+
+    Parameters
+    ----------
+    relevance : Tensor, shape (n, C, h, w), (n, h, w, C), (n, S, C) or (n, C)
+        Of four dimensions the last two are positions, unless the two before the last have the image's proportions and
+        those do not.
+    image : torch.Size
+        Of the images, (n, C, H, W).
+
+    Returns
+    -------
+    Tensor, shape (n, C)
+    """
+    if relevance.ndim == 2:
+        return relevance
+    if relevance.ndim == 3:
+        return relevance.sum(dim=1)
+    height, width = image[-2:]
+    a, b, c = relevance.shape[1:4]
+    first = b * width == c * height
+    last = a * width == b * height
+    return relevance.sum(dim=(1, 2)) if last and not first else relevance.flatten(2).sum(dim=2)
 
 
-def _unrow(rows: torch.Tensor, places: torch.Size) -> torch.Tensor:
-    return rows.view(len(rows), *places, -1).movedim(-1, 1)
+def unit_peak(vectors: torch.Tensor) -> torch.Tensor:
+    """Divide each vector by its largest absolute value; a vector of zeros stays so."""
+    peak = vectors.abs().amax(dim=1, keepdim=True)
+    return vectors / torch.where(peak == 0, 1.0, peak)

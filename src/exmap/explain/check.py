@@ -1,0 +1,583 @@
+"""Whether a model is explained right, on the user's own model and images: a proof by sums, and where it fails.
+
+The relevance of the input and of everything that does not depend on it must add up to the explained logit. That holds
+for every rule of :mod:`exmap.explain.rules`, so it is a test of each operation the model uses. Where it fails, every
+operation is looked at by itself, and the first that breaks the sum is named.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from exmap.errors import DataError, ExMapError, SettingsError
+from exmap.explain.engine import Call, Engine, Relevance, composite_for, full_precision, model_dtype, propagate
+from exmap.explain.rules import UNKNOWN, Composite, Rule, hold, is_held
+from exmap.explain.rules.table import on_the_way_back
+from exmap.model.check import check_inputs
+from exmap.model.classifier import check_differentiable, logits_of, unwrapped
+from exmap.model.probe import copied
+from exmap.model.running import evaluation_mode, model_device
+
+__all__ = ["Break", "ModelCheck", "Operation", "check_model"]
+
+EXACT = 1e-6  # of the larger share, in float64
+ROUNDED = 1e-3  # the same in float32
+MOST_IMAGES = 8  # that are looked at one by one
+KINDS = ("biases", "tokens and positions", "numbers and other constants", "softmax and gates")
+_ABSORBING = "softmax log_softmax softmin logsumexp cdist sigmoid exp exp2 log log2 log10 reciprocal rsqrt rpow rdiv"
+ABSORBING = frozenset(_ABSORBING.split())  # their gradient does not keep relevance, or they are not zero at zero
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table: an operation of the model, its rule, and how often one pass runs it."""
+
+    name: str
+    rule: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Break:
+    """The first operation whose relevance does not add up.
+
+    Attributes
+    ----------
+    operation, rule : str
+    module : str
+        Path of the module that runs it.
+    line : str
+        ``file:line`` of the code that calls it.
+    error : float
+        What is missing, as a share of the explained logit.
+    """
+
+    operation: str
+    rule: str
+    module: str
+    line: str
+    error: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} (rule: {self.rule}) in module {self.module or 'the model itself'!r}, {self.line}: "
+            f"{self.error:.3g} of the logit is lost or made there"
+        )
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What :func:`check_model` found.
+
+    Attributes
+    ----------
+    passed : bool
+    error : float
+        Largest distance of input + constants from the explained logit, as a share of the largest of the three, in
+        float64 where the model can be computed in it.
+    error_float32 : float
+        The same as the model computes, at least in float32.
+    exact : bool
+        Whether `error` was found in float64.
+    input_share : ndarray of float64, shape (n,)
+        Relevance of the input over the explained logit.
+    shares : dict of str to float
+        Mean share of the explained logit that each kind of constant holds.
+    operations : tuple of Operation
+    composite : str
+    logits_difference : float
+        Largest difference of a logit with and without the rules, as a share of the largest logit; 0 is bit-equal.
+    alone_difference : float
+        Largest difference of an image's relevance alone and in a batch, as a share of the largest relevance.
+    cost : float
+        Time of a relevance pass over that of a forward pass with input gradients.
+    memory : float
+        Bytes kept for the way back over those of the gradient's.
+    memory_per_image : int
+        Bytes kept for the way back, per image.
+    first_break : Break or None
+    reasons : tuple of str
+        What failed, in sentences.
+    """
+
+    passed: bool
+    error: float
+    error_float32: float
+    exact: bool
+    input_share: NDArray[np.float64]
+    shares: dict[str, float]
+    operations: tuple[Operation, ...]
+    composite: str
+    logits_difference: float
+    alone_difference: float
+    cost: float
+    memory: float
+    memory_per_image: int
+    first_break: Break | None = None
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = "The model is explained right." if self.passed else "The model is not explained right."
+        kind = "float64" if self.exact else "the model's own precision"
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in self.shares.items() if abs(share) > 5e-4)
+        equal = "bit-equal" if self.logits_difference == 0 else f"off by {self.logits_difference:.1e} of the largest"
+        rows = [
+            head,
+            *(f"- {reason}" for reason in self.reasons),
+            f"sum of relevance     off by {self.error:.1e} of the logit ({kind}), {self.error_float32:.1e} as computed",
+            f"share of the logit   input {float(np.mean(self.input_share)):.3f}{', ' if shares else ''}{shares}",
+            f"logits               {equal}",
+            f"alone, in a batch    maps differ by {self.alone_difference:.1e} of their maximum",
+            f"cost                 {self.cost:.2f} input gradients; {self.memory_per_image / 2**20:.1f} MiB an image, "
+            f"{self.memory:.2f} of the gradient's",
+            f"rules                {self.composite}",
+            *_table(self.operations),
+        ]
+        return "\n".join(rows)
+
+
+def _table(operations: tuple[Operation, ...]) -> list[str]:
+    width = max((len(row.name) for row in operations), default=0)
+    rules = max((len(row.rule) for row in operations), default=0)
+    return [f"  {row.name:<{width}}  {row.rule:<{rules}}  {row.count:>5}" for row in operations]
+
+
+def check_model(
+    model: nn.Module,
+    images: Any,
+    *,
+    composite: str | Composite = "auto",
+    target: str | int = "predicted",
+    tolerance: float | None = None,
+) -> ModelCheck:
+    """Check that relevance on a model is right: that input + constants = logit, image by image.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any classifier; it stays as it is.
+    images : ndarray or Tensor of float, shape (n, C, H, W)
+        As the model was trained on them; the first 8 are used. Two at least compare an image alone and in a batch.
+    composite : str or Composite
+        "auto" takes the default of the model's kind.
+    target : "predicted", "margin" or int
+    tolerance : float, optional
+        Largest error that passes; by default 1e-6 in float64 and 1e-3 in float32.
+
+    Raises
+    ------
+    DataError
+        For a model or images that cannot be run; see also :func:`exmap.model.check_inputs`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> result = check_model(model.eval(), torch.randn(4, 3, 8, 8))
+    >>> result.passed, result.error < 1e-6
+    (True, True)
+    """
+    check_differentiable(model)
+    x = _tensor(images)[:MOST_IMAGES]
+    check_inputs(model, np.ascontiguousarray(x[:2].float().cpu().numpy()))
+    model = unwrapped(model)
+    used = full_precision(model)
+    x = x.to(model_device(used), model_dtype(used))
+    chosen = composite if isinstance(composite, Composite) else composite_for(used, x, composite)
+    if not chosen.times_input:
+        raise SettingsError(
+            f"composite {chosen.name} changes gradients and promises no sum, so there is nothing to check; choose "
+            "another, such as symmetric_gamma"
+        )
+    whole, counts, cost, memory, per_image = _as_computed(used, x, chosen, target)
+    plain = _plain_logits(used, x)
+    scale = float(plain.abs().max().clamp(min=1e-30))
+    twin = _double(used)
+    watch = _Watch(twin if twin is not None else used)
+    parts = [_alone(twin, used, x[i : i + 1], chosen, target) for i in range(len(x))]
+    exact = all(is_exact for _, _, is_exact in parts)
+    errors = [float(made.error().max()) for made, _, _ in parts]
+    alone = _alone_difference(used, x, whole, chosen, target)
+    found = _Found(
+        error=max(errors, default=0.0),
+        error_float32=max((_alone_error(used, x[i : i + 1], chosen, target) for i in range(len(x))), default=0.0),
+        exact=exact,
+        logits=float((plain - whole.logits).abs().max()) / scale,
+        alone=alone,
+        unknown=sorted({name for name, rule in counts if rule == UNKNOWN.name}),
+    )
+    limit = tolerance if tolerance is not None else (EXACT if exact else ROUNDED)
+    first = None
+    if not found.error <= limit:
+        first = _first_break(watch, twin, used, x[int(np.argmax(errors))][None], chosen, target)
+    reasons = _reasons(found, limit, tolerance if tolerance is not None else ROUNDED, first)
+    return ModelCheck(
+        passed=not reasons,
+        error=found.error,
+        error_float32=found.error_float32,
+        exact=exact,
+        input_share=np.array([float(made.values.double().sum() / made.explained.double()[0]) for made, _, _ in parts]),
+        shares=_shares(parts),
+        operations=tuple(Operation(name, rule, count) for (name, rule), count in counts.items()),
+        composite=chosen.name,
+        logits_difference=found.logits,
+        alone_difference=alone,
+        cost=cost,
+        memory=memory,
+        memory_per_image=per_image,
+        first_break=first,
+        reasons=tuple(reasons),
+    )
+
+
+@dataclass
+class _Found:
+    error: float
+    error_float32: float
+    exact: bool
+    logits: float
+    alone: float
+    unknown: list[str]
+
+
+def _reasons(found: _Found, limit: float, rounded: float, first: Break | None) -> list[str]:
+    reasons = []
+    if not found.error <= limit:
+        where = f"the first operation that breaks it is {first}" if first else "no single operation breaks it"
+        reasons.append(
+            f"input and constants must add up to the logit within {limit:.0e} of it, but are off by {found.error:.3g}; "
+            f"{where}. Give that operation a rule (exmap.explain.rules), or choose explainer='occlusion'"
+        )
+    if found.error <= limit and not found.error_float32 <= rounded:
+        reasons.append(
+            f"in float32 input and constants are off by {found.error_float32:.3g} of the logit, more than "
+            f"{rounded:.0e}, though the rules are right; explain the model in float64 (model.double())"
+        )
+    if not found.logits <= 1e-3:
+        reasons.append(f"the logits change by {found.logits:.3g} of the largest while the model is explained")
+    if not found.alone <= 1e-2:
+        reasons.append(
+            f"an image's map depends on the batch it is in (by {found.alone:.3g} of its maximum); something in the "
+            "model looks at the whole batch, such as batch normalisation without running statistics"
+        )
+    return reasons
+
+
+def _tensor(images: Any) -> torch.Tensor:
+    array = images if isinstance(images, torch.Tensor) else np.asarray(images)
+    numbers = isinstance(array, torch.Tensor) or array.dtype.kind in "fiub"
+    x = torch.as_tensor(array).detach() if numbers else torch.zeros(0)
+    if not numbers or x.ndim != 4 or len(x) == 0 or not x.is_floating_point():
+        found = f"{tuple(x.shape)} of {x.dtype}" if numbers else type(images).__name__
+        raise DataError(
+            "images must be an array of floating-point numbers of shape (n, C, H, W) with n at least 1, got "
+            f"{found}; give them as the model was trained on them"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise DataError("images must be finite, but hold NaN or infinity; leave out the damaged ones")
+    return x
+
+
+def _plain_logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return what the model says without the rules, before a softmax that ends it."""
+    engine = Engine(Composite("epsilon"), audit=lambda call, _rule, _engine: _unruled(call))
+    engine.counting = False
+    return propagate(model, x, engine=engine).logits
+
+
+def _unruled(call: Call) -> Any:
+    output = call.run()
+    ends = call.name in ("softmax", "log_softmax", "sigmoid")
+    before = getattr(call.data[0], "_exmap_before", call.data[0] if ends else None)
+    passes = ends or call.name in ("log", "exp")
+    if before is not None and passes and isinstance(output, torch.Tensor):
+        output._exmap_before = before  # type: ignore[attr-defined]
+    return output
+
+
+def _as_computed(
+    model: nn.Module, x: torch.Tensor, composite: Composite, target: Any
+) -> tuple[Relevance, Counter[tuple[str, str]], float, float, int]:
+    """Return relevance as the model computes, the operations, cost, and memory of the way back."""
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def count(call: Call, rule: Rule, engine: Engine) -> Any:
+        counts[call.name, rule.name] += 1
+        return rule.run(call, engine)
+
+    made = propagate(model, x, target=target, engine=Engine(composite, audit=count))
+    engine = Engine(composite)
+    propagate(model, x, target=target, engine=engine)
+    bytes_rules = _kept_bytes(model, lambda: propagate(model, x, target=target, engine=engine))
+    bytes_plain = _kept_bytes(model, lambda: _gradient(model, x))
+    seconds = [_seconds(lambda: propagate(model, x, target=target, engine=engine)) for _ in range(2)]
+    plain = [_seconds(lambda: _gradient(model, x)) for _ in range(2)]
+    ratio = bytes_rules / max(1, bytes_plain)
+    return made, counts, min(seconds) / max(min(plain), 1e-9), ratio, bytes_rules // len(x)
+
+
+def _gradient(model: nn.Module, x: torch.Tensor) -> None:
+    leaf = x.detach().clone().requires_grad_()
+    with evaluation_mode(model), torch.enable_grad():
+        logits = logits_of(model(leaf), len(leaf))
+        torch.autograd.grad(logits.amax(dim=1).sum(), leaf)
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _kept_bytes(model: nn.Module, work: Any) -> int:
+    """Return how many bytes of tensors autograd keeps for the way back beside the weights, each storage once."""
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(kept.values())
+
+
+def _double(model: nn.Module) -> nn.Module | None:
+    """Return a copy in float64, on the CPU where the device has no such numbers; None where it cannot be copied."""
+    try:
+        twin = copied(model)
+        return (twin.cpu() if model_device(model).type == "mps" else twin).double()
+    except Exception:  # a copy may fail in any way: modules are the user's
+        return None
+
+
+def _alone(
+    twin: nn.Module | None, model: nn.Module, x: torch.Tensor, composite: Composite, target: Any
+) -> tuple[Relevance, Counter[str], bool]:
+    """Explain one image, in float64 where that can be, and return what kinds of constants hold."""
+    kinds: Counter[str] = Counter()
+    if twin is not None:
+        try:
+            engine = _Sorting(composite)
+            made = propagate(twin, x.to(model_device(twin), torch.float64), target=target, engine=engine)
+            return made, engine.kinds(), True
+        except ExMapError:
+            raise
+        except Exception:  # numbers of a fixed kind inside forward
+            kinds.clear()
+    engine = _Sorting(composite)
+    made = propagate(model, x, target=target, engine=engine)
+    return made, engine.kinds(), False
+
+
+def _alone_error(model: nn.Module, x: torch.Tensor, composite: Composite, target: Any) -> float:
+    return float(propagate(model, x, composite=composite, target=target).error()[0])
+
+
+class _Sorting(Engine):
+    """An engine that says which kind of constant each relevance belongs to."""
+
+    def __init__(self, composite: Composite) -> None:
+        super().__init__(composite, audit=_owned)
+
+    def kinds(self) -> Counter[str]:
+        """Return the relevance of each kind of constant."""
+        found: Counter[str] = Counter()
+        for owner, relevance in self.constants.by_owner():
+            found[owner] += float(relevance.double().sum())  # type: ignore[assignment]
+        return found
+
+
+def _owned(call: Call, rule: Rule, engine: Engine) -> Any:
+    engine.owner = _kind(call)
+    return rule.run(call, engine)
+
+
+def _kind(call: Call) -> str:
+    if call.name.startswith("conv") or call.name in ("linear", "addmm") or call.name.endswith("_norm"):
+        return KINDS[0]
+    values = [*call.args, *call.kwargs.values()]
+    values += [item for value in values if isinstance(value, (list, tuple)) for item in value]
+    if any(isinstance(value, torch.Tensor) and value.ndim and not value.requires_grad for value in values):
+        return KINDS[1]
+    return KINDS[3] if call.name in ABSORBING else KINDS[2]
+
+
+def _shares(parts: list[tuple[Relevance, Counter[str], bool]]) -> dict[str, float]:
+    return {
+        kind: float(np.mean([kinds[kind] / float(made.explained.double()[0] or np.nan) for made, kinds, _ in parts]))
+        for kind in KINDS
+    }
+
+
+def _alone_difference(model: nn.Module, x: torch.Tensor, whole: Relevance, composite: Composite, target: Any) -> float:
+    """Return how far an image's relevance alone is from that in the batch."""
+    if len(x) < 2:
+        return 0.0
+    worst = 0.0
+    engine = Engine(composite)
+    for i in range(min(2, len(x))):
+        given = target if isinstance(target, int) or target == "margin" else int(whole.target[i])
+        alone = propagate(model, x[i : i + 1], target=given, engine=engine)
+        for one, other in ((alone.values[0], whole.values[i]), (alone.logits[0], whole.logits[i])):
+            peak = other.abs().max().clamp(min=1e-30)
+            worst = max(worst, float((one - other).abs().max() / peak))
+    return worst
+
+
+# --- where the sum breaks ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Record:
+    operation: str
+    rule: str
+    module: str
+    line: str
+    out: float = 0.0
+    into: float = 0.0
+    unseen: list[str] = field(default_factory=list)
+
+
+class _Watch:
+    """Looks at each operation by itself: what comes to its outputs, and what it hands to each operand."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.records: list[_Record] = []
+        self.began = False
+
+    def __call__(self, call: Call, rule: Rule, engine: Engine) -> Any:
+        """Run one operation on copies of its operands, and record what flows through it."""
+        if rule.views:
+            return _seen(rule.run(call, engine))
+        record = _Record(call.name, rule.name, *_where(self.names))
+        record.unseen = [_maker(operand) for operand in call.data if self.began and not hasattr(operand, "_exmap_seen")]
+        self.began = True
+        self.records.append(record)
+        engine.owner = record
+        pairs = {id(operand): self._copy(operand, record) for operand in call.data}
+        target = call.args[0] if call.args else None
+        output = rule.run(call.mapped(lambda operand: pairs[id(operand)]), engine)
+        written = pairs.get(id(target)) if isinstance(target, torch.Tensor) else None
+        if written is not None and written._version > 0:  # the operation wrote into its first operand
+            call.args[0].copy_(self._watched(written, record))
+            hold(target, is_held(written))
+            return None if output is None else _seen(target)
+        if output is None:
+            return output
+        made = [self._watched(part, record) for part in (output if isinstance(output, (tuple, list)) else [output])]
+        return _seen(type(output)(made) if type(output) in (tuple, list) else made[0] if len(made) == 1 else output)
+
+    def _copy(self, operand: torch.Tensor, record: _Record) -> torch.Tensor:
+        duplicate = operand.clone()
+        value = duplicate.detach().clone()
+        hold(duplicate, is_held(operand))
+        if hasattr(operand, "_exmap_before"):
+            duplicate._exmap_before = operand._exmap_before  # type: ignore[attr-defined]
+
+        def came(g: torch.Tensor) -> None:
+            record.into += float((g * value).double().sum())
+
+        if duplicate.is_floating_point():
+            on_the_way_back(duplicate, came)
+        return duplicate
+
+    def _watched(self, part: Any, record: _Record) -> Any:
+        if not isinstance(part, torch.Tensor) or not part.requires_grad or not part.is_floating_point():
+            return part
+        duplicate = part.clone()
+        for name in ("_exmap_held", "_exmap_before"):
+            if hasattr(part, name):
+                setattr(duplicate, name, getattr(part, name))
+        value = duplicate.detach().clone()
+
+        def came(g: torch.Tensor) -> None:
+            record.out += float((g * value).double().sum())
+
+        on_the_way_back(duplicate, came)
+        return duplicate
+
+
+def _seen(output: Any) -> Any:
+    for part in output if isinstance(output, (tuple, list)) else (output,):
+        if isinstance(part, torch.Tensor):
+            part._exmap_seen = True  # type: ignore[attr-defined]
+    return output
+
+
+def _maker(tensor: torch.Tensor) -> str:
+    return type(tensor.grad_fn).__name__ if tensor.grad_fn is not None else "an operation"
+
+
+def _where(names: dict[int, str]) -> tuple[str, str]:
+    """Return the path of the module that is running, and the line of the user's code that called the operation."""
+    frame = sys._getframe(2)
+    module, line = None, ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        owner = frame.f_locals.get("self")
+        if module is None and id(owner) in names:
+            module = names[id(owner)]
+        inside = (
+            "/torch/" in file.replace("\\", "/") or file == __file__ or "/exmap/explain/" in file.replace("\\", "/")
+        )
+        if not line and not inside:
+            line = f"{Path(file).name}:{frame.f_lineno}"
+        if module is not None and line:
+            break
+        frame = frame.f_back  # type: ignore[assignment]
+    return module or "", line
+
+
+def _first_break(
+    watch: _Watch, twin: nn.Module | None, model: nn.Module, x: torch.Tensor, composite: Composite, target: Any
+) -> Break | None:
+    """Explain one image again, operation by operation, and return the first that breaks the sum."""
+    engine = Engine(composite, audit=watch)
+    kind = torch.float64
+    try:
+        used = twin if twin is not None else model
+        kind = torch.float64 if twin is not None else x.dtype
+        made = propagate(used, x.to(model_device(used), kind), target=target, engine=engine)
+    except ExMapError:
+        raise
+    except Exception:  # the copy does not run: watch the model itself
+        watch.records.clear()
+        watch.names = {id(module): name for name, module in model.named_modules()}
+        kind = x.dtype
+        made = propagate(model, x, target=target, engine=engine)
+    held: Counter[int] = Counter()
+    for owner, relevance in engine.constants.by_owner():
+        held[id(owner)] += float(relevance.double().sum())  # type: ignore[assignment]
+    scale = max(float(made.explained.abs().max()), 1e-30)
+    limit = EXACT if kind == torch.float64 else ROUNDED
+    for record in watch.records:
+        if record.unseen:
+            return Break(
+                record.unseen[0],
+                "none: it cannot be seen",
+                record.module,
+                f"before {record.line}",
+                float(made.error().max()),
+            )
+        lost = abs(record.out - record.into - held[id(record)]) / max(scale, abs(record.out), abs(record.into))
+        if not lost <= limit:
+            return Break(record.operation, record.rule, record.module, record.line, lost)
+    return None
