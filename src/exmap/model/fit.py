@@ -26,7 +26,7 @@ from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import DataError, NumericalError, SettingsError
 from exmap.evaluation import worst_share
-from exmap.model.backbone import evaluation_mode, images_at_once, to_tensor
+from exmap.model.running import evaluation_mode, images_at_once, model_input
 from exmap.model.small_maps import small_maps_as_products
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.runtime import child_seed, generator, torch_seed
@@ -263,7 +263,7 @@ def _train_epoch(
         labels = torch.from_numpy(train.labels[share]).to(fabric.device)
         # Processes average their gradients; this weight makes that the mean over the whole batch.
         weight = len(share) * fabric.world_size / len(batch)
-        loss = objective.loss(model(to_tensor(images, fabric.device)), labels, share) * weight
+        loss = objective.loss(model(model_input(model, images)), labels, share) * weight
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
@@ -305,7 +305,7 @@ def _right(model: nn.Module, split: Split | None, fabric: Fabric) -> NDArray[np.
         parts = list(batch_slices(len(split), images_at_once(split)))[fabric.global_rank :: fabric.world_size]
         rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts)
         for part, images in zip(parts, split.images.stream(rows), strict=True):
-            predicted = model(to_tensor(images, fabric.device)).argmax(dim=1).cpu().numpy()
+            predicted = model(model_input(model, images)).argmax(dim=1).cpu().numpy()
             right[part] = torch.from_numpy((predicted == split.labels[part]).astype(np.float32))
     summed: Any = fabric.all_reduce(right, reduce_op="sum")
     return np.asarray(summed.cpu().numpy() > 0)

@@ -25,12 +25,17 @@ MOST_POSITIONS = 4  # beyond, convolution routines are as quick
 
 
 @contextmanager
-def small_maps_as_products(model: nn.Module) -> Iterator[None]:
-    """Let the model's plain 2-d convolutions take the short way inside the block, where their input allows it."""
+def small_maps_as_products(model: nn.Module, but: str | None = None) -> Iterator[None]:
+    """Let the model's plain 2-d convolutions take the short way inside the block, where their input allows it.
+
+    The module of the name `but` and all inside it stay as they are.
+    """
+    left = {id(m) for name, m in model.named_modules() if but is not None and f"{name}.".startswith(f"{but}.")}
     changed = [
         module
         for module in model.modules()
         if type(module) is nn.Conv2d
+        and id(module) not in left
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and module.dilation == (1, 1)

@@ -75,27 +75,41 @@ class AFR:
     tuning_splits: int = 5
     seed: int = 0
 
-    def fit(self, model: nn.Module, split: Split, groups: Groups, *, listen: Listener = silent) -> nn.Module:
+    def fit(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups,
+        *,
+        head: str | None = None,
+        listen: Listener = silent,
+    ) -> nn.Module:
         """Return a copy of `model` with a last layer that minds the errors of the old one.
 
         Parameters
         ----------
         model : torch.nn.Module
-            Ends in a linear layer, ERM's head; stays as it is.
+            Its logits are a linear map of features, ERM's head; stays as it is.
         split : Split
             The retraining set: images and class labels. ERM should not have been trained on it, or it makes no errors.
         groups : Groups
             One group per sample of the split, to choose gamma and lambda by.
+        head : str, optional
+            Name of the last layer, by default found by running the model.
         listen : Listener
         """
-        from exmap.model import collect_outputs, find_head, replace_head
+        from exmap.model import collect_outputs, find_last_layer, replace_head
 
-        name = find_head(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
-        features = collect_outputs(model, split, head=name, listen=listen).features
-        state = {key: value.float().cpu().numpy() for key, value in model.get_submodule(name).state_dict().items()}
-        head = Head(state["weight"], state.get("bias", np.zeros(len(state["weight"]), dtype=np.float32)))
-        self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, head=head, listen=listen)
-        return replace_head(model, name, self.head_.weight, self.head_.bias)
+        last = find_last_layer(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)), head)
+        features = collect_outputs(model, split, head=last, listen=listen).features
+        if last.kind == "cut":
+            raise DataError(
+                f"AFR starts from the last layer's own weights, but more than a linear map follows {last.name!r}; use "
+                "DFR, or a model that ends in a linear layer"
+            )
+        own = Head(*last.by_class())
+        self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, head=own, listen=listen)
+        return replace_head(model, last, self.head_.weight, self.head_.bias)
 
     def fit_head(
         self,

@@ -104,25 +104,41 @@ class DFR:
     smallest_group: int = 6
     seed: int = 0
 
-    def fit(self, model: nn.Module, split: Split, groups: Groups, *, listen: Listener = silent) -> nn.Module:
+    def fit(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups,
+        *,
+        head: str | None = None,
+        listen: Listener = silent,
+    ) -> nn.Module:
         """Return a copy of `model` with a last layer that treats the groups alike.
 
         Parameters
         ----------
         model : torch.nn.Module
-            Ends in a linear layer; stays as it is.
+            Its logits are a linear map of features; stays as it is.
         split : Split
             The retraining set: images and class labels.
         groups : Groups
             One group per sample of the split.
+        head : str, optional
+            Name of the layer to retrain, by default the last linear map, found by running the model. Where more than a
+            linear map follows the named layer, the model that is returned leaves that out.
         listen : Listener
-        """
-        from exmap.model import collect_outputs, find_head, replace_head
 
-        name = find_head(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)))
-        features = collect_outputs(model, split, head=name, listen=listen).features
+        Raises
+        ------
+        DataError
+            If no linear map makes the logits and none is named, and what :meth:`fit_head` raises.
+        """
+        from exmap.model import collect_outputs, find_last_layer, replace_head
+
+        last = find_last_layer(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)), head)
+        features = collect_outputs(model, split, head=last, listen=listen).features
         self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, listen=listen)
-        return replace_head(model, name, self.head_.weight, self.head_.bias)
+        return replace_head(model, last, self.head_.weight, self.head_.bias)
 
     def fit_head(
         self,
@@ -228,10 +244,16 @@ class ClassBalanced(DFR):
     tunes_groups: ClassVar[bool] = False
 
     def fit(
-        self, model: nn.Module, split: Split, groups: Groups | None = None, *, listen: Listener = silent
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups | None = None,
+        *,
+        head: str | None = None,
+        listen: Listener = silent,
     ) -> nn.Module:
         """Return a copy of `model` with a last layer that treats the classes alike; `groups` are ignored."""
-        return super().fit(model, split, _classes(split.labels, split.n_classes), listen=listen)
+        return super().fit(model, split, _classes(split.labels, split.n_classes), head=head, listen=listen)
 
     def fit_head(
         self,
