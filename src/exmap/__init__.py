@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from exmap.data import Split, Task, array_split, planted_shortcut
     from exmap.errors import ExMapError
     from exmap.explain import compute_heatmaps
+    from exmap.explain.batch import heatmaps
+    from exmap.explain.check import check_model
     from exmap.records import Clusters, Groups, GroupTable, Heatmaps, Outputs
     from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
     from exmap.retrain import AFR, BPA, DFR, JTT, RWG, SUBG, ClassBalanced, GroupDRO, LfF, Selection
@@ -34,6 +36,8 @@ _HOMES = {
     "exmap.data": ("Split", "Task", "array_split", "planted_shortcut"),
     "exmap.errors": ("ExMapError",),
     "exmap.explain": ("compute_heatmaps",),
+    "exmap.explain.batch": ("heatmaps",),
+    "exmap.explain.check": ("check_model",),
     "exmap.records": ("Clusters", "GroupTable", "Groups", "Heatmaps", "Outputs"),
     "exmap.report": (
         "comparison_figure",
@@ -79,11 +83,13 @@ __all__ = [
     "Split",
     "Task",
     "array_split",
+    "check_model",
     "comparison_figure",
     "compute_heatmaps",
     "embed",
     "embedding_figure",
     "evaluate",
+    "heatmaps",
     "load",
     "load_settings",
     "mistakes_figure",

@@ -15,15 +15,16 @@ from exmap.config import (
     ExplainSettings,
     ImageSettings,
     Settings,
+    change_settings,
     load_settings,
     preset_names,
 )
 from exmap.data import Split, Task, build_task, dataset_names
 from exmap.errors import SettingsError, unknown_name
 from exmap.evaluation import group_table
-from exmap.explain import explain_split
-from exmap.groups import Evidence, ExMapGroups, GeorgeGroups
-from exmap.model import collect_outputs, initial_model
+from exmap.explain import explain_split, make_explainer
+from exmap.groups import Evidence, ExMapGroups, GeorgeGroups, check_channels
+from exmap.model import check_inputs, collect_outputs, initial_model
 from exmap.model.training import train_model
 from exmap.records import Groups, GroupTable, Heatmaps, Listener, Outputs, silent
 from exmap.runtime import child_seed, generator
@@ -115,14 +116,22 @@ class ExMap:
     size : int, optional
         Side in pixels the heatmaps are reduced to; None keeps the image's.
     composite : str
-        Rules of relevance propagation, by name.
-    target : "predicted", "true" or int
-        The class that is explained.
+        Rules of relevance propagation, by name; "auto" takes the default of the model's kind.
+    target : "predicted", "true", "margin" or int
+        The class that is explained; "margin" is the predicted class against the runner-up.
+    explainer : str or object
+        What explains: ``lrp``, another name of :func:`exmap.explain.explainer_names`, or an object with
+        ``explain(model, x, target)`` or Captum's ``attribute(inputs, target=...)``.
+    layer : str
+        For ``lrp``: the module whose relevance by channel is kept in ``heatmaps_.channels``; "auto" takes one at three
+        quarters of the depth, "none" keeps nothing.
+    representation : "pixels" or "channels"
+        What is clustered: the relevance of pixels, or that of the layer's channels.
     seed : int
     auto : bool
         Whether many groupings are weighed and one is chosen without group labels, as ``groups.auto`` does in a run.
-        It weighs scopes, clusterings and numbers of clusters itself, so those are left at their defaults; heatmaps are
-        of the given size, composite and target.
+        It weighs scopes, clusterings and numbers of clusters itself, so those and the representation are left at
+        their defaults; heatmaps are of the given explainer, size, composite and target.
 
     Attributes
     ----------
@@ -147,8 +156,11 @@ class ExMap:
     gap: Literal["relative", "absolute"] = "relative"
     n_neighbors: int | None = None
     size: int | None = None
-    composite: str = "symmetric_gamma"
-    target: Literal["predicted", "true"] | int = "predicted"
+    composite: str = "auto"
+    target: Literal["predicted", "true", "margin"] | int = "predicted"
+    explainer: str | Any = "lrp"
+    layer: str = "auto"
+    representation: Literal["pixels", "channels"] = "pixels"
     seed: int = 0
     auto: bool = False
     heatmaps_: Heatmaps = field(init=False, repr=False)
@@ -161,7 +173,7 @@ class ExMap:
         Parameters
         ----------
         model : torch.nn.Module
-            Ends in a linear layer.
+            Any classifier: see :func:`exmap.model.logits_of` for what it may return.
         split : Split
             Usually the validation split. Its true groups are not looked at. With `auto`, images that the model was not
             trained on: it is right on those it was.
@@ -171,11 +183,16 @@ class ExMap:
         ------
         SettingsError
             For an unknown name, or a clustering that `auto` would ignore.
+        DataError
+            For a model that does not fit the split, or cannot be explained; see :func:`exmap.model.check_inputs`.
         """
         if self.auto:
             self._check_auto()
-        explain = ExplainSettings(composite=self.composite, target=self.target, size=self.size)
-        self.heatmaps_, self.outputs_ = explain_split(model, split, explain, listen=listen)
+        explain = self._settings()
+        own = None if isinstance(self.explainer, str) else make_explainer(self.explainer)
+        needs_gradient = getattr(own or make_explainer(explain.explainer), "needs_gradient", True)
+        _check(model, split, gradient=needs_gradient)
+        self.heatmaps_, self.outputs_ = explain_split(model, split, explain, explainer=own, listen=listen)
         evidence = Evidence(
             labels=split.labels,
             predicted=self.outputs_.predicted,
@@ -183,6 +200,7 @@ class ExMap:
             heatmaps=self.heatmaps_.flat(),
             usable=self.heatmaps_.finite,
             features=self.outputs_.features,
+            channels=self.heatmaps_.channels,
         )
         if self.auto:
             self.choice_ = choose_groups(
@@ -195,9 +213,22 @@ class ExMap:
             return self.choice_.groups
         return ExMapGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
 
+    def _settings(self) -> ExplainSettings:
+        """Return the settings of the heatmaps."""
+        made = change_settings(
+            Settings(),
+            explain__explainer=self.explainer if isinstance(self.explainer, str) else "lrp",
+            explain__composite=self.composite,
+            explain__target=self.target,
+            explain__layer=self.layer,
+            explain__size=self.size,
+        )
+        check_channels(_clustering(self), made.explain)
+        return made.explain
+
     def _check_auto(self) -> None:
         """Refuse a clustering that would not be made."""
-        usual, names = ExMap(), ("scope", "method", "n_clusters", "n_neighbors", "gap")
+        usual, names = ExMap(), ("scope", "method", "n_clusters", "n_neighbors", "gap", "representation")
         if ignored := [f"{name}={value!r}" for name in names if (value := getattr(self, name)) != getattr(usual, name)]:
             raise SettingsError(
                 f"ExMap(auto=True) weighs scopes, methods and numbers of clusters itself and would ignore "
@@ -224,20 +255,29 @@ class GEORGE:
 
     def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
         """Cluster the penultimate features of a split; the model stays as it is."""
+        _check(model, split, gradient=False)
         outputs = collect_outputs(model, split, listen=listen)
         evidence = Evidence(split.labels, outputs.predicted, split.class_names, features=outputs.features)
         return GeorgeGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
 
 
+def _check(model: nn.Module, split: Split, *, gradient: bool = True) -> None:
+    """Refuse a model that cannot be worked with on the split, before any work."""
+    images = split.images.batch(np.arange(min(2, len(split)), dtype=np.int64))
+    check_inputs(model, images, split.n_classes, split.class_names, gradient=gradient)
+
+
 def _clustering(chosen: ExMap | GEORGE) -> ClusterSettings:
     """Return the settings of the clustering that a source of groups was constructed with."""
-    return ClusterSettings(
-        method=chosen.method,
-        scope=chosen.scope,
-        n_clusters=chosen.n_clusters,
-        gap=chosen.gap,
-        n_neighbors=chosen.n_neighbors,
-    )
+    return change_settings(
+        Settings(),
+        cluster__method=chosen.method,
+        cluster__scope=chosen.scope,
+        cluster__n_clusters=chosen.n_clusters,
+        cluster__gap=chosen.gap,
+        cluster__n_neighbors=chosen.n_neighbors,
+        cluster__representation=getattr(chosen, "representation", "pixels"),
+    ).cluster
 
 
 def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, seed: int = 0) -> GroupTable:
@@ -246,6 +286,7 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
     Parameters
     ----------
     model : torch.nn.Module
+        Any classifier: see :func:`exmap.model.logits_of` for what it may return.
     split : Split
     groups : Groups, optional
         Groups of this split to report by; by default its true groups, or its classes where it has none.
@@ -258,5 +299,6 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
         index, names = split.true_groups().index, split.true_groups().names
     else:
         index, names = split.labels, split.class_names
+    _check(model, split, gradient=False)
     predicted = collect_outputs(model, split).predicted
     return group_table(np.asarray(predicted), split.labels, index, names, rng=generator(seed, "bootstrap"))

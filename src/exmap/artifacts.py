@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from exmap.retrain import Head
 from exmap.store import array_file, read_json, save_arrays
 
 __all__ = [
+    "HEATMAP_FILES",
     "heatmap_file",
     "read_groups",
     "read_heads",
@@ -28,6 +30,9 @@ __all__ = [
     "write_heatmaps",
     "write_outputs",
 ]
+
+HEATMAP_FILES = ("heatmaps.npy", "heatmaps.parquet", "channels.npy")
+CHECK = b"exmap.check"  # key in the metadata of heatmaps.parquet
 
 
 def write_outputs(outputs: Mapping[str, Outputs], folder: Path) -> None:
@@ -50,25 +55,40 @@ def heatmap_file(folder: Path) -> Callable[[tuple[int, ...]], NDArray[np.float32
 
 
 def write_heatmaps(maps: Heatmaps, ids: tuple[str, ...], folder: Path) -> None:
-    """Finish heatmaps.npy, and write heatmaps.parquet: a row per image."""
+    """Finish heatmaps.npy, and write heatmaps.parquet, a row per image, and channels.npy where there are channels."""
     if isinstance(maps.values, np.memmap):
         maps.values.flush()
-    table = {
+    columns = {
         "id": list(ids),
         "target": maps.target,
         "conservation_error": maps.conservation_error,
         "finite": maps.finite,
         "zero": maps.zero,
     }
-    pq.write_table(pa.table(table), folder / "heatmaps.parquet")
+    if maps.input_share is not None:
+        columns["input_share"] = maps.input_share
+    if maps.channels is not None:
+        np.save(folder / "channels.npy", maps.channels, allow_pickle=False)
+    table = pa.table(columns).replace_schema_metadata({CHECK: json.dumps(dict(maps.check)).encode()})
+    pq.write_table(table, folder / "heatmaps.parquet")
 
 
 def read_heatmaps(folder: Path) -> Heatmaps:
-    """Return the heatmaps; their values stay on disk until they are asked for."""
-    table = pq.read_table(folder / "heatmaps.parquet")
+    """Return the heatmaps; their values stay on disk until they are asked for.
+
+    Folders of older versions have no input shares, channels or check.
+    """
+    table, channels = pq.read_table(folder / "heatmaps.parquet"), folder / "channels.npy"
+    check = (table.schema.metadata or {}).get(CHECK, b"{}")
     return Heatmaps(
         np.load(folder / "heatmaps.npy", mmap_mode="r", allow_pickle=False),
-        *(table[name].to_numpy() for name in ("target", "conservation_error", "finite", "zero")),
+        target=table["target"].to_numpy(),
+        conservation_error=table["conservation_error"].to_numpy(),
+        finite=table["finite"].to_numpy(),
+        zero=table["zero"].to_numpy(),
+        input_share=table["input_share"].to_numpy() if "input_share" in table.column_names else None,
+        channels=np.load(channels, mmap_mode="r", allow_pickle=False) if channels.is_file() else None,
+        check=json.loads(check),
     )
 
 

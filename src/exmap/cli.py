@@ -1,6 +1,7 @@
 """The command line: read settings, run the stages, print a short summary. The only place that prints.
 
-Exit codes: 0 done; 2 something the user can act on, said in one sentence; 130 interrupted.
+Exit codes: 0 done; 1 a check that did not pass, or cells of a bench that failed; 2 something the user can act on, said
+in one sentence; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -267,6 +268,59 @@ def report(run_dir: RunDir, data_dir: DataDir = None) -> None:
     run_folder, there = open_run(run_dir)
     settings = change_settings(there, (), data__dir=data_dir)
     _work(run_dir, lambda listen, say: report_run(run_folder, settings, listen=listen, say=say))
+
+
+@app.command("check-model")
+def check_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run folder, torchvision:NAME, timm:NAME, hf:FOLDER, PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION.",
+        ),
+    ],
+    weights: Annotated[Path | None, typer.Option("--weights", help="A safetensors file.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="A .npy file of float images, (n, C, H, W); by default random.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of random images; by default the model's own, or 224.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="Of random images; by default 3.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", help="Outputs of the model, where it is built here; by default 2.")
+    ] = None,
+    composite: Annotated[
+        str, typer.Option("--composite", help="Rules; auto takes those of the model's kind.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the result there, too.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check that a classifier is explained right: input + constants = logit. Exit code 1 if it is not."""
+    with _loading():
+        from exmap.model_source import check_named, check_record
+        from exmap.store import write_json
+    with ProgressBars() as bars:
+        checked = check_named(
+            model,
+            weights=weights,
+            images=images,
+            size=size,
+            channels=channels,
+            classes=classes,
+            composite=composite,
+            data_dir=data_dir,
+            listen=bars,
+        )
+    print(f"Model: {checked.model}")
+    print(f"Images: {checked.images}")
+    print(checked.found)
+    if json_file is not None:
+        write_json(json_file, check_record(checked))
+        print(f"Result: {json_file}")
+    sys.exit(0 if checked.found.passed else 1)
 
 
 @data.command("list")

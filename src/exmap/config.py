@@ -253,23 +253,35 @@ class RuntimeSettings(_Section):
 
 
 class ExplainSettings(_Section):
-    """Heatmaps by layer-wise relevance propagation.
+    """Heatmaps: what explains each image, of which class, and how it is reduced.
 
     Attributes
     ----------
+    explainer : str
+        ``lrp`` (layer-wise relevance propagation, the paper's) or another of `exmap.explain.explainer_names()`.
     composite : str
-        ``symmetric_gamma`` (the paper's) or a composite that zennit registers by name.
+        Rules of relevance propagation: ``auto`` takes the default of the model's kind, which is ``symmetric_gamma``
+        (the paper's) for networks of convolutions.
     gamma : float
         Strength of the symmetric gamma rule; only that composite has it.
-    target : "predicted", "true" or int
-        Class whose evidence is explained.
+    target : "predicted", "true", "margin" or int
+        Class whose evidence is explained; "margin" is the predicted class against the runner-up.
+    layer : str
+        Module whose relevance by channel is kept beside the pixels'; ``auto`` takes one at three quarters of the depth,
+        ``none`` keeps nothing.
+    tolerance : float
+        Largest share of the logit that may be missing from the sum of relevance on the first images; above it nothing
+        is explained. For explainers that promise a sum.
     size : int or None
         Side in pixels to which heatmaps are reduced by area averaging; None keeps the image's own size.
     """
 
-    composite: str = "symmetric_gamma"
+    explainer: str = "lrp"
+    composite: str = "auto"
     gamma: float = Field(4.0, ge=0)
     target: str | int = "predicted"
+    layer: str = "auto"
+    tolerance: float = Field(1e-3, gt=0)
     size: int | None = Field(None, ge=1)
     batch_size: int = Field(100, ge=1)
 
@@ -278,9 +290,9 @@ class ExplainSettings(_Section):
     def _target(cls, value: Any) -> Any:
         if value is True:  # YAML reads a bare true as a truth value
             return "true"
-        if value in ("predicted", "true") or (isinstance(value, int) and value is not False and value >= 0):
+        if value in ("predicted", "true", "margin") or (isinstance(value, int) and value is not False and value >= 0):
             return value
-        raise ValueError("must be predicted, true or the number of a class")
+        raise ValueError("must be predicted, true, margin or the number of a class")
 
 
 class ClusterSettings(_Section):
@@ -298,8 +310,11 @@ class ClusterSettings(_Section):
         Which eigengap spectral clustering takes: the largest ratio of eigenvalues, or the authors' largest difference.
     n_neighbors : int or None
         Neighbours in the graph (spectral) or in UMAP; None is ``int(ln N)``.
+    representation : "pixels" or "channels"
+        Of heatmaps: the relevance of pixels, or that of an inner layer's channels (`explain.layer`).
     """
 
+    representation: Literal["pixels", "channels"] = "pixels"
     method: str = "spectral"
     scope: Literal["local", "global"] = "global"
     n_clusters: int | None = Field(None, ge=1)

@@ -227,4 +227,5 @@ def _explained(finished: FinishedRun, stage: str, split: Split, rows: IntArray, 
     """Return heatmaps of a few images by the classifier that a stage left."""
     images = split.images.batch(rows)
     few = array_split(images, split.labels[rows], name=split.name, class_names=split.class_names)
-    return compute_heatmaps(finished.model(stage), few, finished.settings.explain, listen=listen)
+    settings = finished.settings.explain.model_copy(update={"layer": "none"})
+    return compute_heatmaps(finished.model(stage), few, settings, listen=listen)

@@ -91,11 +91,19 @@ class Heatmaps:
     target : ndarray of int64, shape (N,)
         The explained class.
     conservation_error : ndarray of float32, shape (N,)
-        ``|sum of relevance - starting relevance| / |starting relevance|`` before reduction.
+        Distance of the relevance of the input and of all constants from the explained logit, as a share of the
+        largest of the three, before reduction; NaN for explainers that promise no sum.
     finite : ndarray of bool, shape (N,)
         False where the relevance held NaN or infinity; those maps are stored as zeros.
     zero : ndarray of bool, shape (N,)
         True where a finite map is zero everywhere.
+    input_share : ndarray of float32, shape (N,), or None
+        Relevance of the input over the explained logit; the rest is of biases and other constants.
+    channels : ndarray of float32, shape (N, D), or None
+        Relevance of an inner layer by channel, summed over positions, divided by its own largest absolute value.
+    check : dict
+        What was found of the first images, one by one, before all others were explained: `images`, `error`,
+        `composite`, `layer` (of `channels`).
     """
 
     values: NDArray[np.float32]
@@ -103,6 +111,9 @@ class Heatmaps:
     conservation_error: NDArray[np.float32]
     finite: NDArray[np.bool_]
     zero: NDArray[np.bool_]
+    input_share: NDArray[np.float32] | None = None
+    channels: NDArray[np.float32] | None = None
+    check: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.values.ndim != 4:
@@ -114,6 +125,8 @@ class Heatmaps:
             conservation_error=self.conservation_error,
             finite=self.finite,
             zero=self.zero,
+            **({} if self.input_share is None else {"input_share": self.input_share}),
+            **({} if self.channels is None else {"channels": self.channels}),
         )
 
     def __len__(self) -> int:
@@ -124,13 +137,19 @@ class Heatmaps:
         return self.values.reshape(len(self.values), -1)
 
     def health(self) -> dict[str, float]:
-        """Return shares of non-finite and all-zero maps and quantiles of the conservation error."""
+        """Return shares of non-finite and all-zero maps, and what of the logit input, constants and error hold."""
         error = self.conservation_error[self.finite]
+        error = error[np.isfinite(error)]
         median, high = np.quantile(error, [0.5, 0.95]) if len(error) else (np.nan, np.nan)
+        shares = np.full(0, np.nan) if self.input_share is None else self.input_share[self.finite]
+        shares = shares[np.isfinite(shares)]
+        share = float(np.median(shares)) if len(shares) else np.nan
         return {
             "images": float(len(self)),
             "share_not_finite": float(np.mean(~self.finite)) if len(self) else 0.0,
             "share_all_zero": float(np.mean(self.zero)) if len(self) else 0.0,
+            "input_share_median": share,
+            "constant_share_median": 1 - share if len(error) else np.nan,
             "conservation_error_median": float(median),
             "conservation_error_p95": float(high),
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from exmap.cluster import embed, group_means, similarity_to_means
 from exmap.cluster.embedding import ENOUGH_FOR_UMAP
 from exmap.cluster.rows import sample_rows
 from exmap.config import Settings, dump_settings, load_settings, preset_names
-from exmap.data import Split
+from exmap.data import Images, Split
+from exmap.data.dataset import Request
+from exmap.errors import NumericalError
 from exmap.evaluation import group_table, rerun_agreement, within_class_ari
-from exmap.explain import input_gradient_maps, reduce_heatmaps
-from exmap.groups import Evidence, ExMapGroups
+from exmap.explain import compute_heatmaps, reduce_heatmaps
+from exmap.groups import Evidence, ExMapGroups, explained_vectors
 from exmap.groups.assign import class_names_of
 from exmap.model import build_model, load_weights
 from exmap.records import Groups, Heatmaps, IntArray, Listener, Outputs, Progress
@@ -64,6 +66,7 @@ MAP_SIDE = 28  # pixels of the heatmaps that are placed on the map
 AT_ONCE = 256  # images read for tiles
 HIDDEN = {"data": ("dir",), "images": ("cache_dir",), "model": ("weights",)}  # places on the machine of the run
 BEFORE, AFTER = "erm", "exmap+dfr"
+GRADIENT = "gradient_x_input"
 CHOSEN = {"auto+dfr": "The last layer", "auto+subg": "The whole network"}  # what is retrained on the chosen groups
 CURVE = ("images", "smallest_group", "worst_group_accuracy", "spread")
 
@@ -100,6 +103,20 @@ class Found:
     true_group: GroupNumbers | None  # of each image, where it is known
     fits: list[dict[str, Any]]
     clusters: IntArray
+    representation: str = "pixels"  # of what was clustered
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """What was clustered: the heatmaps, or the relevance of channels."""
+        return np.asarray(explained_vectors(self.evidence, self.representation))
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the groups were inferred from."""
+        maps = self.maps
+        return Evidence(
+            self.labels, self.outputs.predicted, self.class_names, heatmaps=maps.flat(), channels=maps.channels
+        )
 
     def rows_of(self, group: int) -> IntArray:
         """Return the images of a group."""
@@ -132,7 +149,7 @@ def write_report(
     results = read_json(run.stage("evaluate") / "results.json")
     listen(Progress("report", 0, 4, "parts", "map"))
     on_map = _some(found, MOST_POINTS, settings.seed)
-    vectors = _small_vectors(found.maps)
+    vectors = _small_vectors(found)
     places = embed(vectors[on_map], seed=child_seed(settings.seed, "report", "map"))
     listen(Progress("report", 1, 4, "parts", "pictures"))
     means = group_means(found.maps.flat(), found.groups.index, len(found.groups.names))
@@ -161,7 +178,7 @@ def write_report(
     page = Page(
         title=f"exmap report: {results['dataset']}, seed {results['seed']}",
         headline=_headline(strategies, results, found),
-        remarks=[*remarks, *_edited(results, settings)],
+        remarks=[*remarks, *_edited(results, settings), *_by_channels(found), *_not_retrained(results, found)],
         comparisons=_comparisons(run, settings, results, shown),
         labels_used={step.replace("_", " "): used for step, used in results["methods"][AFTER]["labels_used"].items()},
         split=_split_in_words(settings.groups.split),
@@ -219,6 +236,7 @@ def _read(run: RunFolder, settings: Settings, shown: Shown | None) -> Found:
         truth,
         notes[ExMapGroups.name]["fits"],
         table["cluster"].to_numpy(),
+        settings.cluster.representation,
     )
 
 
@@ -245,8 +263,11 @@ def _by_turns(cell: IntArray, seed: int) -> IntArray:
     return np.asarray(order[np.argsort(turn[order], kind="stable")])
 
 
-def _small_vectors(maps: Heatmaps) -> NDArray[np.float32]:
-    """Return the heatmaps as vectors of at most 28 x 28 pixels a channel."""
+def _small_vectors(found: Found) -> NDArray[np.float32]:
+    """Return what was clustered, heatmaps as vectors of at most 28 x 28 pixels a channel."""
+    maps = found.maps
+    if found.representation == "channels":
+        return found.vectors
     height, width = maps.values.shape[2:]
     if height * width <= 2 * MAP_SIDE**2 or min(height, width) <= MAP_SIDE:
         return np.asarray(maps.flat())
@@ -265,7 +286,9 @@ class Exemplars:
 def _exemplars(found: Found, means: NDArray[np.float32], on_map: IntArray) -> list[Exemplars]:
     """Return, for each group, what is most like its mean heatmap, and what is nearly as much like another group's."""
     predicted = found.outputs.predicted
-    similar = similarity_to_means(found.maps.flat(), means)
+    if found.representation == "channels":
+        means = group_means(found.vectors, found.groups.index, len(found.groups.names))
+    similar = similarity_to_means(found.vectors, means)
     picked = []
     for group in range(len(means)):
         rows = np.intersect1d(found.rows_of(group), on_map)
@@ -530,7 +553,7 @@ def _silhouette(found: Found, rows: IntArray, settings: Settings) -> float | Non
     clusters = found.clusters[some]
     if not 2 <= len(np.unique(clusters)) < len(some):
         return None
-    return float(silhouette_score(np.asarray(found.maps.flat()[some]), clusters))
+    return float(silhouette_score(found.vectors[some], clusters))
 
 
 def _trust(run: RunFolder, settings: Settings, found: Found, shown: Shown | None, listen: Listener) -> Trust:
@@ -538,32 +561,29 @@ def _trust(run: RunFolder, settings: Settings, found: Found, shown: Shown | None
     maps, labels, index = found.maps, found.labels, found.groups.index
     source = ExMapGroups(settings.cluster)
 
-    def regroup(rows: IntArray, seed: int, other: NDArray[np.float32] | None = None) -> IntArray:
-        vectors = np.asarray(maps.flat()[rows]) if other is None else other
-        evidence = Evidence(labels[rows], found.outputs.predicted[rows], found.class_names, heatmaps=vectors)
-        return source.infer(evidence, seed=seed).index
+    def regroup(rows: IntArray, seed: int) -> IntArray:
+        return source.infer(_rows_of_evidence(found.evidence, rows), seed=seed).index
 
     rng = generator(settings.seed, "report", "reruns")
     reruns = rerun_agreement(regroup, index, labels, rng=rng, reruns=RERUNS, share=RERUN_SHARE)
-    gradient = None
-    if shown is not None and (index >= 0).any():
-        model = build_model(settings.model, shown.grouped.n_classes, seed=0)
-        load_weights(model, run.stage("train") / "model.safetensors")
+    plain, gradient = settings.explain.explainer == GRADIENT, None
+    if shown is not None and not plain and (index >= 0).any():
         rng = generator(settings.seed, "report", "gradient")
         assigned = np.flatnonzero(index >= 0).astype(np.int64)
         rows = assigned[sample_rows(len(assigned), YARDSTICK, rng)]
-        plain, finite = input_gradient_maps(model.eval(), shown.grouped, rows, settings.explain, listen=listen)
-        rows, plain = rows[finite], plain[finite]
+        rows, vectors = _gradient_vectors(run, settings, shown.grouped, rows, listen)
         if len(rows):
             seed = child_seed(settings.seed, "report", "gradient")
-            by_gradient, again = regroup(rows, seed, plain), regroup(rows, seed)
+            pixels = ExMapGroups(settings.cluster.model_copy(update={"representation": "pixels"}))
+            evidence = replace(_rows_of_evidence(found.evidence, rows), heatmaps=vectors)
             there, classes = index[rows], labels[rows]
             gradient = (
                 len(rows),
-                within_class_ari(by_gradient, there, classes),
-                within_class_ari(again, there, classes),
+                within_class_ari(pixels.infer(evidence, seed=seed).index, there, classes),
+                within_class_ari(regroup(rows, seed), there, classes),
             )
     return Trust(
+        np.zeros(0, dtype=np.float32) if maps.input_share is None else maps.input_share[maps.finite],
         maps.conservation_error[maps.finite],
         len(maps),
         int((~maps.finite).sum()),
@@ -571,7 +591,98 @@ def _trust(run: RunFolder, settings: Settings, found: Found, shown: Shown | None
         [(rerun.images, rerun.groups, rerun.ari) for rerun in reruns],
         RERUN_SHARE,
         gradient,
+        _explained_by(settings, maps),
+        plain,
     )
+
+
+def _rows_of_evidence(evidence: Evidence, rows: IntArray) -> Evidence:
+    """Return the evidence of some images, all of them usable."""
+    return Evidence(
+        evidence.labels[rows],
+        evidence.predicted[rows],
+        evidence.class_names,
+        heatmaps=None if evidence.heatmaps is None else np.asarray(evidence.heatmaps[rows]),
+        channels=None if evidence.channels is None else np.asarray(evidence.channels[rows]),
+    )
+
+
+def _gradient_vectors(
+    run: RunFolder, settings: Settings, split: Split, rows: IntArray, listen: Listener
+) -> tuple[IntArray, NDArray[np.float32]]:
+    """Return rows, and plain input times gradient of their images, reduced as heatmaps are; only finite ones."""
+    model = build_model(settings.model, split.n_classes, seed=0)
+    load_weights(model, run.stage("train") / "model.safetensors")
+    some = Split(
+        split.name, SomeImages(split.images, rows), split.labels[rows], _picked(split.ids, rows), split.class_names
+    )
+    explain = settings.explain.model_copy(update={"explainer": GRADIENT, "layer": "none"})
+    try:
+        maps = compute_heatmaps(model.eval(), some, explain, listen=listen)
+    except NumericalError:  # none is finite
+        return rows[:0], np.zeros((0, 1), dtype=np.float32)
+    return rows[maps.finite], maps.flat()[maps.finite]
+
+
+def _picked(ids: Sequence[str], rows: IntArray) -> tuple[str, ...]:
+    return tuple(ids[row] for row in rows.tolist())
+
+
+@dataclass(frozen=True)
+class SomeImages:
+    """Some of the images of a split, read as those are."""
+
+    images: Images
+    rows: IntArray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+        return self.images.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices` of these as the model wants them."""
+        return self.images.batch(self.rows[indices])
+
+    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices` of these as one looks at them."""
+        return self.images.pixels(self.rows[indices])
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
+        """Yield the batch of each request in order."""
+        return self.images.stream((self.rows[indices], seed) for indices, seed in requests)
+
+
+def _explained_by(settings: Settings, maps: Heatmaps) -> str:
+    """Return what made the heatmaps, in words."""
+    rules = maps.check.get("composite")
+    made = f"{settings.explain.explainer} with {rules}" if rules else settings.explain.explainer
+    target = settings.explain.target
+    what = {"predicted": "predicted class", "true": "true class", "margin": "predicted class against the runner-up"}
+    return f"{made}, of the {what.get(str(target), f'class {target}')}"
+
+
+def _by_channels(found: Found) -> list[str]:
+    """Say that something else than pixels was clustered."""
+    if found.representation != "channels":
+        return []
+    layer = found.maps.check.get("layer")
+    where = f"layer {layer}" if layer else "an inner layer"
+    return [
+        f"Images were grouped by the relevance of the channels of {where}, not by that of pixels; the map and what is "
+        "typical of a group go by the channels, too. Pictures show pixels."
+    ]
+
+
+def _not_retrained(results: Mapping[str, Any], found: Found) -> list[str]:
+    """Say where nothing was retrained for want of a last linear layer: the features are then the logits."""
+    notes = results["methods"][AFTER]["notes"]
+    if not np.array_equal(found.outputs.features, found.outputs.logits) or not notes:
+        return []
+    return [f"Nothing was retrained, so accuracies before and after are equal: {notes[0]}."]
 
 
 # Where the run came from

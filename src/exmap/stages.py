@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
 
 from exmap.artifacts import (
+    HEATMAP_FILES,
     heatmap_file,
     read_groups,
     read_heads,
@@ -43,7 +44,7 @@ from exmap.config import AutoSettings, RuntimeSettings, Settings, dump_settings,
 from exmap.data import Images, Split, Task, build_task, dataset_names
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.evaluation import group_agreement, measure
-from exmap.explain import composite_names, explain_split
+from exmap.explain import composite_names, explain_split, explainer_names
 from exmap.groups import (
     ClassGroups,
     ErrorSetGroups,
@@ -53,13 +54,16 @@ from exmap.groups import (
     GroupSource,
     OracleGroups,
     RandomGroups,
+    check_channels,
+    check_george,
     edit_groups,
     source_names,
 )
 from exmap.model import (
+    LastLayer,
     build_model,
     collect_outputs,
-    find_head,
+    find_last_layer,
     fit,
     initial_model,
     load_weights,
@@ -97,6 +101,7 @@ NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly
 }
 WORTH_PROCESSES = 1_000_000  # feature values; below, DFR is quicker than starting processes
 ROWS_SHOWN, SAMPLES_SHOWN = 8, 6  # of the picture
+NOT_REPAIRED = "the choice of groups leaves the model alone, so the last layer is the classifier's own"
 ERM, LEARNER = "erm", "dfr"
 EDITED = f"{ExMapGroups.name}-edited"
 AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name != "repair")
@@ -198,7 +203,7 @@ def _train_share(fabric: Fabric, job: Job, part: StagePart) -> dict[str, float]:
 
 
 def explain(job: Job, part: StagePart) -> None:
-    """Write heatmaps.npy, heatmaps.parquet and outputs.safetensors."""
+    """Write heatmaps.npy, heatmaps.parquet, channels.npy (where a layer is kept) and outputs.safetensors."""
     part.measured |= in_processes(job.extraction, partial(_explain_share, job=job, part=part))
 
 
@@ -210,13 +215,10 @@ def _explain_share(fabric: Fabric, job: Job, part: StagePart, grouped: Split | N
     others = [job.task.test] if grouped is None else []
     grouped, first = grouped or job.grouped, is_first(fabric)
     model = trained_model(job).to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
-    head = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
     pace = Pace(job.listen if first else silent)
     settings, allocate = job.settings.explain, heatmap_file(part.path)
-    maps, outputs = explain_split(model, grouped, settings, head=head, allocate=allocate, fabric=fabric, listen=pace)
-    found = {
-        split.name: collect_outputs(model, split, head=head, fabric=fabric, listen=pace.listen) for split in others
-    }
+    maps, outputs = explain_split(model, grouped, settings, allocate=allocate, fabric=fabric, listen=pace)
+    found = {split.name: collect_outputs(model, split, fabric=fabric, listen=pace.listen) for split in others}
     if first:
         write_heatmaps(maps, grouped.ids, part.path)
         write_outputs({grouped.name: outputs, **found}, part.path)
@@ -308,11 +310,11 @@ def chosen_groups(job: Job, choice: Path, split: Split, explained: Path) -> Grou
 def _retrain(job: Job, part: StagePart) -> None:
     """Write SOURCE.safetensors (the head of every repeat), heads.json, and model.safetensors: the repaired model."""
     found = {name: read_groups(job.run.stage("cluster"), name) for name in _sources(job)}
-    left_alone: list[str] = []
+    left_alone = {}
     if job.settings.groups.auto:
         found[AUTO] = read_groups(job.run.stage(AUTO), AUTO)
         if not read_json(job.run.stage(AUTO) / "auto.json")["repaired"]:
-            left_alone.append(AUTO)
+            left_alone[AUTO] = NOT_REPAIRED
     repaired = AUTO if job.settings.groups.auto else ExMapGroups.name
     _fit_heads(job, part, found, repaired=repaired, left_alone=left_alone)
 
@@ -328,10 +330,23 @@ def _edit(job: Job, part: StagePart) -> None:
 
 
 def _fit_heads(
-    job: Job, part: StagePart, sources: Mapping[str, Groups], *, repaired: str, left_alone: Sequence[str] = ()
+    job: Job,
+    part: StagePart,
+    sources: Mapping[str, Groups],
+    *,
+    repaired: str,
+    left_alone: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the heads fitted to each source of groups; sources that are left alone get the classifier's own head."""
-    grouped = job.grouped
+    """Write the heads fitted to each source of groups.
+
+    Sources that are left alone, each with the reason, get the classifier's own head. Where the classifier has no last
+    linear layer all are.
+    """
+    grouped, left_alone = job.grouped, left_alone or {}
+    model = trained_model(job)
+    last, reason = last_layer(job, model)
+    if last is None:
+        left_alone = dict.fromkeys(sources, reason)
     features = read_outputs(job.run.stage("explain"), grouped.name).features
     notes: dict[str, Any] = {}
     settings = job.settings.retrain
@@ -352,15 +367,14 @@ def _fit_heads(
     for number, (name, head) in enumerate(zip(order, fits, strict=True)):
         found[name].append(head)
         job.listen(Progress(part.name, number + 1, len(order), "heads", name))
-    for name in left_alone:
-        found[name] = [_own_head(job)]
+    for name, why in left_alone.items():
+        found[name] = [_own_head(job, last, why)]
     for name, heads in found.items():
         write_heads(heads, part.path / f"{name}.safetensors")
         notes[name] = [{"strength": h.strength, "tuning": h.tuning, "notes": h.notes} for h in heads]
         if name == repaired:
-            model = trained_model(job)
-            last = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
-            save_weights(replace_head(model, last, heads[0].weight, heads[0].bias), part.path / "model.safetensors")
+            mended = model if last is None else replace_head(model, last, heads[0].weight, heads[0].bias)
+            save_weights(mended, part.path / "model.safetensors")
     write_json(part.path / "heads.json", notes)
 
 
@@ -379,7 +393,7 @@ def _repair(job: Job, part: StagePart) -> None:
     if job.grouped is not task.train:
         in_processes(job.extraction, partial(_explain_share, job=job, part=part, grouped=task.train))
     groups, selection = (chosen_groups(job, choice, split, part.path) for split in (task.train, task.val))
-    for name in ("heatmaps.npy", "heatmaps.parquet"):
+    for name in HEATMAP_FILES:
         (part.path / name).unlink(missing_ok=True)
     learner = SUBG(train=settings.train, runtime=settings.runtime, seed=job.seed("repair"))
     shown = balanced_size(groups.counts(), learner.smallest_group) * len(groups.names)
@@ -408,13 +422,20 @@ def _repair(job: Job, part: StagePart) -> None:
     )
 
 
-def _own_head(job: Job) -> Head:
-    """Return the last layer of the classifier as it is."""
-    model = trained_model(job)
-    layer = model.get_submodule(find_head(model, job.grouped.images.batch(np.arange(1, dtype=np.int64))))
-    bias = np.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach().numpy()
-    note = "the choice of groups leaves the model alone, so the last layer is the classifier's own"
-    return Head(layer.weight.detach().numpy(), np.asarray(bias, dtype=np.float32), notes=(note,))
+def last_layer(job: Job, model: Any) -> tuple[LastLayer | None, str]:
+    """Return the classifier's last linear layer, or None and why it has none."""
+    try:
+        return find_last_layer(model, job.grouped.images.batch(np.arange(2, dtype=np.int64))), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _own_head(job: Job, last: LastLayer | None, why: str) -> Head:
+    """Return the last layer of the classifier as it is; where there is none, one that leaves the logits as they are."""
+    if last is not None:
+        return Head(*last.by_class(), notes=(why,))
+    n_classes = job.grouped.n_classes
+    return Head(np.eye(n_classes, dtype=np.float32), np.zeros(n_classes, dtype=np.float32), notes=(why,))
 
 
 def _evaluate(job: Job, part: StagePart) -> None:
@@ -428,7 +449,7 @@ def _evaluate(job: Job, part: StagePart) -> None:
     fitted = {"training": ["class labels"], "epoch_selection": selection_labels(settings)}
     shown = {"evaluation": evaluation_labels(job.task)}
     methods = {ERM: measured(ERM, outputs.predicted[None], {**fitted, **shown})}
-    inference = {}
+    inference, maps = {}, read_heatmaps(job.run.stage("explain"))
     notes = read_json(job.run.stage("cluster") / "clusters.json")
     heads_notes = read_json(job.run.stage("retrain") / "heads.json")
     names = _sources(job)
@@ -462,7 +483,7 @@ def _evaluate(job: Job, part: StagePart) -> None:
         "methods": methods,
         "group_inference": inference,
         "clusters": {name: row["fits"] for name, row in notes.items() if row["fits"]},
-        "heatmaps": read_heatmaps(job.run.stage("explain")).health(),
+        "heatmaps": {**maps.health(), "check": maps.check},
         "weighted_mean_is": "test accuracy of each group, weighted by the group's frequency in the training split",
     }
     if settings.groups.auto:
@@ -821,13 +842,24 @@ def _check_names(settings: Settings) -> None:
         raise SettingsError(unknown_name("data set", settings.data.name, dataset_names()))
     for clustering in (settings.cluster, settings.groups.george):
         make_clusterer(clustering, 0)
-    if settings.explain.composite not in composite_names():
-        raise SettingsError(unknown_name("composite", settings.explain.composite, composite_names()))
+    _check_explain(settings)
     for source in settings.groups.sources:
         if source not in source_names():
             raise SettingsError(unknown_name("group source", source, source_names()))
     if ExMapGroups.name not in settings.groups.sources:
         raise SettingsError(f"groups.sources must contain exmap, got {', '.join(settings.groups.sources)}; add it")
+
+
+def _check_explain(settings: Settings) -> None:
+    """Refuse unknown explainers and composites, and channels that no explainer would leave."""
+    explain = settings.explain
+    if explain.explainer not in explainer_names():
+        raise SettingsError(unknown_name("explainer", explain.explainer, explainer_names()))
+    composites = ["auto", *composite_names()]
+    if explain.composite not in composites:
+        raise SettingsError(unknown_name("composite", explain.composite, composites))
+    check_george(settings.groups.george)
+    check_channels(settings.cluster, explain)
 
 
 def identity_part(settings: Settings) -> dict[str, Any]:
@@ -856,7 +888,7 @@ def _setting(tree: Mapping[str, Any], name: str) -> Any:
 
 def _write_manifest(job: Job) -> None:
     """Write where the run came from: versions, commit, digests, seed, machine."""
-    packages = ("exmap", "torch", "torchvision", "lightning-fabric", "zennit", "scikit-learn", "numpy", "umap-learn")
+    packages = ("exmap", "torch", "torchvision", "lightning-fabric", "scikit-learn", "numpy", "umap-learn")
     versions = {name: importlib.metadata.version(name) for name in packages}
     write_json(
         job.run.path / "manifest.json",
@@ -945,6 +977,7 @@ def gather_evidence(split: Split, folder: Path) -> Evidence:
         heatmaps=maps.flat(),
         usable=maps.finite,
         features=outputs.features,
+        channels=maps.channels,
     )
 
 

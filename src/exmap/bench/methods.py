@@ -136,6 +136,7 @@ def parse_method(text: str) -> Method:
             if part.name not in SOURCES:
                 raise SettingsError(unknown_name("group source", part.name, SOURCES))
             _check_options("group source", part, source_options(part.name))
+            _check_representation(part)
     if source and not kind.fits_groups:
         instead = f"{learner}@{source}" if kind.tunes_groups else str(learner)
         raise SettingsError(f"{learner.name} is not fitted on groups, got {text!r}; write {instead}")
@@ -155,10 +156,11 @@ def parse_method(text: str) -> Method:
 def source_options(name: str) -> set[str]:
     """Return the names of a source's options."""
     clustering = set(ClusterSettings.model_fields)
+    of_features = clustering - {"representation"}
     kept_inside = {"logits", "predicted", "index", "names", "name"}
     return {
         "exmap": clustering | {"size"},
-        "george": clustering,
+        "george": of_features,
         "random": clustering | {"size"},  # of the exmap groups whose sizes it takes
         EIILGroups.name: {f.name for f in dataclasses.fields(EIILGroups)} - kept_inside,
         XRMGroups.name: set(),
@@ -192,6 +194,16 @@ def _check_options(what: str, part: Part, allowed: set[str]) -> None:
             if not allowed:
                 raise SettingsError(f"the {what} {part.name} has no options, got {key!r}; leave it out")
             raise SettingsError(unknown_name(f"option of the {what} {part.name}", key, allowed))
+
+
+def _check_representation(part: Part) -> None:
+    """Refuse a size of heatmaps that are not clustered."""
+    options = dict(part.options)
+    if options.get("representation") == "channels" and options.get("size") is not None:
+        raise SettingsError(
+            f"size reduces heatmaps of pixels, and representation=channels clusters none, got {str(part)!r}; leave "
+            "size out"
+        )
 
 
 def text_of(value: Any) -> str:

@@ -42,7 +42,7 @@ from exmap.groups import (
     RandomGroups,
     XRMGroups,
 )
-from exmap.model import collect_outputs, find_head, initial_model, replace_head, save_weights
+from exmap.model import collect_outputs, find_last_layer, initial_model, replace_head, save_weights
 from exmap.model.training import train_model
 from exmap.model.twins import train_twins
 from exmap.records import Groups, Listener, Outputs, Progress
@@ -375,11 +375,10 @@ def _heads(job: stages.Job, cell: Cell, kind: Any, options: Mapping[str, Any], t
     part = method.source or method.selection
     groups = None if part is None else _groups(job, part, grouped)
     model = stages.trained_model(job)
-    name = find_head(model, grouped.images.batch(np.arange(1, dtype=np.int64)))
+    last = find_last_layer(model, grouped.images.batch(np.arange(2, dtype=np.int64)))
     given: dict[str, Any] = {}
     if kind is AFR:
-        last = model.get_submodule(name)
-        given["head"] = Head(last.weight.detach().numpy(), last.bias.detach().numpy())
+        given["head"] = Head(*last.by_class())
     predicted, heads = [], []
     for repeat in range(job.settings.retrain.repeats):
         learner = kind(**options, seed=job.seed("retrain", repeat))
@@ -388,7 +387,7 @@ def _heads(job: stages.Job, cell: Cell, kind: Any, options: Mapping[str, Any], t
         heads.append(head)
         job.listen(Progress("retrain", repeat + 1, job.settings.retrain.repeats, "heads"))
     notes = {"chosen": [dict(head.chosen) for head in heads], "notes": list(heads[0].notes)}
-    return _Fitted(np.stack(predicted), notes, lambda: replace_head(model, name, heads[0].weight, heads[0].bias))
+    return _Fitted(np.stack(predicted), notes, lambda: replace_head(model, last, heads[0].weight, heads[0].bias))
 
 
 def _groups(job: stages.Job, part: Part | None, split: Split) -> Groups:

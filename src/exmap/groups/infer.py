@@ -13,8 +13,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.config import ClusterSettings
-from exmap.errors import DataError
+from exmap.config import ClusterSettings, ExplainSettings
+from exmap.errors import DataError, SettingsError
 from exmap.groups.assign import cluster_samples, groups_from_clusters
 from exmap.records import Groups, IntArray
 from exmap.runtime import child_seed, generator
@@ -28,6 +28,9 @@ __all__ = [
     "GroupSource",
     "OracleGroups",
     "RandomGroups",
+    "check_channels",
+    "check_george",
+    "explained_vectors",
     "scaled_features",
     "source_names",
     "split_classes",
@@ -51,6 +54,8 @@ class Evidence:
     usable : ndarray of bool, shape (N,), or None
         False where the heatmap was not finite.
     features : ndarray of float32, shape (N, D), or None
+    channels : ndarray of float32, shape (N, C), or None
+        Relevance of an inner layer's channels.
     """
 
     labels: IntArray
@@ -59,6 +64,7 @@ class Evidence:
     heatmaps: NDArray[np.float32] | None = None
     usable: NDArray[np.bool_] | None = None
     features: NDArray[np.float32] | None = None
+    channels: NDArray[np.float32] | None = None
 
 
 class GroupSource(Protocol):
@@ -73,17 +79,46 @@ class GroupSource(Protocol):
 
 @dataclass(frozen=True)
 class ExMapGroups:
-    """Clusters of heatmaps, crossed with the class (ExMap, section 4)."""
+    """Clusters of heatmaps, or of the relevance of channels, crossed with the class (ExMap, section 4)."""
 
     clustering: ClusterSettings = ClusterSettings()
     name: ClassVar[str] = "exmap"
 
     def infer(self, evidence: Evidence, *, seed: int) -> Groups:
         """Return the pseudo-groups; samples without a finite heatmap are unassigned."""
-        if evidence.heatmaps is None:
-            raise DataError("the exmap source needs heatmaps, and the evidence has none; explain the split first")
+        vectors = explained_vectors(evidence, self.clustering.representation)
         seed = child_seed(seed, self.name)
-        return _clustered(self.name, evidence.heatmaps, evidence.usable, evidence, self.clustering, seed)
+        return _clustered(self.name, vectors, evidence.usable, evidence, self.clustering, seed)
+
+
+def check_channels(clustering: ClusterSettings, explain: ExplainSettings) -> None:
+    """Refuse to cluster channels whose relevance would not be kept."""
+    if clustering.representation == "channels" and (explain.explainer != "lrp" or explain.layer == "none"):
+        raise SettingsError(
+            "cluster.representation=channels needs the relevance of an inner layer, which explain.explainer=lrp with "
+            f"explain.layer=auto or a module's name gives, got explain.explainer={explain.explainer} and "
+            f"explain.layer={explain.layer}; change these, or set cluster.representation=pixels"
+        )
+
+
+def explained_vectors(evidence: Evidence, representation: str) -> NDArray[np.float32]:
+    """Return what ExMap clusters: heatmaps of pixels, or the relevance of an inner layer's channels.
+
+    Raises
+    ------
+    DataError
+        If the evidence has none.
+    """
+    if representation == "channels":
+        if evidence.channels is None:
+            raise DataError(
+                "clustering by channels needs the relevance of an inner layer, and there is none: set explain.layer to "
+                "auto or to a module's name with explain.explainer=lrp, or set cluster.representation=pixels"
+            )
+        return evidence.channels
+    if evidence.heatmaps is None:
+        raise DataError("the exmap source needs heatmaps, and the evidence has none; explain the split first")
+    return evidence.heatmaps
 
 
 @dataclass(frozen=True)
@@ -95,10 +130,20 @@ class GeorgeGroups:
 
     def infer(self, evidence: Evidence, *, seed: int) -> Groups:
         """Return the pseudo-groups."""
+        check_george(self.clustering)
         if evidence.features is None:
             raise DataError("the george source needs features, and the evidence has none; collect outputs first")
         scaled = scaled_features(evidence.features)
         return _clustered(self.name, scaled, None, evidence, self.clustering, child_seed(seed, self.name))
+
+
+def check_george(clustering: ClusterSettings) -> None:
+    """Refuse settings of GEORGE's clustering that are for heatmaps."""
+    if clustering.representation != "pixels":
+        raise SettingsError(
+            f"the george source clusters features and takes no representation, got {clustering.representation!r}; "
+            "leave groups.george.representation out, or set cluster.representation, which is ExMap's"
+        )
 
 
 def scaled_features(features: NDArray[np.float32]) -> NDArray[np.float32]:

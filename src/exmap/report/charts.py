@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["data_chart", "eigenvalue_chart", "error_chart", "score_chart"]
+__all__ = ["data_chart", "eigenvalue_chart", "score_chart", "share_chart"]
 
 INK = "#010203"  # becomes the colour of the text around the chart
 ACCENT, MUTED = "#d1662b", "#7f8c9b"
@@ -70,23 +70,25 @@ def eigenvalue_chart(values: NDArray[np.float64], n_clusters: int, described: st
     return _svg(figure, described)
 
 
-def error_chart(errors: NDArray[np.float32], described: str) -> Markup:
-    """Show how the conservation errors of the heatmaps are distributed.
+def share_chart(shares: NDArray[np.float32], described: str) -> Markup:
+    """Show how much of the explained logit the pixels hold, image by image.
 
     Parameters
     ----------
-    errors : ndarray of float32, shape (N,)
-        Those that are not finite are left out.
+    shares : ndarray of float32, shape (N,)
+        1 is all of it. Those that are not finite are left out; the outermost hundredth on either side is drawn at the
+        edge.
     described : str
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     ax = figure.add_subplot()
-    finite = errors[np.isfinite(errors)]
+    finite = 100 * shares[np.isfinite(shares)].astype(np.float64)
     if len(finite):
-        high = float(np.quantile(finite, 0.99)) or 1.0
-        ax.hist(np.minimum(finite, high), bins=BINS, range=(0, high), color=MUTED)
+        low, high = np.quantile(finite, [0.01, 0.99])
+        edges = (min(float(low), 0.0), max(float(high), 100.0))
+        ax.hist(np.clip(finite, *edges), bins=BINS, range=edges, color=MUTED)
         ax.axvline(float(np.median(finite)), color=ACCENT, linewidth=1.5, linestyle="--")
-    ax.set_xlabel("conservation error (dashed: the median)")
+    ax.set_xlabel("pixels' share of the logit, % (dashed: median)")
     ax.set_ylabel("images")
     return _svg(figure, described)
 

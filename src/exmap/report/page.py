@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from exmap.errors import DataError
 from exmap.records import IntArray
-from exmap.report.charts import data_chart, eigenvalue_chart, error_chart, score_chart
+from exmap.report.charts import data_chart, eigenvalue_chart, score_chart, share_chart
 from exmap.report.sprites import Sheet
 
 __all__ = [
@@ -164,16 +164,23 @@ class Trust:
 
     Attributes
     ----------
+    shares : ndarray of float32, shape (N,)
+        Of each finite heatmap: what its pixels hold of the explained logit. NaN, or none, where that is not known.
     errors : ndarray of float32, shape (N,)
-        Conservation error of each finite heatmap.
+        What of the logit is unaccounted for; NaN for explainers that promise no sum.
     images, not_finite, all_zero : int
     reruns : sequence of (images, groups, ari)
         The clustering again, on random parts of the images with other seeds.
     rerun_share : float
     gradient : (images, ari, ari of the same clustering again on as many) or None
         Input times gradient in the heatmaps' place; None where the images are not at hand.
+    explained : str
+        What made the heatmaps, in words.
+    plain : bool
+        Whether the heatmaps are input times gradient themselves.
     """
 
+    shares: NDArray[np.float32]
     errors: NDArray[np.float32]
     images: int
     not_finite: int
@@ -181,6 +188,8 @@ class Trust:
     reruns: Sequence[tuple[int, int, float]]
     rerun_share: float
     gradient: tuple[int, float, float] | None
+    explained: str = ""
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -346,10 +355,8 @@ def render_page(page: Page) -> str:
         data=_for_script(page),
         sheets=[("p", page.pictures), ("h", page.heats), ("m", page.means)],
         eigenvalues=[_spectrum(fit) for fit in page.fits],
-        errors=error_chart(
-            page.trust.errors, f"Histogram of the conservation errors of {len(page.trust.errors):,} heatmaps"
-        ),
-        error_quantiles=np.quantile(page.trust.errors, [0.5, 0.95]).tolist() if len(page.trust.errors) else None,
+        shares=_shares(page.trust),
+        accounted=accounted(page.trust.shares, page.trust.errors),
         scores=_scores(page.choice),
         curve=_curve(page.choice),
     )
@@ -371,6 +378,48 @@ def percent(value: float | None) -> str:
         return f"{100 * value:.0f}\xa0%"
     bound = ">\xa0" if value > 0.999 else "<\xa0" if value < 0.001 else ""
     return f"{bound}{100 * min(max(value, 0.001), 0.999):.1f}\xa0%"
+
+
+def accounted(shares: NDArray[np.float32], errors: NDArray[np.float32]) -> str:
+    r"""Say in one sentence what of the explained logit the pixels and the constants hold, and what is missing.
+
+    Examples
+    --------
+    >>> print(accounted(np.array([0.93]), np.array([1e-6])).replace("\xa0", " "))
+    Of the explained logit, the image's pixels hold 93 %, biases and other constants 7 %; 0.0001 % is unaccounted for.
+    """
+    known, missing = shares[np.isfinite(shares)], errors[np.isfinite(errors)]
+    if not len(known):
+        return "How much of the explained logit the pixels hold is not known."
+    share = round(100 * float(np.median(known)))
+    if not len(missing):
+        return (
+            f"The values of an image's pixels sum to {share}\xa0% of the explained logit (median); this explainer "
+            "promises no sum, so nothing can be said of the rest."
+        )
+    said = (
+        f"Of the explained logit, the image's pixels hold {share}\xa0%, biases and other constants {100 - share}\xa0%; "
+        f"{_small(float(np.median(missing)))} is unaccounted for."
+    )
+    if len(missing) == 1:
+        return said
+    most = _small(float(np.quantile(missing, 0.95)))
+    return f"{said} These are medians over the images; for 95\xa0% of them at most {most} is unaccounted for."
+
+
+def _small(share: float) -> str:
+    """Return a share as a percentage with one digit that is not 0."""
+    value = float(f"{100 * share:.0e}")
+    digits = 0 if value >= 1 or value == 0 else -int(np.floor(np.log10(value)))
+    return f"{value:.{min(digits, 12)}f}\xa0%"
+
+
+def _shares(trust: Trust) -> Markup | None:
+    """Return the histogram of what the pixels hold, or None where that is not known."""
+    count = int(np.isfinite(trust.shares).sum())
+    if not count:
+        return None
+    return share_chart(trust.shares, f"Histogram of the share that the pixels hold in {count:,} heatmaps")
 
 
 def _duration(seconds: float) -> str:
