@@ -159,6 +159,7 @@ def test_a_model_without_a_shortcut_is_not_to_be_repaired_but_can_be_retrained(
     [
         ({"method": "kmeans", "n_clusters": 2}, "would ignore method='kmeans', n_clusters=2; leave that out, or auto"),
         ({"scope": "local"}, "would ignore scope='local';"),
+        ({"representation": "channels"}, "would ignore representation='channels';"),
         ({"gap": "absolute", "n_neighbors": 5}, "would ignore n_neighbors=5, gap='absolute';"),
     ],
 )
@@ -179,6 +180,43 @@ def test_auto_looks_at_no_true_groups_and_says_where_it_cannot_choose(three_clas
     assert not first.choice_.repair
     assert "no better than chance" in first.choice_.record["why"]
     assert np.array_equal(groups.index, three_classes.val.labels)
+
+
+# What explains, and what of it is clustered
+
+
+def test_channels_of_an_inner_layer_are_clustered_and_kept(three_classes: Task) -> None:
+    network = small_network(3)
+    finder = exmap.ExMap(method="kmeans", n_clusters=2, representation="channels", layer="3")
+    groups = finder.infer(network, three_classes.val)
+    assert finder.heatmaps_.channels is not None
+    assert finder.heatmaps_.channels.shape == (150, 16)
+    assert finder.heatmaps_.check["layer"] == "3"
+    pixels = exmap.ExMap(method="kmeans", n_clusters=2).infer(network, three_classes.val)
+    assert len(groups) == len(pixels) == 150
+    assert not np.array_equal(groups.index, pixels.index)
+
+
+@pytest.mark.parametrize("options", [{"explainer": "gradient_x_input"}, {"target": "margin"}, {"composite": "epsilon"}])
+def test_heatmaps_are_made_as_asked_for(three_classes: Task, options: dict[str, Any]) -> None:
+    network = small_network(3)
+    usual, other = exmap.ExMap(method="kmeans", n_clusters=2), exmap.ExMap(method="kmeans", n_clusters=2, **options)
+    for finder in (usual, other):
+        assert len(finder.infer(network, three_classes.val)) == 150
+    assert not np.allclose(usual.heatmaps_.values, other.heatmaps_.values, atol=1e-3)
+    assert usual.heatmaps_.check["composite"] == "symmetric_gamma"
+
+
+def test_without_a_last_linear_layer_groups_are_found_and_dfr_says_what_to_do(three_classes: Task) -> None:
+    network = nn.Sequential(small_network(3), nn.Tanh())
+    finder = exmap.ExMap(method="kmeans", n_clusters=2)
+    groups = finder.infer(network, three_classes.val)
+    assert np.array_equal(finder.outputs_.features, finder.outputs_.logits)
+    assert len(exmap.GEORGE(method="kmeans", n_clusters=2).infer(network, three_classes.val)) == 150
+    with pytest.raises(
+        DataError, match=r"groups and report work as they are, and for retraining name a layer by head="
+    ):
+        fast_dfr().fit(network, three_classes.val, groups)
 
 
 # Models and arrays of one's own
@@ -207,9 +245,17 @@ def test_accuracy_can_be_asked_for_by_any_groups_of_the_split(digits: Task, mode
     assert table.count.tolist() == [225, 225]
 
 
-def test_a_network_that_does_not_end_in_a_linear_layer_is_refused(three_classes: Task) -> None:
-    with pytest.raises(DataError, match=r"must end in a torch\.nn\.Linear"):
-        exmap.ExMap().infer(nn.Sequential(small_network(3), nn.Softmax(dim=1)), three_classes.val)
+def test_a_network_with_other_classes_than_the_split_is_refused(three_classes: Task) -> None:
+    for use in (exmap.ExMap().infer, exmap.GEORGE().infer, evaluate):
+        with pytest.raises(DataError, match=r"outputs 5 classes, the data set has 3 .*which ones"):
+            use(small_network(5), three_classes.val)
+
+
+def test_probabilities_are_evaluated_as_the_logits_before_them(three_classes: Task) -> None:
+    network = small_network(3)
+    wrapped = nn.Sequential(network, nn.Softmax(dim=1))
+    plain, other = (evaluate(model, three_classes.val) for model in (network, wrapped))
+    assert plain.mean == other.mean
 
 
 # True groups are for evaluation
@@ -262,6 +308,11 @@ def test_unknown_names_are_refused_with_the_closest_one(name: str, changes: dict
     [
         (exmap.ExMap(method="spectrl"), "did you mean 'spectral'"),
         (exmap.ExMap(composite="symetric_gamma"), "did you mean 'symmetric_gamma'"),
+        (exmap.ExMap(explainer="lpr"), "unknown explainer 'lpr' .did you mean 'lrp'"),
+        (exmap.ExMap(explainer=object()), "explainer must be one of .*or an object with explain"),
+        (exmap.ExMap(target="margn"), "explain.target: must be predicted, true, margin or the number of a class"),
+        (exmap.ExMap(scope="globl"), "cluster.scope: input should be 'local' or 'global'"),
+        (exmap.ExMap(representation="channels", explainer="occlusion"), "or set cluster.representation=pixels"),
         (exmap.ExMap(target=3), r"explain.target must be .*\[0, 2\], got 3"),
         (exmap.GEORGE(method="kmean"), "did you mean 'kmeans'"),
     ],

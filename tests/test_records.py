@@ -59,12 +59,15 @@ def test_heatmaps_flatten_one_vector_per_image() -> None:
 
 def test_the_health_of_heatmaps_leaves_maps_that_are_not_finite_out_of_the_quantiles() -> None:
     error = np.array([0.0, 1.0, 2.0, np.nan], dtype=np.float32)
-    finite = np.array([True, True, True, False])
-    health = heatmaps(conservation_error=error, finite=finite, zero=np.array([True, False, False, False])).health()
+    finite, share = np.array([True, True, True, False]), np.array([0.25, 0.75, 1.25, 9.0], dtype=np.float32)
+    zero = np.array([True, False, False, False])
+    health = heatmaps(conservation_error=error, finite=finite, zero=zero, input_share=share).health()
     assert health == {
         "images": 4.0,
         "share_not_finite": 0.25,
         "share_all_zero": 0.25,
+        "input_share_median": 0.75,
+        "constant_share_median": 0.25,
         "conservation_error_median": 1.0,
         "conservation_error_p95": pytest.approx(1.9),
     }
@@ -74,6 +77,22 @@ def test_the_health_of_no_or_no_finite_heatmaps_has_nan_quantiles() -> None:
     assert np.isnan(heatmaps(2, finite=np.zeros(2, dtype=bool)).health()["conservation_error_median"])
     empty = heatmaps(0).health()
     assert (empty["images"], empty["share_not_finite"], empty["share_all_zero"]) == (0, 0, 0)
+
+
+def test_what_constants_hold_is_not_known_without_a_sum_or_input_shares() -> None:
+    promising_no_sum = heatmaps(
+        conservation_error=np.full(4, np.nan, dtype=np.float32), input_share=np.full(4, 0.5, dtype=np.float32)
+    ).health()
+    assert promising_no_sum["input_share_median"] == 0.5
+    assert np.isnan(promising_no_sum["constant_share_median"])
+    assert np.isnan(heatmaps().health()["input_share_median"])  # of an older version
+    assert np.isnan(heatmaps().health()["constant_share_median"])
+
+
+def test_input_shares_and_channels_have_one_row_per_heatmap() -> None:
+    for name, array in (("input_share", np.zeros(3)), ("channels", np.zeros((5, 2)))):
+        with pytest.raises(DataError, match=f"arrays of heatmaps must have one length, got .*'{name}': {len(array)}"):
+            heatmaps(**{name: array.astype(np.float32)})
 
 
 def test_groups_count_their_samples_and_print_the_unassigned() -> None:

@@ -111,7 +111,9 @@ def test_the_page_tells_whether_to_trust_it(text: str) -> None:
     assert re.search(r"Clustered again on random parts \( ?80.% of the images", said.replace("\xa0", " "))
     assert len(re.findall(r"<tr><td>360</td><td>\d+</td><td>-?\d\.\d\d</td></tr>", text)) == 5
     assert re.search(r"Plain input . gradient on 450 random images, .* at ARI -?\d\.\d\d\.", said)
-    assert re.search(r"median [\d.]+, 95th percentile [\d.]+", said)
+    plain = said.replace("\xa0", " ")
+    assert re.search(r"the image's pixels hold \d+ %, biases and other constants \d+ %; [\d.]+ % is unaccounted", plain)
+    assert "The heatmaps are by lrp with symmetric_gamma, of the predicted class." in said
 
 
 def test_the_command_and_the_settings_make_the_run_again(text: str, finished: Path) -> None:

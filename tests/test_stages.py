@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from torch import nn
 
 from exmap.config import ModelSettings, change_settings
 from exmap.data import build_task
 from exmap.errors import RunFolderError, SettingsError
 from exmap.model import build_model, collect_outputs, load_weights
 from exmap.records import Progress
+from exmap.runtime import torch_seed
 from exmap.stages import open_run
 from running import (
     CHEAP,
@@ -69,6 +71,7 @@ def test_a_run_folder_holds_every_documented_file(finished: Path) -> None:
         "train/history.json",
         "explain/heatmaps.npy",
         "explain/heatmaps.parquet",
+        "explain/channels.npy",
         "explain/outputs.safetensors",
         "cluster/clusters.json",
         *(f"cluster/{source}.parquet" for source in SOURCES),
@@ -119,7 +122,10 @@ def test_heatmaps_and_outputs_have_one_entry_per_image(finished: Path) -> None:
         "test.features": (450, 512),
         "test.logits": (450, 2),
     }
-    assert pq.read_table(finished / "explain" / "heatmaps.parquet").num_rows == 450
+    table = pq.read_table(finished / "explain" / "heatmaps.parquet")
+    assert table.column_names == ["id", "target", "conservation_error", "finite", "zero", "input_share"]
+    assert table.num_rows == 450
+    assert np.load(finished / "explain" / "channels.npy", allow_pickle=False).shape[0] == 450
 
 
 def test_the_figure_is_a_png(finished: Path) -> None:
@@ -132,7 +138,7 @@ def test_the_folder_keeps_its_settings_and_where_it_came_from(finished: Path) ->
     assert kept["format"] == manifest["format"] == 1
     assert kept["settings"] == manifest["settings"] == cheap_settings().model_dump(mode="json")
     assert manifest["input_digests"] == dict(build_task(cheap_settings().data).digests)
-    assert {"python", "exmap", "torch", "zennit", "scikit-learn", "numpy"} <= set(manifest["versions"])
+    assert {"python", "exmap", "torch", "scikit-learn", "numpy"} <= set(manifest["versions"])
     assert {"git_commit", "device", "machine", "seed"} <= set(manifest)
 
 
@@ -152,6 +158,16 @@ def test_every_method_has_accuracies_in_range_with_counts_and_intervals(results:
         for group in row["group_accuracy"].values():
             assert 0 <= group["low"] <= group["value"] <= group["high"] <= 1
         assert sum(group["count"] for group in row["group_accuracy"].values()) == 450
+
+
+def test_results_say_what_of_the_logit_is_accounted_for(results: dict[str, Any]) -> None:
+    found = results["heatmaps"]
+    assert found["input_share_median"] + found["constant_share_median"] == pytest.approx(1)
+    assert 0 <= found["conservation_error_median"] <= found["conservation_error_p95"] < 1e-4
+    check = found["check"]
+    assert (check["explainer"], check["composite"], check["images"]) == ("lrp", "symmetric_gamma", 4)
+    assert 0 <= check["error"] < 1e-4
+    assert check["layer"].startswith("layer")
 
 
 def test_only_methods_with_repeats_have_a_spread(results: dict[str, Any]) -> None:
@@ -232,7 +248,57 @@ def test_a_stage_without_its_marker_is_made_again(copied: Path) -> None:
     assert bring_up(copied, cheap_settings()) == [*KEPT[:2], "cluster: started", *KEPT[3:]]
 
 
+# A classifier without a last linear layer
+
+
+def bounded_network(*_: Any, **__: Any) -> nn.Module:
+    """Return a classifier whose logits no linear map makes."""
+    with torch_seed(0):
+        layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2), nn.Tanh())
+        return nn.Sequential(*layers)
+
+
+def test_without_a_last_linear_layer_groups_and_report_are_made_and_nothing_is_retrained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("model.weights", "stages", "reporting"):
+        monkeypatch.setattr(f"exmap.{module}.build_model", bounded_network)
+    folder = tmp_path / "run"
+    assert bring_up(folder, cheap_settings("explain.layer=none"))[-1] == "report: started"
+    results = json.loads((folder / "results.json").read_text())
+    before, after = results["methods"]["erm"], results["methods"]["exmap+dfr"]
+    assert after["worst_group_accuracy"] == before["worst_group_accuracy"]
+    assert "found logits made by" in after["notes"][0]
+    assert "name a layer by head= or give a model that ends in a linear layer" in after["notes"][0]
+    trained, kept = (load_file(folder / stage / "model.safetensors") for stage in ("train", "retrain"))
+    assert all(np.array_equal(trained[name], kept[name]) for name in trained)
+    outputs = load_file(folder / "explain" / "outputs.safetensors")
+    assert np.array_equal(outputs["val.features"], outputs["val.logits"])
+    assert "Nothing was retrained, so accuracies before and after are equal" in (
+        folder / "report" / "report.html"
+    ).read_text(encoding="utf-8")
+
+
 # Other settings
+
+
+def test_channels_are_clustered_where_that_is_asked_for(copied: Path) -> None:
+    lines = bring_up(copied, change_settings(open_run(copied)[1], ["cluster.representation=channels"]), change=True)
+    assert lines == [*KEPT[:2], *(f"{name}: started" for name in STAGE_NAMES[2:])]
+    page = (copied / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Images were grouped by the relevance of the channels of layer layer" in page
+
+
+def test_another_explainer_leaves_no_channels_and_promises_what_it_promises(copied: Path) -> None:
+    settings = change_settings(open_run(copied)[1], ["explain.explainer=gradient_x_input"])
+    bring_up(copied, settings, change=True)
+    found = json.loads((copied / "results.json").read_text())["heatmaps"]
+    assert found["conservation_error_median"] is None
+    assert found["check"]["explainer"] == "gradient_x_input"
+    assert not (copied / "explain" / "channels.npy").exists()
+    page = (copied / "report" / "report.html").read_text(encoding="utf-8")
+    assert "promises no sum" in page
+    assert "themselves, without relevance rules" in page
 
 
 def test_another_way_to_cluster_remakes_what_follows_and_nothing_before(copied: Path) -> None:

@@ -24,6 +24,7 @@ from exmap.retrain import LEARNERS
         ("bpa", "george[method=kmeans,n_clusters=8]", "bpa", "classes"),
         ("exmap+bpa", "exmap", "bpa", "exmap"),
         ("exmap[method=kmeans,n_clusters=2,size=7]+dfr", "exmap[method=kmeans,n_clusters=2,size=7]", "dfr", None),
+        ("exmap[representation=channels]+dfr", "exmap[representation=channels]", "dfr", None),
         ("jtt[up_weight=20]@exmap[size=7]", None, "jtt[up_weight=20]", "exmap[size=7]"),
     ],
 )
@@ -72,6 +73,8 @@ def test_what_goes_without_saying_is_left_out(text: str, canonical: str) -> None
         ("jtt[seed=2]", "unknown option of the learner jtt 'seed'"),
         ("exmap[size]+dfr", "options are written key=value, each once, got 'size'"),
         ("exmap[size=7,size=5]+dfr", "each once"),
+        ("george[representation=channels]+dfr", "unknown option of the group source george 'representation'"),
+        ("exmap[representation=channels,size=7]+dfr", "representation=channels clusters none, got"),
         ("", "a method is written [SOURCE+]LEARNER[@SOURCE]"),
         ("a+b+c", "a method is written"),
         ("exmap+", "a method is written"),

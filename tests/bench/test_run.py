@@ -37,6 +37,7 @@ METHODS = [
     "afr@exmap",
     "eiil[steps=50]+dfr",
     "exmap[method=kmeans,n_clusters=2,size=4]+dfr",
+    "exmap[method=kmeans,n_clusters=2,representation=channels]+dfr",
     "exmap+subg",
     "jtt[up_weight=2]",
     "jtt[up_weight=2]@oracle",
@@ -127,7 +128,7 @@ def test_a_finished_bench_is_kept_and_a_missing_cell_made_again(
     before = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("*.json")}
     _, again, said = bring(folder, METHODS)
     assert again == cells
-    assert said == ["11 of 11 cells were finished before, and are kept"]
+    assert said == ["12 of 12 cells were finished before, and are kept"]
     assert before == {path: path.stat().st_mtime_ns for path in before}
     lost = folder / "cells" / "digits" / "exmap+dfr-seed0.json"
     lost.unlink()

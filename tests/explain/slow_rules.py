@@ -12,7 +12,7 @@ from zennit.types import Convolution, Linear
 SUMS = [ResNetBasicBlockCanonizer(), ResNetBottleneckCanonizer()]
 
 
-def four_passes(gamma: float) -> BasicHook:
+def four_passes(gamma: float, stabilizer: float = 1e-6) -> BasicHook:
     """The same rule on zennit's own machinery: one modified pass for each pair of signs of input and weight."""
 
     def part(sign: int, bias: bool) -> ParamMod:
@@ -26,7 +26,7 @@ def four_passes(gamma: float) -> BasicHook:
     def shares(upper: torch.Tensor, outputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         p, n = outputs[0] + outputs[1], outputs[2] + outputs[3]
         alpha, beta = 1 + gamma * (p >= n.abs()).to(p), 1 + gamma * (p < n.abs()).to(p)
-        share = upper / stabilize(alpha * p + beta * n, 1e-6)
+        share = upper / stabilize(alpha * p + beta * n, stabilizer)
         return alpha * share, alpha * share, beta * share, beta * share
 
     return BasicHook(
@@ -36,6 +36,6 @@ def four_passes(gamma: float) -> BasicHook:
     )
 
 
-def slow_composite(gamma: float, canonizers: list | None = None) -> LayerMapComposite:
-    table = [*layer_map_base(1e-6), (Convolution, four_passes(gamma)), (Linear, Epsilon(epsilon=1e-6))]
-    return LayerMapComposite(layer_map=table, canonizers=canonizers or [])
+def slow_composite(gamma: float, canonizers: list | None = None, stabilizer: float = 1e-6) -> LayerMapComposite:
+    rules = [(Convolution, four_passes(gamma, stabilizer)), (Linear, Epsilon(epsilon=stabilizer))]
+    return LayerMapComposite(layer_map=[*layer_map_base(stabilizer), *rules], canonizers=canonizers or [])

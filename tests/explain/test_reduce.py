@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from exmap.errors import SettingsError
-from exmap.explain import reduce_maps
+from exmap.explain import reduce, reduce_heatmaps, reduce_maps
 
 
 def block_means(maps: np.ndarray, size: int) -> np.ndarray:
@@ -89,3 +91,14 @@ def test_finite_relevance_near_the_largest_float_stays_finite() -> None:
 def test_a_size_above_the_image_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"explain\.size must be at most the image's side of 4 pixels, got 5"):
         reduce_maps(torch.ones(1, 1, 4, 6), 5)
+
+
+def test_stored_heatmaps_are_reduced_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(7, 3, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "maps.npy", values)
+    wanted = reduce_maps(torch.from_numpy(values), 2)[0].flatten(1).numpy()
+    monkeypatch.setattr(reduce, "AT_ONCE", 3)
+    for given in (values, np.load(tmp_path / "maps.npy", mmap_mode="r")):
+        reduced = reduce_heatmaps(given, 2)
+        assert reduced.dtype == np.float32
+        np.testing.assert_allclose(reduced, wanted, atol=1e-7)

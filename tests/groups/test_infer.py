@@ -10,9 +10,9 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import exmap
-from exmap.config import ClusterSettings, GroupsSettings
+from exmap.config import ClusterSettings, ExplainSettings, GroupsSettings
 from exmap.data import Task
-from exmap.errors import DataError
+from exmap.errors import DataError, SettingsError
 from exmap.groups import (
     ClassGroups,
     ErrorSetGroups,
@@ -22,6 +22,7 @@ from exmap.groups import (
     GroupSource,
     OracleGroups,
     RandomGroups,
+    check_channels,
     source_names,
 )
 from exmap.records import Groups
@@ -191,9 +192,45 @@ def test_a_group_without_a_name_is_refused() -> None:
         Groups(np.array([0, 1]), ("a",), "mine", ())
 
 
+def test_channels_are_clustered_in_the_place_of_pixels(evidence: Evidence, three_classes: Task) -> None:
+    truth = three_classes.val.true_groups()
+    told_apart = np.eye(len(truth.names), dtype=np.float32)[truth.index]
+    kmeans = ClusterSettings(method="kmeans", n_clusters=3, representation="channels")
+    noise = np.random.default_rng(1).normal(size=evidence.heatmaps.shape).astype(np.float32)
+    given = dataclasses.replace(evidence, heatmaps=noise, channels=told_apart)
+    groups = ExMapGroups(kmeans).infer(given, seed=0)
+    same = ExMapGroups(kmeans).infer(dataclasses.replace(given, heatmaps=None), seed=0)
+    assert np.array_equal(groups.index, same.index)
+    assert groups.source == "exmap"
+    assert groups.index[~evidence.usable].tolist() == [-1, -1]
+    pixels = ExMapGroups(kmeans.model_copy(update={"representation": "pixels"})).infer(given, seed=0)
+    assert not np.array_equal(pixels.index, groups.index)
+
+
+def test_channels_that_are_not_there_are_refused_with_the_setting_to_change(evidence: Evidence) -> None:
+    source = ExMapGroups(ClusterSettings(method="kmeans", n_clusters=3, representation="channels"))
+    with pytest.raises(DataError, match=r"set explain.layer to auto or to a module's name"):
+        source.infer(evidence, seed=0)
+
+
+def test_george_takes_no_representation(evidence: Evidence) -> None:
+    source = GeorgeGroups(ClusterSettings(scope="local", representation="channels"))
+    with pytest.raises(SettingsError, match=r"takes no representation, got 'channels'; leave .* out"):
+        source.infer(evidence, seed=0)
+
+
+@pytest.mark.parametrize("changes", [{"explainer": "occlusion"}, {"layer": "none"}])
+def test_channels_that_would_not_be_kept_are_refused_before_any_work(changes: dict[str, str]) -> None:
+    channels = ClusterSettings(representation="channels")
+    with pytest.raises(SettingsError, match=r"change these, or set cluster.representation=pixels"):
+        check_channels(channels, ExplainSettings(**changes))
+    check_channels(ClusterSettings(), ExplainSettings(**changes))
+    check_channels(channels, ExplainSettings())
+
+
 def test_evidence_has_no_place_for_true_groups() -> None:
     fields = {field.name for field in dataclasses.fields(Evidence)}
-    assert fields == {"labels", "predicted", "class_names", "heatmaps", "usable", "features"}
+    assert fields == {"labels", "predicted", "class_names", "heatmaps", "usable", "features", "channels"}
 
 
 def names_in(source: str) -> Iterator[str]:

@@ -69,34 +69,17 @@ def test_a_layer_that_follows_the_head_but_changes_nothing_is_allowed() -> None:
     assert find_head(nn.Sequential(nn.Flatten(), nn.Linear(768, 3), nn.Dropout(0.5)), IMAGES) == "1"
 
 
-@pytest.mark.parametrize(
-    ("last", "found"),
-    [
-        (nn.Softmax(dim=1), r"an output of shape \(4, 3\)"),
-        (nn.ReLU(), r"an output of shape \(4, 3\)"),
-        (nn.Unflatten(1, (3, 1)), r"an output of shape \(4, 3, 1\)"),
-    ],
-)
-def test_a_model_that_ends_in_something_else_is_refused(last: nn.Module, found: str) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3), last).train()
-    with pytest.raises(DataError, match=rf"must end in a torch\.nn\.Linear .*; found {found} .*softmax, reshape"):
+def test_a_model_that_ends_in_something_else_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3), nn.ReLU()).train()
+    with pytest.raises(DataError, match=r"logits made by the operation relu in module '2'; groups .* work .* head="):
         find_head(model, IMAGES)
     assert n_hooks(model) == 0
     assert model.training
 
 
 def test_a_linear_layer_over_more_than_vectors_is_refused() -> None:
-    with pytest.raises(DataError, match=r"shape \(4, 3, 16, 5\)"):
+    with pytest.raises(DataError, match=r"found a tensor of shape \(2, 3, 16, 5\)"):
         find_head(nn.Sequential(nn.Linear(16, 5)), IMAGES)
-
-
-def test_a_model_that_gives_no_tensor_is_refused() -> None:
-    class Pair(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
-            return super().forward(x), 1
-
-    with pytest.raises(DataError, match="an output of tuple"):
-        find_head(Pair(nn.Flatten(), nn.Linear(768, 3)), IMAGES)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -139,9 +122,9 @@ def test_reading_a_model_leaves_modes_weights_hooks_and_generators_as_they_were(
 def test_modes_and_hooks_are_restored_after_an_error() -> None:
     model = made("odd name").train()
     split = array_split(np.zeros((4, 1, 16, 16), dtype=np.float32), [0, 1, 2, 0])
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(DataError, match="channels"):
         find_head(model, split.images.batch(np.arange(4)))
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(DataError, match="channels"):
         collect_outputs(model, split, head="zz_answer")
     assert n_hooks(model) == 0
     assert all(module.training for module in model.modules())

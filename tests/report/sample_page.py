@@ -90,7 +90,17 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
         fits=[
             Fit("All classes together", n, 2, "2 clusters: ...", "relative", np.array([0, 0.001, 0.02, 0.03]), 1, 0.21)
         ],
-        trust=Trust(rng.random(n).astype(np.float32), n, 0, 1, [(240, 3, 0.97), (240, 3, 1.0)], 0.8, (300, 0.55, 0.99)),
+        trust=Trust(
+            rng.random(n).astype(np.float32),
+            1e-6 * rng.random(n).astype(np.float32),
+            n,
+            0,
+            1,
+            [(240, 3, 0.97), (240, 3, 1.0)],
+            0.8,
+            (300, 0.55, 0.99),
+            "lrp with symmetric_gamma, of the predicted class",
+        ),
         provenance=[("seed", "0"), ("torch", "2.4")],
         settings="seed: 0\n",
         seconds={"train": 100.0, "explain": 7.25},

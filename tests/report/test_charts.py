@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from exmap.report.charts import INK, data_chart, eigenvalue_chart, error_chart, score_chart
+from exmap.report.charts import INK, data_chart, eigenvalue_chart, score_chart, share_chart
 
 VALUES = np.array([0, 0.001, 0.02, 0.03, 0.04])
 SVG = "{http://www.w3.org/2000/svg}"
@@ -32,9 +32,9 @@ def test_without_a_gap_among_those_shown_none_is_marked() -> None:
     assert "the gap" not in eigenvalue_chart(VALUES, 5, "five eigenvalues")
 
 
-@pytest.mark.parametrize("errors", [[], [np.nan], [0.0, 0.0], np.linspace(0, 3, 200)])
-def test_any_errors_give_a_chart(errors: list[float]) -> None:
-    ET.fromstring(error_chart(np.array(errors, dtype=np.float32), "errors"))
+@pytest.mark.parametrize("shares", [[], [np.nan], [0.0, 0.0], np.linspace(-0.5, 1.5, 200), [-1e20, 0.5, 1e30]])
+def test_any_shares_give_a_chart(shares: list[float]) -> None:
+    ET.fromstring(share_chart(np.array(shares, dtype=np.float32), "shares"))
 
 
 def test_a_chart_takes_the_pages_ink_and_brings_no_names_fonts_or_styles() -> None:
@@ -54,7 +54,7 @@ def test_the_description_is_escaped_and_read_out() -> None:
 
 
 def test_the_same_numbers_give_the_same_text() -> None:
-    assert error_chart(np.arange(9, dtype=np.float32), "x") == error_chart(np.arange(9, dtype=np.float32), "x")
+    assert share_chart(np.arange(9, dtype=np.float32), "x") == share_chart(np.arange(9, dtype=np.float32), "x")
 
 
 def test_the_chosen_grouping_is_named_and_one_that_may_not_be_chosen_is_hollow() -> None:

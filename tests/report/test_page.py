@@ -13,7 +13,7 @@ from sample_page import BREAKS_OUT, HOSTILE, sample_choice, sample_page
 
 import exmap.report
 from exmap.errors import DataError
-from exmap.report.page import Choice, Finding, Interval, Points, percent, render_page
+from exmap.report.page import Choice, Finding, Interval, Points, Trust, accounted, percent, render_page
 
 SCRIPT = (Path(exmap.report.__file__).parent / "assets" / "report.js").read_text(encoding="utf-8")
 
@@ -146,11 +146,49 @@ def test_an_accuracy_without_an_interval_has_no_whisker() -> None:
 
 
 def test_heatmaps_that_are_all_broken_leave_an_empty_chart() -> None:
-    page = sample_page()
-    trust = page.trust.__class__(np.zeros(0, dtype=np.float32), 5, 5, 0, [], 0.8, None)
-    text = render_page(sample_page(trust=trust))
+    none = np.zeros(0, dtype=np.float32)
+    text = render_page(sample_page(trust=Trust(none, none, 5, 5, 0, [], 0.8, None)))
     assert "No heatmap is finite." in text
     assert "it needs the images" in text
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shares", "errors", "said"),
+    [
+        (
+            floats(0.93),
+            floats(1e-6),
+            "Of the explained logit, the image's pixels hold 93 %, biases and other constants 7 %; 0.0001 % is "
+            "unaccounted for.",
+        ),
+        (
+            floats(-0.2, 0.1, np.nan),
+            floats(0, 0, 0.02),
+            "pixels hold -5 %, biases and other constants 105 %; 0 % is unaccounted for. These are medians over the "
+            "images; for 95 % of them at most 2 % is unaccounted for.",
+        ),
+        (
+            floats(0.5, 0.7),
+            floats(np.nan, np.nan),
+            "sum to 60 % of the explained logit (median); this explainer promises no sum",
+        ),
+        (floats(np.nan), floats(0.5), "How much of the explained logit the pixels hold is not known."),
+        (floats(), floats(), "is not known."),
+    ],
+)
+def test_what_of_the_logit_is_accounted_for_is_said_in_words(shares: np.ndarray, errors: np.ndarray, said: str) -> None:
+    assert said in accounted(shares, errors).replace("\xa0", " ")
+
+
+def test_what_made_the_heatmaps_and_whether_rules_were_needed_is_said() -> None:
+    page = sample_page()
+    assert "The heatmaps are by lrp with symmetric_gamma, of the predicted class." in render_page(page)
+    plain = replace(page.trust, gradient=None, plain=True)
+    assert "The heatmaps are plain input &times; gradient themselves" in render_page(sample_page(trust=plain))
 
 
 def section(text: str) -> str:
