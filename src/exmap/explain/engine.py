@@ -517,9 +517,7 @@ def explained_logit(logits: torch.Tensor, target: str | int | torch.Tensor) -> t
     if isinstance(target, str):
         if target not in ("predicted", "margin"):
             raise SettingsError(f"target must be predicted, margin, a class or one class per image, got {target!r}")
-        chosen = (
-            logits.detach().double().argmax(dim=1) if logits.device.type != "mps" else logits.detach().argmax(dim=1)
-        )
+        chosen = logits.detach().float().argmax(dim=1)  # outputs are kept in float32, and name the same class
     else:
         chosen = _classes(target, len(logits)).to(logits.device)
     if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < count:

@@ -185,6 +185,19 @@ def _check_classes(found: int, n_classes: int, class_names: Sequence[str] | None
     raise DataError(f"the model outputs {found} classes, the data set has {n_classes}{names}: {remedy}")
 
 
+def _slope(top: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    """Return the gradient of the images, or refuse a model that overwrites what it needs."""
+    try:
+        return torch.autograd.grad(top, x, allow_unused=True)[0]
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise DataError(
+            "the model overwrites values that its own gradient needs, so gradients cannot explain it; use an operation "
+            "that is not in place there, or explainer='occlusion'"
+        ) from error
+
+
 def _check_gradient(trace: Trace, logits: torch.Tensor) -> None:
     """Refuse a model that does not tell the images' gradient."""
     remedy = "look in forward for detach, .data, no_grad, numpy, rounding or argmax, or choose explainer='occlusion'"
@@ -194,7 +207,7 @@ def _check_gradient(trace: Trace, logits: torch.Tensor) -> None:
         x = trace.x.clone().requires_grad_()
         made = logits_of(run_model(classifier, x.clone(), remedy), len(x))
         top = made.gather(1, made.detach().argmax(dim=1, keepdim=True)).sum()
-        slope = torch.autograd.grad(top, x, allow_unused=True)[0] if top.requires_grad else None
+        slope = _slope(top, x) if top.requires_grad else None
     if slope is None:
         raise DataError(f"the model's logits must depend on the images through gradients, but they do not; {remedy}")
     differ = not torch.equal(logits[0], logits[1])

@@ -102,7 +102,7 @@ def _takes_channels_last(model: nn.Module, x: torch.Tensor) -> bool:
         return True
     if model not in _LAYOUTS:
         try:
-            with torch.no_grad(), evaluation_mode(model):
+            with torch.no_grad(), evaluation_mode(model), torch.random.fork_rng(devices=[]):
                 model(x[:1])
             _LAYOUTS[model] = True
         except RuntimeError as error:

@@ -46,7 +46,7 @@ class Small(nn.Module):
 def line_of(function: Callable[..., Any], text: str) -> str:
     """Return ``file:line`` of the first line of a function that holds a text."""
     lines, start = inspect.getsourcelines(function)
-    return f"test_check.py:{start + next(i for i, line in enumerate(lines) if text in line)}"
+    return f"test_check_model.py:{start + next(i for i, line in enumerate(lines) if text in line)}"
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_the_first_operation_with_a_wrong_rule_is_named_with_module_and_line() -
     assert found.first_break.error > 1e-6
     said = str(found)
     assert "The model is not explained right." in said
-    assert "gelu (rule: wrong) in module 'act', test_check.py:" in said
+    assert "gelu (rule: wrong) in module 'act', test_check_model.py:" in said
     assert "occlusion" in said
 
 
