@@ -13,20 +13,18 @@ from __future__ import annotations
 
 import inspect
 import threading
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from exmap.errors import DataError, SettingsError
 from exmap.explain.constants import LAYOUTS, Constants, Layout, Place, times
+from exmap.explain.operations import Call, data_of, marked_attribute, of_each_entry, operation_name, visible
 from exmap.explain.rules import (
     DEFAULT,
     DEFAULT_ATTENTION,
@@ -37,12 +35,13 @@ from exmap.explain.rules import (
     Rule,
     make_composite,
 )
-from exmap.explain.rules.table import depends, hold, is_held, on_the_way_back
+from exmap.explain.rules.table import hold, is_held, on_the_way_back
+from exmap.explain.target import explained_logit
 from exmap.model.classifier import logits_of, raw_logits
 from exmap.model.probe import copied
 from exmap.model.running import eager, evaluation_mode, model_device
 
-__all__ = ["Call", "Engine", "Relevance", "composite_for", "propagate"]
+__all__ = ["Call", "Engine", "Relevance", "composite_for", "explained_logit", "operation_name", "propagate"]
 
 _ATTRIBUTES = ("__get__", "__set__", "__delete__")
 _IGNORED_NAMES = """
@@ -87,83 +86,6 @@ class Relevance:
         return (total + constants - explained).abs() / largest.clamp(min=1e-30)
 
 
-@dataclass
-class Call:
-    """One operation as it is about to run.
-
-    Attributes
-    ----------
-    function : callable
-    name : str
-        The operation's own name: ``add`` for ``a + b``, ``a += b``, ``torch.add`` and ``Tensor.add_``.
-    args, kwargs
-        As given.
-    in_place : bool
-        Whether the first argument is overwritten, as far as the name tells.
-    data : list of Tensor
-        Operands that depend on the input.
-    """
-
-    function: Callable[..., Any]
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    in_place: bool
-    data: list[torch.Tensor]
-
-    def run(self) -> Any:
-        """Run the operation as it is."""
-        return self.function(*self.args, **self.kwargs)
-
-    def mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
-        """Return the call with operands that depend on the input changed."""
-        mapping = {id(operand): change(operand) for operand in self.data}
-        args = tuple(_replaced(value, mapping) for value in self.args)
-        kwargs = {key: _replaced(value, mapping) for key, value in self.kwargs.items()}
-        return Call(self.function, self.name, args, kwargs, self.in_place, list(mapping.values()))
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """Return an argument by position or name."""
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
-
-
-def _replaced(value: Any, mapping: Mapping[int, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        return mapping.get(id(value), value)
-    if isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
-        return type(value)([_replaced(item, mapping) for item in value])
-    return value
-
-
-def _data_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    found = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor):
-            if depends(value):
-                found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(item for item in value if depends(item))
-    return found
-
-
-@cache
-def operation_name(function: Callable[..., Any]) -> tuple[str, bool]:
-    """Return an operation's own name, and whether it overwrites its first argument.
-
-    Examples
-    --------
-    >>> operation_name(torch.Tensor.add_), operation_name(torch.Tensor.__rsub__)
-    (('add', True), ('rsub', False))
-    """
-    name = getattr(function, "__name__", type(function).__name__)
-    if name.startswith("__") and name.endswith("__"):
-        bare = name.strip("_")
-        if bare.startswith("i") and bare[1:] in ("add", "sub", "mul", "div", "truediv", "pow", "matmul"):
-            return bare[1:].replace("truediv", "div"), True
-        return bare.replace("truediv", "div"), bare == "setitem"
-    return name.strip("_"), name.endswith("_")
-
-
 class Engine(TorchFunctionMode):
     """Gives every operation that runs inside it, and whose operands depend on the input, its rule.
 
@@ -200,18 +122,18 @@ class Engine(TorchFunctionMode):
         if name in _IGNORED or not torch.is_grad_enabled():
             return function(*args, **kwargs)
         if getattr(function, "__name__", "") in _ATTRIBUTES:
-            return _attribute(function(*args, **kwargs), args[0])
+            return marked_attribute(function(*args, **kwargs), args[0])
         if not args and "input" in kwargs:
             kwargs = dict(kwargs)
             args = (kwargs.pop("input"),)
-        data = _data_of(args, kwargs)
+        data = data_of(args, kwargs)
         if not data:
             return function(*args, **kwargs)
         rule = RULES.get(name)
         if rule is None:
-            if visible := _visible(function):
+            if opened := visible(function):
                 with self:
-                    return visible(*args, **kwargs)
+                    return opened(*args, **kwargs)
             rule = UNKNOWN
         call = Call(function, name, args, kwargs, in_place, data)
         if in_place and isinstance(args[0], torch.Tensor) and args[0]._is_view():
@@ -251,36 +173,6 @@ class Engine(TorchFunctionMode):
         return relevance / (x + x.new_full((), 1e-6).copysign(x))
 
 
-def _attribute(value: Any, owner: Any) -> Any:
-    """Return an attribute's value, such as that of `x.mT`, with the marks of the tensor it is a view of."""
-    if depends(value) and isinstance(owner, torch.Tensor):
-        for mark in ("_exmap_held", "_exmap_seen"):
-            if hasattr(owner, mark):
-                setattr(value, mark, getattr(owner, mark))
-    return value
-
-
-@cache
-def _visible(function: Any) -> Callable[..., Any] | None:
-    """Return a Python function of torch's with its operations in the open, or None if it is not one.
-
-    Such functions begin by handing themselves over whole; this copy of the function does not.
-    """
-    function = getattr(function, "__wrapped__", function)
-    if not isinstance(function, types.FunctionType) or not function.__module__.startswith("torch."):
-        return None
-    never = {name: lambda *_: False for name in function.__globals__ if name.startswith("has_torch_function")}
-    opened = types.FunctionType(
-        function.__code__,
-        {**function.__globals__, **never},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    opened.__kwdefaults__ = function.__kwdefaults__
-    return opened
-
-
 @contextmanager
 def _own_functions_seen(engine: Engine) -> Iterator[None]:
     """Let autograd Functions of the user's own come to the engine, which does not see them by itself.
@@ -296,12 +188,12 @@ def _own_functions_seen(engine: Engine) -> Iterator[None]:
         mine = cls.__module__.startswith("exmap.") or threading.get_ident() != thread
         if mine or kwargs or not torch.is_grad_enabled() or torch._C._len_torch_function_stack() == 0:
             return function(*args, **kwargs)
-        data = _data_of(args, {})
+        data = data_of(args, {})
         if not data:
             return function(*args)
         call = Call(function, cls.__name__, args, {}, False, data)
         with torch._C.DisableTorchFunction():
-            rule = RULES.get(cls.__name__) or (OWN_FUNCTION if _of_each_entry(call) else UNKNOWN)
+            rule = RULES.get(cls.__name__) or (OWN_FUNCTION if of_each_entry(call) else UNKNOWN)
             return engine.audit(call, rule, engine) if engine.audit is not None else rule.run(call, engine)
 
     torch.autograd.Function.apply = classmethod(apply)
@@ -312,23 +204,6 @@ def _own_functions_seen(engine: Engine) -> Iterator[None]:
             del torch.autograd.Function.apply
         else:
             torch.autograd.Function.apply = usual
-
-
-def _of_each_entry(call: Call) -> bool:
-    """Return whether a function of one tensor does the same to each entry, whatever the others are and where it is."""
-    if len(call.data) != 1 or any(isinstance(v, torch.Tensor) and v is not call.data[0] for v in call.args):
-        return False
-    x = call.data[0].detach()
-    changed = x.clone().flatten()
-    changed[::2] += 1 + changed[::2].abs()
-    with torch.no_grad():
-        there = call.mapped(lambda _: x).run()
-        if not isinstance(there, torch.Tensor) or there.shape != x.shape or x.numel() < 4:
-            return False
-        reverse = call.mapped(lambda _: x.flatten().flip(0).view(x.shape)).run()
-        beside = call.mapped(lambda _: changed.view(x.shape)).run()
-    near = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
-    return near(there.flatten().flip(0), reverse.flatten()) and near(there.flatten()[1::2], beside.flatten()[1::2])
 
 
 @contextmanager
@@ -509,39 +384,6 @@ def _logits(output: Any, n: int) -> torch.Tensor:
     """Return the logits of a model's output, shape (n, K), before a softmax or sigmoid that ends the model."""
     tensor = raw_logits(output, n)
     return logits_of(getattr(tensor, "_exmap_before", tensor), n)
-
-
-def explained_logit(logits: torch.Tensor, target: str | int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the explained classes, shape (n,), and the logits or differences of logits, shape (n,)."""
-    count = logits.shape[1]
-    if isinstance(target, str):
-        if target not in ("predicted", "margin"):
-            raise SettingsError(f"target must be predicted, margin, a class or one class per image, got {target!r}")
-        chosen = logits.detach().float().argmax(dim=1)  # outputs are kept in float32, and name the same class
-    else:
-        chosen = _classes(target, len(logits)).to(logits.device)
-    if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < count:
-        raise SettingsError(
-            f"target must be a class in [0, {count - 1}], because the model has {count} outputs, got "
-            f"{int(chosen.min())} to {int(chosen.max())}"
-        )
-    explained = logits.gather(1, chosen[:, None])[:, 0]
-    if isinstance(target, str) and target == "margin":
-        others = logits.detach().scatter(1, chosen[:, None], -torch.inf)
-        explained = explained - logits.gather(1, others.argmax(dim=1, keepdim=True))[:, 0]
-    return chosen, explained
-
-
-def _classes(target: Any, n: int) -> torch.Tensor:
-    """Return one class per image of a number or an array of classes."""
-    found = np.asarray(target.cpu() if isinstance(target, torch.Tensor) else target)
-    if found.dtype.kind not in "iu" or found.ndim > 1:
-        raise SettingsError(
-            f"target must be predicted, margin, a class or an array of one class per image, got {target!r:.60}"
-        )
-    if found.ndim == 1 and len(found) != n:
-        raise SettingsError(f"target must be one class for each of the {n} images, got {len(found)} classes")
-    return torch.from_numpy(np.broadcast_to(found, (n,)).astype(np.int64))
 
 
 @contextmanager
