@@ -72,9 +72,26 @@ def test_a_model_that_is_explained_right_is_exit_code_0_and_can_be_kept_as_json(
 
 
 def test_a_model_that_is_not_explained_right_is_exit_code_1(own: Path, give: Give) -> None:
-    said = give("own_model.py:build", "--channels", "1", "--size", "8", "--composite", "guided_backprop")
+    Path("recurrent.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Rows(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.rows, self.head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 2)\n\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.rows(x[:, 0])[0][:, -1])\n\n\n"
+        "def build():\n    return Rows()\n"
+    )
+    said = give("recurrent.py:build", "--channels", "1", "--size", "8")
     assert said.code == 1
     assert "The model is not explained right." in said.out
+    assert "the first operation that breaks it is lstm" in said.out
+
+
+def test_rules_that_promise_no_sum_are_refused(own: Path, give: Give) -> None:
+    said = give("own_model.py:build", "--channels", "1", "--size", "8", "--composite", "guided_backprop")
+    assert said.code == 2
+    assert "promises no sum" in said.err
 
 
 def test_a_run_s_classifier_is_checked_on_its_validation_images(
