@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from exmap.errors import DataError, SettingsError
-from exmap.explain.engine import Relevance, model_dtype
+from exmap.explain.engine import Relevance
 from exmap.explain.occlusion import Occlusion
 from exmap.explain.prepared import Target, nan_for, selected
 from exmap.model.backbone import evaluation_mode
+from exmap.model.running import model_dtype
 
 __all__ = ["Attribution"]
 

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from exmap.errors import DataError, SettingsError
-from exmap.explain.engine import Relevance, model_dtype
+from exmap.explain.engine import Relevance
 from exmap.explain.explainers import Explainer, Target, make_explainer
 from exmap.explain.rules import Composite
 from exmap.model.backbone import model_device
+from exmap.model.running import model_dtype
 from exmap.records import IntArray
 
 __all__ = ["BatchHeatmaps", "heatmaps"]

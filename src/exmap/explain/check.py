@@ -19,12 +19,12 @@ from torch import nn
 
 from exmap.errors import DataError, ExMapError, SettingsError
 from exmap.explain.breaks import EXACT, ROUNDED, Break, Watch, first_break
-from exmap.explain.engine import Call, Engine, Relevance, composite_for, full_precision, model_dtype, propagate
+from exmap.explain.engine import Call, Engine, Relevance, composite_for, full_precision, propagate
 from exmap.explain.rules import UNKNOWN, Composite, Rule
 from exmap.model.check import check_inputs
 from exmap.model.classifier import check_differentiable, logits_of, unwrapped
 from exmap.model.probe import copied
-from exmap.model.running import evaluation_mode, model_device
+from exmap.model.running import evaluation_mode, model_device, model_dtype
 
 __all__ = ["Break", "ModelCheck", "Operation", "check_model"]
 

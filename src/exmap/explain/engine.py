@@ -244,12 +244,6 @@ def full_precision(model: nn.Module) -> nn.Module:
     return model
 
 
-def model_dtype(model: nn.Module) -> torch.dtype:
-    """Return the kind of numbers the model computes in: that of its first floating-point parameter or buffer."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
-
-
 def propagate(
     model: nn.Module,
     x: torch.Tensor,

@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from exmap.errors import DataError, SettingsError
-from exmap.explain.engine import Relevance, model_dtype
+from exmap.explain.engine import Relevance
 from exmap.explain.gradients import constant_images, whole_number
 from exmap.explain.prepared import Prepared, Selection, Target, nan_for, selected
 from exmap.model.backbone import evaluation_mode
 from exmap.model.classifier import check_differentiable, logits_of
+from exmap.model.running import model_dtype
 
 __all__ = ["Occlusion", "Predictor"]
 

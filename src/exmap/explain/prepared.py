@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from exmap.errors import DataError, SettingsError
-from exmap.explain.engine import Relevance, constant_parameters, explained_logit, full_precision, model_dtype
+from exmap.explain.engine import Relevance, constant_parameters, explained_logit, full_precision
 from exmap.model.backbone import evaluation_mode
 from exmap.model.classifier import check_differentiable, unwrapped, without_wrappers
 from exmap.model.head import as_classifier
-from exmap.model.running import eager
+from exmap.model.running import eager, model_dtype
 
 __all__ = ["Explainer", "Prepared", "Selection", "Target", "gradient_of", "nan_for", "selected", "state_of"]
 

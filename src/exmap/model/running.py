@@ -69,8 +69,9 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:
-    """Return the kind of numbers the model takes: that of its first floating-point parameter, or float32."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    """Return the kind of numbers the model takes: that of its first floating-point parameter or buffer, or float32."""
+    tensors = (*model.parameters(), *model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
 
 
 def images_at_once(split: Split) -> int:

@@ -85,11 +85,7 @@ _SIGN_KEEPERS = (
 _KEEP_SIGN = frozenset(_SIGN_KEEPERS.split())
 
 
-def _unknown(call: Call, engine: Engine) -> Any:
-    return as_it_is(call, engine)
-
-
-UNKNOWN = Rule("gradient (no rule known)", _unknown)
+UNKNOWN = Rule("gradient (no rule known)", as_it_is)
 
 
 @rule("rearranged", "max min", views=False)
