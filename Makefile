@@ -7,7 +7,11 @@ READY  := $(VENV)/.ready
 # Of the report page's script: tsc reads its JSDoc types. It has no dependencies, and is not installed.
 TSC    := npx --yes --package typescript@5.9.3 tsc --allowJs --checkJs --strict --noEmit --target es2022 --lib es2022,dom,dom.iterable
 
-.PHONY: demo test slow bench lint script types layers check clean
+# Two worker processes of one thread each; a worker without work takes half of what the other has left.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+.PHONY: demo test test-all slow bench lint script types layers check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +22,10 @@ demo: $(READY)
 	$(BIN)/exmap run digits --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --durations=25 --cov=exmap --cov-report=term:skip-covered
+	$(PYTEST) -m "not slow and not long"
+
+test-all: $(READY)
+	$(PYTEST) -m "not slow" --durations=25 --cov=exmap --cov-report=term:skip-covered
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -42,7 +49,7 @@ types: $(READY)
 layers: $(READY)
 	$(BIN)/lint-imports
 
-check: lint script types layers test
+check: lint script types layers test-all
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
