@@ -1,0 +1,45 @@
+"""What a run and a bench write, as typed and immutable records with JSON to and fro."""
+
+from exmap.results.cells import CellResult, CellSeconds, DoneCell, FailedCell, read_cell
+from exmap.results.choice import (
+    AutoRecord,
+    ClassFinding,
+    DataCurvePoint,
+    LastLayerVerdict,
+    Reliance,
+    Repair,
+    ScoredGrouping,
+)
+from exmap.results.measured import ClassAgreement, GroupAccuracy, GroupInference, MethodResult
+from exmap.results.part import FORMAT, Part
+from exmap.results.run import ClusterFit, HeatmapCheck, HeatmapHealth, Results
+from exmap.results.trust import GradientAgreement, Quantiles, Rerun, Trust
+
+__all__ = [
+    "FORMAT",
+    "AutoRecord",
+    "CellResult",
+    "CellSeconds",
+    "ClassAgreement",
+    "ClassFinding",
+    "ClusterFit",
+    "DataCurvePoint",
+    "DoneCell",
+    "FailedCell",
+    "GradientAgreement",
+    "GroupAccuracy",
+    "GroupInference",
+    "HeatmapCheck",
+    "HeatmapHealth",
+    "LastLayerVerdict",
+    "MethodResult",
+    "Part",
+    "Quantiles",
+    "Reliance",
+    "Repair",
+    "Rerun",
+    "Results",
+    "ScoredGrouping",
+    "Trust",
+    "read_cell",
+]

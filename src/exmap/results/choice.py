@@ -1,0 +1,189 @@
+"""What is written of a choice among groupings: auto.json, and ``auto`` in results.json."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from exmap.results.part import Part, Share
+
+__all__ = [
+    "AutoRecord",
+    "ClassFinding",
+    "DataCurvePoint",
+    "LastLayerVerdict",
+    "Reliance",
+    "Repair",
+    "ScoredGrouping",
+]
+
+
+class ClassFinding(Part):
+    """What the test for a shortcut says of one class."""
+
+    found: bool | None = Field(
+        description="Whether a cluster of other accuracy was found at the level asked for; null where not tested."
+    )
+    p_value: Share | None = Field(
+        description="Of its cluster with the smallest one, corrected for all clusters tested; 1 where none stands "
+        "apart, null where not tested."
+    )
+    effect: float | None = Field(
+        description="Error rate of that cluster less that of the rest of the class, in [-1, 1]; null where none stands "
+        "apart."
+    )
+    effect_low: float | None = Field(
+        description="Lower end of that difference, from one-sided 95 % intervals of both rates; null likewise."
+    )
+    images: int = Field(ge=0, description="Images in that cluster; 0 where none stands apart.")
+    conductance: Share | None = Field(
+        description="Share of its edges in the graph of neighbours that leave it; null where none stands apart."
+    )
+    candidate: str = Field(description="The grouping that the cluster is of; empty where none stands apart.")
+    why: str = Field(description="The reason, in one sentence.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, tree: Any) -> Any:
+        """Take a class that was not tested as files hold it that leave out what there is nothing to say of."""
+        if isinstance(tree, dict) and tree.get("found", True) is None:
+            return {"effect_low": None, "images": 0, "conductance": None, "candidate": "", **tree}
+        return tree
+
+    @classmethod
+    def nothing(cls, found: bool | None, why: str) -> ClassFinding:
+        """Return what is said of a class without a cluster that stands apart, or of one that was not tested."""
+        return cls(
+            found=found,
+            p_value=None if found is None else 1.0,
+            effect=None,
+            effect_low=None,
+            images=0,
+            conductance=None,
+            candidate="",
+            why=why,
+        )
+
+
+class ScoredGrouping(Part):
+    """A grouping that was weighed."""
+
+    name: str = Field(description="As exmap bench writes sources, for example exmap[size=7,scope=global,gap=relative].")
+    also: tuple[str, ...] = Field(description="Other names of the same grouping.")
+    score: float = Field(
+        le=0, description="Minus the mean reliance of its last layer on all others' groups; 0 is best."
+    )
+    groups: int = Field(ge=1, description="Groups that have images.")
+    like_chosen: float = Field(
+        ge=-1,
+        le=1 + 1e-9,
+        description="Adjusted mutual information with the chosen grouping, within classes; 1 for the same groups.",
+    )
+    eligible: bool = Field(description="Whether it may be chosen: not where it restates the classifier's errors.")
+
+
+class Reliance(Part):
+    """How much last layers rely on the groups of all groupings, on average."""
+
+    classifier: NonNegativeFloat = Field(
+        description="The classifier's own; in standard deviations of a class's margins."
+    )
+    chosen: NonNegativeFloat = Field(description="That of the last layer fitted to the chosen groups.")
+
+
+class LastLayerVerdict(Part):
+    """Whether retraining the last layer is enough."""
+
+    last_layer_suffices: bool | None = Field(
+        description="True where the worst group stays behind the rest of its class by at most 10 points; false where "
+        "it stays behind by more even at the upper end of its accuracy's interval; null where its images are too few "
+        "to say."
+    )
+    before: Share | None = Field(
+        description="Accuracy of the worst group with the classifier as it is; null where nothing was measured."
+    )
+    after: Share | None = Field(
+        description="Accuracy of the worst group with a last layer that was retrained on other images; null likewise."
+    )
+    group: str = Field(description="The worst group afterwards; empty where nothing was measured.")
+    images: int = Field(ge=0, description="Images in it.")
+    why: str = Field(description="In one sentence; where the last layer does not suffice, also what would.")
+
+
+class DataCurvePoint(Part):
+    """What so many images would have given."""
+
+    images: int = Field(ge=1, description="Images that last layers were fitted to.")
+    smallest_group: NonNegativeFloat = Field(description="Images of its smallest group, mean over draws.")
+    worst_group_accuracy: Share = Field(
+        description="Accuracy of the worst chosen group on other images, mean over draws."
+    )
+    spread: NonNegativeFloat = Field(description="Standard deviation of that accuracy over draws.")
+
+
+class AutoRecord(Part):
+    """Which grouping was chosen without group labels, whether there is a shortcut, and what would repair it.
+
+    Where nothing can be concluded all that may be null is null, no class was tested, and `why` says the reason.
+    """
+
+    file_name: ClassVar[str] = "auto.json"
+    made_by: ClassVar[str] = "exmap auto RUN_DIR"
+
+    chosen: str | None = Field(description="Name of the chosen grouping; null where nothing can be concluded.")
+    runner_up: str | None = Field(
+        description="The best grouping that is not almost the same as the chosen one; null where there is none."
+    )
+    confidence: Share | None = Field(
+        description="Share of bootstrap samples of the judged images in which the chosen grouping, or one almost the "
+        "same, is best."
+    )
+    judged_on: str | None = Field(description="Images it was judged on: held-out halves, or the validation split.")
+    reliance: Reliance | None = Field(description="What the classifier relies on as it is, and with the chosen groups.")
+    candidates: tuple[ScoredGrouping, ...] = Field(
+        description="All groupings that were weighed: those that may be chosen first, by falling score."
+    )
+    shortcut: dict[str, ClassFinding] = Field(description="What the test for a shortcut says, by class.")
+    repair: LastLayerVerdict | None = Field(description="Whether retraining the last layer is enough.")
+    data_curve: tuple[DataCurvePoint, ...] = Field(
+        description="Accuracy of the worst chosen group by number of images, which rises."
+    )
+    repaired: bool = Field(
+        description="Whether the last layer is retrained on the chosen groups; false: left as it is."
+    )
+    why: str = Field(description="Reason for the choice, or why nothing can be concluded, in one sentence.")
+    remarks: tuple[str, ...] = Field(description="What to know beside it, a sentence each.")
+
+    @property
+    def found(self) -> bool:
+        """Whether a shortcut was found in any class."""
+        return any(finding.found for finding in self.shortcut.values())
+
+    def __repr__(self) -> str:
+        found = "a shortcut found" if self.found else "no shortcut found"
+        return f"AutoRecord({self.chosen or 'nothing chosen'}, {found}, {len(self.candidates)} groupings)"
+
+    __str__ = __repr__
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, a row per grouping that was weighed."""
+        import pandas as pd
+
+        return pd.DataFrame([dict(each) for each in self.candidates])
+
+
+class Repair(Part):
+    """Whether the whole network was retrained on the chosen groups of the training images, and how."""
+
+    file_name: ClassVar[str] = "repair.json"
+    made_by: ClassVar[str] = "exmap auto RUN_DIR"
+
+    done: bool = Field(
+        description="Whether it was; false where the last layer suffices or the classifier is left alone."
+    )
+    learner: str | None = Field(None, description="Name of the learner, for example subg.")
+    epochs: int | None = Field(None, ge=1, description="Epochs it was trained for.")
+    epoch: int | None = Field(None, description="The epoch that was kept: the best by its worst chosen group.")
+    groups: dict[str, int] | None = Field(None, description="Training images in each chosen group, by its name.")
+    notes: tuple[str, ...] | None = Field(None, description="What to know of the fit.")
