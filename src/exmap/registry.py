@@ -1,0 +1,329 @@
+"""The six kinds of things that can be added, each with a table of names.
+
+A name is looked up among our own things, then among the entry points of installed packages. A dotted path
+``package.module:Thing`` is looked up as it stands. The modules of our own package are imported at the first look-up, so
+a new file with one ``@LEARNERS.register`` is all it takes to add a learner, and importing exmap stays quick. Names and
+paths mean the same in every process, so worker processes find the same things.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from threading import RLock
+from types import GenericAlias
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+
+from exmap.errors import SettingsError, unknown_name
+
+__all__ = [
+    "CLUSTERERS",
+    "DATASETS",
+    "EXPLAINERS",
+    "LEARNERS",
+    "MODELS",
+    "REQUIRED",
+    "SOURCES",
+    "Option",
+    "Registry",
+    "reason_of",
+]
+
+REQUIRED = inspect.Parameter.empty  # the default of an option that has none
+CHECKING = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+Thing = TypeVar("Thing")
+
+
+class Option(NamedTuple):
+    """A parameter of a constructor that users may set.
+
+    Attributes
+    ----------
+    annotation : type
+        What it is checked against; Any where the constructor does not say.
+    default : object
+        :data:`REQUIRED` where there is none.
+    """
+
+    annotation: Any
+    default: Any
+
+
+class Registry:
+    """Things of one kind by name.
+
+    Parameters
+    ----------
+    kind : str
+        What errors call such a thing.
+    entry_points : str
+        Group of the entry points by which other packages add to it.
+    package : str
+        Package of ours whose modules register things when they are imported.
+    given : collection of str
+        Parameters that the pipeline passes, which are no options.
+
+    Examples
+    --------
+    >>> shapes = Registry("shape", "exmap.shapes", "exmap.cluster")
+    >>> @shapes.register(name="square")
+    ... class Square:
+    ...     def __init__(self, side: float = 1.0) -> None:
+    ...         self.side = side
+    >>> shapes.build("square", {"side": "2"}).side
+    2.0
+    """
+
+    def __init__(self, kind: str, entry_points: str, package: str, given: Collection[str] = ()) -> None:
+        self.kind, self.entry_points, self.package, self.given = kind, entry_points, package, frozenset(given)
+        self._own: dict[str, Any] = {}
+        self._searched = False
+        self._lock = RLock()
+
+    @overload
+    def register(self, thing: Thing, *, name: str | None = None) -> Thing: ...
+
+    @overload
+    def register(self, *, name: str | None = None) -> Callable[[Thing], Thing]: ...
+
+    def register(self, thing: Any = None, *, name: str | None = None) -> Any:
+        """Add a thing and return it; a decorator, with or without a name.
+
+        Parameters
+        ----------
+        thing : class, function or object
+        name : str, optional
+            By default the thing's own ``name``, or the name of a function.
+
+        Raises
+        ------
+        SettingsError
+            If there is no name, or another thing has it.
+        """
+        if thing is None:
+            return lambda thing: self.register(thing, name=name)
+        own = getattr(thing, "name", None) or (thing.__name__ if inspect.isfunction(thing) else None)
+        key = name or own
+        if not isinstance(key, str):
+            raise SettingsError(f"a {self.kind} needs a name, but {thing!r:.80} has none; register it with name=")
+        there = self._own.setdefault(key, thing)
+        if _place(there) != _place(thing):
+            raise SettingsError(
+                f"a {self.kind} must have a name of its own, but {_place(there)} and {_place(thing)} are both {key!r}; "
+                "rename one of them"
+            )
+        self._own[key] = thing
+        return thing
+
+    def get(self, name: str) -> Any:
+        """Return what has a name, or lies at a dotted path ``package.module:Thing``.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown name, and for a path or an entry point that cannot be imported.
+        """
+        if name in self._registered():
+            return self._own[name]
+        points = [point for point in entry_points(group=self.entry_points) if point.name == name]
+        if len({point.value for point in points}) > 1:
+            raise SettingsError(
+                f"the {self.kind} {name!r} must come from one package, but {' and '.join(map(_origin, points))} all "
+                "have one; uninstall all but one of them, or give package.module:Thing"
+            )
+        if points:
+            return self._loaded(name, points[0])
+        if ":" in name:
+            return self._at(name)
+        raise SettingsError(unknown_name(self.kind, name, self.names()))
+
+    def names(self) -> list[str]:
+        """Return our names and those of installed entry points, sorted; nothing of other packages is imported."""
+        return sorted({*self._registered(), *(point.name for point in entry_points(group=self.entry_points))})
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return names and things, without those that cannot be imported."""
+        found = []
+        for name in self.names():
+            try:
+                found.append((name, self.get(name)))
+            except SettingsError:
+                continue
+        return found
+
+    def options(self, name: str) -> dict[str, Option]:
+        """Return the parameters of a thing's constructor that users may set, by name."""
+        thing = self.get(name)
+        if not callable(thing):
+            return {}
+        hints = _hints(thing)
+        return {
+            key: Option(hints.get(key, Any), parameter.default)
+            for key, parameter in _parameters(thing).items()
+            if key not in self.given
+        }
+
+    def check_options(self, name: str, options: Mapping[str, Any], *, beside: Collection[str] = ()) -> dict[str, Any]:
+        """Return options converted to what the constructor says it takes.
+
+        Parameters
+        ----------
+        name : str
+        options : mapping of str to object
+        beside : collection of str
+            Other names that are allowed where the options were given; an unknown name is compared with these, too.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown option, a value that does not fit, and a missing option that has no default.
+        """
+        known, what = self.options(name), f"the {self.kind} {name}"
+        for key in options:
+            if key not in known and not (known or beside):
+                raise SettingsError(f"{what} has no options, got {key!r}; leave it out")
+            if key not in known:
+                raise SettingsError(unknown_name(f"option of {what}", key, {*known, *beside}))
+        for key, option in known.items():
+            if option.default is REQUIRED and key not in options and key not in beside:
+                raise SettingsError(f"{what} needs the option {key}, and it was not given; set it")
+        try:
+            made = _checker(known).model_validate(dict(options))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise SettingsError(f"option {key} of {what}: {reason_of(first)}, got {first['input']!r}") from None
+        return {
+            key: getattr(made, field)
+            for field, key in zip(type(made).model_fields, known, strict=True)
+            if key in options
+        }
+
+    def build(self, name: str, options: Mapping[str, Any] | None = None, **given: Any) -> Any:
+        """Make a thing: with its options, and with what the pipeline gives as far as the constructor takes it.
+
+        Raises
+        ------
+        SettingsError
+            What :meth:`get` and :meth:`check_options` raise.
+        """
+        make = self.get(name)
+        if not callable(make):
+            raise SettingsError(f"the {self.kind} {name} must be a class or a function, got {make!r:.80}")
+        checked, takes = self.check_options(name, options or {}), _parameters(make)
+        return make(**checked, **{key: value for key, value in given.items() if key in takes and key not in checked})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _registered(self) -> dict[str, Any]:
+        """Return our own things, after the import of the modules that register them."""
+        with self._lock:
+            if not self._searched:
+                self._searched = True  # a module that looks something up while it is imported finds what is there
+                for module in pkgutil.iter_modules(import_module(self.package).__path__, f"{self.package}."):
+                    import_module(module.name)
+        return self._own
+
+    def _loaded(self, name: str, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except Exception as error:  # whatever the package does when it is imported
+            raise SettingsError(
+                f"the {self.kind} {name!r} comes from {_origin(point)} and cannot be imported "
+                f"({type(error).__name__}: {error}); repair or uninstall that package"
+            ) from error
+
+    def _at(self, path: str) -> Any:
+        """Return what lies at a dotted path."""
+        place, _, thing = path.partition(":")
+        try:
+            found: Any = import_module(place)
+        except Exception as error:  # whatever the module does when it is imported
+            raise SettingsError(
+                f"the {self.kind} {path!r} must be importable as package.module:Thing, but module {place!r} is not "
+                f"({type(error).__name__}: {error}); correct the path, or install the package"
+            ) from error
+        for part in thing.split("."):
+            if not hasattr(found, part):
+                public = [name for name in vars(found) if not name.startswith("_")]
+                raise SettingsError(unknown_name(f"{self.kind} in {place}", part, public))
+            found = getattr(found, part)
+        return found
+
+
+def reason_of(first: Mapping[str, Any]) -> str:
+    """Return what pydantic says of a refused value, as the middle of a sentence."""
+    reason: str = first["msg"].removeprefix("Value error, ")
+    return reason[0].lower() + reason[1:]
+
+
+def _place(thing: Any) -> str:
+    """Return where a thing was defined."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}:{named.__qualname__}" + ("" if named is thing else f" {thing!r:.40}")
+
+
+def _origin(point: EntryPoint) -> str:
+    package = point.dist.name if point.dist is not None else "an unknown package"
+    return f"{package} (entry point {point.name} = {point.value})"
+
+
+def _parameters(thing: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor or function that can be passed by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: one for name, one in inspect.signature(thing).parameters.items() if one.kind in kinds}
+
+
+def _hints(thing: Any) -> dict[str, Any]:
+    """Return what a constructor says of its parameters; nothing where that cannot be resolved."""
+    found: dict[str, Any] = {}
+    for place in (thing, getattr(thing, "__init__", None)):  # the fields of a dataclass, or the parameters of __init__
+        try:
+            found |= get_type_hints(place, include_extras=True)
+        except (NameError, TypeError, AttributeError):  # names that are only imported for type checkers
+            continue
+    return found
+
+
+def _checker(known: Mapping[str, Option]) -> type[BaseModel]:
+    """Return a model with a field per option, by alias, since a model cannot have fields of every name."""
+    fields: dict[str, Any] = {
+        f"option_{number}": (_checkable(option.annotation), Field(None, alias=key))
+        for number, (key, option) in enumerate(known.items())
+    }
+    return create_model("Options", __config__=CHECKING, **fields)
+
+
+def _checkable(annotation: Any) -> Any:
+    """Return the annotation with sequences as tuples, or Any where pydantic cannot check it."""
+    if get_origin(annotation) is Annotated:
+        inner, *rules = get_args(annotation)
+        return Annotated[(_checkable(inner), *rules)]
+    if get_origin(annotation) is Sequence:
+        return GenericAlias(tuple, (*get_args(annotation), ...))
+    try:
+        TypeAdapter(annotation, config=CHECKING)
+    except (PydanticUserError, TypeError):
+        return Any
+    return annotation
+
+
+DATASETS = Registry("data set", "exmap.datasets", "exmap.data")
+MODELS = Registry("model", "exmap.models", "exmap.model", given=("settings", "n_classes"))
+EXPLAINERS = Registry("explainer", "exmap.explainers", "exmap.explain", given=("layers",))
+CLUSTERERS = Registry("clustering method", "exmap.clusterers", "exmap.cluster", given=("random_state",))
+SOURCES = Registry("group source", "exmap.sources", "exmap.groups", given=("seed",))
+LEARNERS = Registry("learner", "exmap.learners", "exmap.retrain", given=("seed", "train", "runtime"))
