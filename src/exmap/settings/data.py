@@ -1,0 +1,141 @@
+"""Settings of the data: which images, and how they are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from exmap.settings.section import Section
+
+__all__ = ["DataSettings", "GradedSettings", "ImageSettings"]
+
+
+class GradedSettings(Section):
+    """What the data set ``graded`` is made of; its strength is ``data.correlation``, its seed ``data.split_seed``.
+
+    Attributes
+    ----------
+    base : "mnist" or "fashion-mnist"
+        Whose pictures it shows.
+    shortcut : "none", "colour", "patch", "texture" or "position"
+        What goes with the class. With none, the correlation makes no difference, and there are no true groups.
+    classes : int in [2, 10]
+        The first kinds of the base; 2 are harder: digits up to 4 and above, or pullover and coat.
+    train, val, test : int
+        Number of images in each split.
+    """
+
+    base: Literal["mnist", "fashion-mnist"] = "mnist"
+    shortcut: Literal["none", "colour", "patch", "texture", "position"] = "colour"
+    classes: int = Field(2, ge=2, le=10)
+    train: int = Field(6000, ge=1)
+    val: int = Field(2000, ge=1)
+    test: int = Field(2000, ge=1)
+
+
+class DataSettings(Section):
+    """Which images, with which labels.
+
+    Attributes
+    ----------
+    name : str
+        A name of the data catalogue.
+    dir : Path or None
+        Where the data set's files lie; None for embedded data. Not part of a stage's identity: the digests of the
+        files are.
+    table : Path or None
+        For your own images with a table: a CSV or Parquet file, from `dir`.
+    image_column, label_column, split_column : str or None
+        Its columns. None is ``path`` (``image`` in a Hugging Face data set), ``label``, and ``split`` if there is one.
+    group_columns : tuple of str
+        Columns of spurious attributes: used for evaluation only.
+    val_share, test_share : float in (0, 1)
+        Shares of each class that become validation and test split where your own data have none.
+    split_seed : int
+        Of that draw, and of ``graded``.
+    correlation : float in [0.1, 1]
+        Share of each class that carries its usual shortcut, where the data set is made here; 1 / number of classes
+        plants none.
+    graded : GradedSettings
+        What the data set of that name is made of.
+    download : bool
+        Whether missing files may be downloaded into `dir`.
+    """
+
+    name: str = "digits"
+    dir: Path | None = None
+    table: Path | None = None
+    image_column: str | None = None
+    label_column: str = "label"
+    split_column: str | None = None
+    group_columns: tuple[str, ...] = ()
+    val_share: float = Field(0.2, gt=0, lt=1)
+    test_share: float = Field(0.2, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+    correlation: float = Field(0.99, ge=0.1, le=1.0)
+    graded: GradedSettings = GradedSettings()
+    download: bool = False
+
+
+class ImageSettings(Section):
+    """How image files are read: resized to a square, cropped, normalised (Waterbirds' and CelebA's usual transforms).
+
+    Attributes
+    ----------
+    resize : int
+        Side in pixels to which each image is resized, whatever its aspect ratio.
+    crop : int or None
+        Side of the crop a model sees: from the centre, or, while training, a random part. None: the whole square.
+    random_crop : (float, float) or None
+        Least and largest share of the area of a random part; None takes the centre while training, too.
+    flip : bool
+        Whether left and right are exchanged at random while training.
+    normalize : "imagenet" or "none"
+        By ImageNet's mean and standard deviation, or just to [0, 1].
+    on_error : "stop" or "skip"
+        What an unreadable image leads to: an error that names all of them, or their being left out and listed.
+    workers : int or None
+        Reading processes; None is one per core but one. 0 reads in the same process.
+    cache : "auto", "always" or "never"
+        Whether decoded images are kept on disk; auto keeps them up to `cache_limit_gib`, if that leaves half of the
+        free disk.
+    cache_dir : Path or None
+        Where; None is ``exmap`` in the user's cache folder.
+    cache_limit_gib : float
+    """
+
+    resize: int = Field(256, ge=1)
+    crop: int | None = Field(224, ge=1)
+    random_crop: tuple[float, float] | None = (0.7, 1.0)
+    flip: bool = True
+    normalize: Literal["imagenet", "none"] = "imagenet"
+    on_error: Literal["stop", "skip"] = "stop"
+    workers: int | None = Field(None, ge=0)
+    cache: Literal["auto", "always", "never"] = "auto"
+    cache_dir: Path | None = None
+    cache_limit_gib: float = Field(20.0, gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> ImageSettings:
+        if self.side > self.resize:
+            raise ValueError(f"images.crop must be at most images.resize, {self.resize}, got {self.crop}")
+        if self.random_crop is not None and not 0 < self.random_crop[0] <= self.random_crop[1] <= 1:
+            raise ValueError(
+                f"images.random_crop must be two shares, 0 < least <= largest <= 1, got {self.random_crop}"
+            )
+        return self
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels of what a model sees."""
+        return self.resize if self.crop is None else self.crop
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images are kept."""
+        if self.cache_dir is not None:
+            return self.cache_dir
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exmap"

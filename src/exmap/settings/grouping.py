@@ -1,0 +1,142 @@
+"""Settings of what groups are made of: heatmaps, clusters, sources, and the choice among groupings."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from exmap.registry import CLUSTERERS, EXPLAINERS, Registry
+from exmap.settings.section import ChoosingSection, Section
+
+__all__ = ["AutoSettings", "ClusterSettings", "ExplainSettings", "GroupsSettings"]
+
+
+class ExplainSettings(ChoosingSection):
+    """Heatmaps: what explains each image, of which class, and how it is reduced.
+
+    Options of the explainer stand beside these settings, for example ``explain.patch`` with ``occlusion``.
+
+    Attributes
+    ----------
+    explainer : str
+        ``lrp`` (layer-wise relevance propagation, the paper's), another of `exmap.explain.explainer_names()`, or a
+        dotted path ``package.module:Class``.
+    composite : str
+        Rules of relevance propagation: ``auto`` takes the default of the model's kind, which is ``symmetric_gamma``
+        (the paper's) for networks of convolutions.
+    gamma : float
+        Strength of the symmetric gamma rule; only that composite has it.
+    target : "predicted", "true", "margin" or int
+        Class whose evidence is explained; "margin" is the predicted class against the runner-up.
+    layer : str
+        Module whose relevance by channel is kept beside the pixels'; ``auto`` takes one at three quarters of the depth,
+        ``none`` keeps nothing. With ``grad_cam``, the module whose maps are shown.
+    tolerance : float
+        Largest share of the logit that may be missing from the sum of relevance on the first images; above it nothing
+        is explained. For explainers that promise a sum.
+    size : int or None
+        Side in pixels to which heatmaps are reduced by area averaging; None keeps the image's own size.
+    """
+
+    registry: ClassVar[Registry] = EXPLAINERS
+    choice: ClassVar[str] = "explainer"
+
+    explainer: str = "lrp"
+    composite: str = "auto"
+    gamma: float = Field(4.0, ge=0)
+    target: str | int = "predicted"
+    layer: str = "auto"
+    tolerance: float = Field(1e-3, gt=0)
+    size: int | None = Field(None, ge=1)
+    batch_size: int = Field(100, ge=1)
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _target(cls, value: Any) -> Any:
+        if value is True:  # YAML reads a bare true as a truth value
+            return "true"
+        if value in ("predicted", "true", "margin") or (isinstance(value, int) and value is not False and value >= 0):
+            return value
+        raise ValueError("must be predicted, true, margin or the number of a class")
+
+
+class ClusterSettings(ChoosingSection):
+    """How one representation (heatmaps or features) is clustered.
+
+    Options of the method stand beside these settings, for example ``cluster.fit_most`` with ``kmeans``.
+
+    Attributes
+    ----------
+    method : str
+        A registered clusterer, or a dotted path ``package.module:Class`` of an estimator with scikit-learn's contract.
+    scope : "local" or "global"
+        Inside each class, or over all samples and then crossed with the class.
+    n_clusters : int or None
+        None leaves it to the method: spectral clustering chooses by the eigengap, the k-means methods make two.
+    gap : "relative" or "absolute"
+        Which eigengap spectral clustering takes: the largest ratio of eigenvalues, or the authors' largest difference.
+    n_neighbors : int or None
+        Neighbours in the graph (spectral) or in UMAP; None is ``int(ln N)``.
+    representation : "pixels" or "channels"
+        Of heatmaps: the relevance of pixels, or that of an inner layer's channels (`explain.layer`).
+    """
+
+    registry: ClassVar[Registry] = CLUSTERERS
+    choice: ClassVar[str] = "method"
+
+    representation: Literal["pixels", "channels"] = "pixels"
+    method: str = "spectral"
+    scope: Literal["local", "global"] = "global"
+    n_clusters: int | None = Field(None, ge=1)
+    gap: Literal["relative", "absolute"] = "relative"
+    n_neighbors: int | None = Field(None, ge=2)
+
+
+class GroupsSettings(Section):
+    """Which sources of groups are compared, and where.
+
+    Attributes
+    ----------
+    split : "val" or "train"
+        The images that are explained, grouped and retrained on. Training images are more, so small groups have
+        samples there; but the model has learned them by heart.
+    sources : tuple of str
+    george : ClusterSettings
+        How GEORGE clusters its features: into many clusters, as its paper wants.
+    auto : bool
+        Whether a grouping is also chosen among many, without group labels, and the model repaired with that one.
+    """
+
+    split: Literal["val", "train"] = "val"
+    sources: tuple[str, ...] = ("classes", "random", "error_set", "george", "exmap", "oracle")
+    george: ClusterSettings = ClusterSettings(scope="local", gap="absolute")
+    auto: bool = False
+
+
+class AutoSettings(Section):
+    """When a shortcut counts as found, where ``groups.auto`` is set.
+
+    Attributes
+    ----------
+    level : float in (0, 1)
+        Share of classifiers without a shortcut in which one may be found.
+    ratio : float, at least 1
+        How many times as high the error rate of a cluster must be as that of the rest of its class.
+    conductance : float in (0, 1]
+        Share of its edges in the graph of neighbours that may leave a cluster that stands apart.
+    minority : float in (0, 1]
+        Largest share of its class that such a cluster may hold: a shortcut works for most images of a class.
+    only_if_found : bool
+        Whether the model is left alone where no shortcut is found.
+    repair : "last_layer" or "auto"
+        What is retrained; auto retrains the whole network on pseudo-groups of the training images where the last layer
+        is seen not to suffice.
+    """
+
+    level: float = Field(0.05, gt=0, lt=1)
+    ratio: float = Field(2.0, ge=1)
+    conductance: float = Field(0.02, gt=0, le=1)
+    minority: float = Field(0.35, gt=0, le=1)
+    only_if_found: bool = True
+    repair: Literal["last_layer", "auto"] = "last_layer"

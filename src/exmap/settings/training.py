@@ -1,0 +1,82 @@
+"""Settings of the classifier, of its training, and of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from exmap.settings.section import Section
+
+__all__ = ["ModelSettings", "RuntimeSettings", "TrainSettings"]
+
+
+class ModelSettings(Section):
+    """The classifier.
+
+    Attributes
+    ----------
+    name : str
+        A registered architecture, such as ``resnet18``, or a dotted path ``package.module:function`` of a function that
+        returns a module and may take the number of classes as ``n_classes``.
+    stem : "imagenet" or "3x3"
+        Of the ResNets: the latter is a 3 x 3 stride-1 convolution and no max-pooling, for small images.
+    pretrained : bool
+        Of the ResNets: whether the weights start as torchvision's ImageNet weights (all but the last layer), which it
+        downloads once.
+    weights : Path or None
+        A safetensors file of all weights to start with.
+    """
+
+    name: str = "resnet18"
+    stem: Literal["imagenet", "3x3"] = "imagenet"
+    pretrained: bool = False
+    weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelSettings:
+        if self.pretrained and (self.stem != "imagenet" or self.weights is not None):
+            raise ValueError(
+                "model.pretrained needs model.stem=imagenet and no model.weights; set one of them otherwise"
+            )
+        return self
+
+
+class TrainSettings(Section):
+    """Empirical risk minimisation: SGD with a cosine schedule (ExMap supplement, section 2.3).
+
+    With 0 epochs the model stays as its starting weights have it: a classifier that was trained elsewhere.
+    """
+
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(128, ge=2)
+    learning_rate: float = Field(3e-3, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    select: Literal["worst_class", "mean", "last"] = "worst_class"
+
+
+class RuntimeSettings(Section):
+    """Where and how torch computes.
+
+    Attributes
+    ----------
+    accelerator : "auto", "cpu", "cuda" or "mps"
+    devices : int
+        Processes on each host, each with a device of its own (or a share of the CPU).
+    num_nodes : int
+        Hosts. On more than one, torchrun or ``fabric run`` starts the processes.
+    precision : "32-true", "bf16-mixed" or "16-mixed"
+        Of training.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    @property
+    def processes(self) -> int:
+        """Number of processes on all hosts together."""
+        return self.devices * self.num_nodes
