@@ -3,7 +3,7 @@
 from exmap.cluster.embedding import embed
 from exmap.cluster.exemplars import group_means, similarity_to_means
 from exmap.cluster.kmeans import SampledKMeans
-from exmap.cluster.methods import clusterer_names, make_clusterer
+from exmap.cluster.methods import as_clusterer, clusterer_names, make_clusterer
 from exmap.cluster.spectral import SpectralEigengap
 from exmap.cluster.spectrum import Spectrum, cluster_qr, eigengap, laplacian_spectrum
 from exmap.cluster.umap_kmeans import UmapKMeans
@@ -13,6 +13,7 @@ __all__ = [
     "SpectralEigengap",
     "Spectrum",
     "UmapKMeans",
+    "as_clusterer",
     "cluster_qr",
     "clusterer_names",
     "eigengap",

@@ -13,10 +13,12 @@ from sklearn.utils.validation import validate_data
 
 from exmap.cluster.rows import nearest_center, sample_rows
 from exmap.errors import DataError
+from exmap.registry import CLUSTERERS
 
 __all__ = ["SampledKMeans"]
 
 
+@CLUSTERERS.register(name="kmeans")
 class SampledKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """The best of ten k-means fits, on at most `fit_most` samples.
 

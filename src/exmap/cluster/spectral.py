@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from exmap.cluster.graph import default_neighbors, ordered_graph
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
 from exmap.errors import DataError, SettingsError, unknown_name
+from exmap.registry import CLUSTERERS
 
 __all__ = ["SpectralEigengap"]
 
@@ -20,6 +21,7 @@ GAPS = ("relative", "absolute")
 EXACT_BELOW = 15_000  # samples, of which all pairs are compared
 
 
+@CLUSTERERS.register(name="spectral")
 class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Spectral clustering on a nearest-neighbour graph, with the eigengap and labels by pivoted QR.
 

@@ -16,10 +16,12 @@ from exmap.cluster.graph import default_neighbors
 from exmap.cluster.neighbors import principal_coordinates
 from exmap.cluster.rows import nearest_center, sample_rows
 from exmap.errors import DataError
+from exmap.registry import CLUSTERERS
 
 __all__ = ["UmapKMeans"]
 
 
+@CLUSTERERS.register(name="umap_kmeans")
 class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """Embed with UMAP, then cluster with k-means.
 

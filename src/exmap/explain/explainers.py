@@ -1,13 +1,14 @@
 """Explanations behind one call: relevance propagation, gradients, and occlusion for models without a gradient.
 
 An explainer is an object with ``explain(model, x, target) -> Relevance``. Anything with Captum's
-``attribute(inputs, target=...)`` works, too. ``EXPLAINERS`` is the table of names.
+``attribute(inputs, target=...)`` works, too. Names are those of :data:`exmap.registry.EXPLAINERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from exmap.explain.gradients import GradientXInput, IntegratedGradients
 from exmap.explain.occlusion import Occlusion
 from exmap.explain.prepared import Explainer, Prepared, Target
 from exmap.explain.rules import Composite, make_composite
+from exmap.registry import EXPLAINERS
 
 __all__ = [
     "EXPLAINERS",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 
+@EXPLAINERS.register(name="lrp")
 @dataclass
 class LRP:
     """Layer-wise relevance propagation (Bach et al., 2015), by operation.
@@ -110,18 +113,9 @@ def _check_bounds(x: torch.Tensor, composite: Composite) -> None:
         )
 
 
-EXPLAINERS: dict[str, Callable[..., Explainer]] = {
-    "grad_cam": GradCAM,
-    "gradient_x_input": GradientXInput,
-    "integrated_gradients": IntegratedGradients,
-    "lrp": LRP,
-    "occlusion": Occlusion,
-}
-
-
 def explainer_names() -> list[str]:
     """Return the names of all explainers."""
-    return sorted(EXPLAINERS)
+    return EXPLAINERS.names()
 
 
 def make_explainer(explainer: str | Any, **options: Any) -> Explainer:
@@ -130,8 +124,8 @@ def make_explainer(explainer: str | Any, **options: Any) -> Explainer:
     Parameters
     ----------
     explainer : str, class or object
-        A key of :data:`EXPLAINERS` or one of its classes; an object with ``explain(model, x, target)``; or one with
-        Captum's ``attribute(inputs, target=...)``.
+        A name of :func:`explainer_names`, a dotted path ``package.module:Class`` or an explainer's class; an object
+        with ``explain(model, x, target)``; or one with Captum's ``attribute(inputs, target=...)``.
     **options
         Settings of that explainer, for names and classes.
 
@@ -146,9 +140,7 @@ def make_explainer(explainer: str | Any, **options: Any) -> Explainer:
     Occlusion(patch=4, stride=None, baseline='mean', at_once=None)
     """
     if isinstance(explainer, str):
-        if explainer not in EXPLAINERS:
-            raise SettingsError(unknown_name("explainer", explainer, explainer_names()))
-        return _made(explainer, EXPLAINERS[explainer], options)
+        return _made(explainer, EXPLAINERS.get(explainer), options)
     if isinstance(explainer, type) and hasattr(explainer, "explain"):
         return _made(explainer.__name__, explainer, options)
     if options:
@@ -169,14 +161,10 @@ def make_explainer(explainer: str | Any, **options: Any) -> Explainer:
 
 def _made(name: str, make: Callable[..., Explainer], options: dict[str, Any]) -> Explainer:
     """Make an explainer, after a look at the names of its options."""
-    if is_dataclass(make):
-        _check_options(name, options, [field.name for field in fields(make) if field.init])
-    return make(**options)
-
-
-def _check_options(name: str, options: Iterable[str], allowed: list[str]) -> None:
+    allowed = list(inspect.signature(make).parameters)
     unknown = [option for option in options if option not in allowed]
     if unknown and not allowed:
         raise SettingsError(f"explainer {name} has no options, got {', '.join(unknown)}; leave them out")
     if unknown:
         raise SettingsError(unknown_name(f"option of explainer {name}", unknown[0], allowed))
+    return make(**options)

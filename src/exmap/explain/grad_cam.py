@@ -13,6 +13,7 @@ from torch import nn
 from exmap.errors import DataError
 from exmap.explain.engine import Relevance, explained_logit
 from exmap.explain.prepared import Prepared, Target, gradient_of, nan_for
+from exmap.registry import EXPLAINERS
 
 __all__ = ["GradCAM", "as_maps"]
 
@@ -21,6 +22,7 @@ MOST_TOKENS = 8  # beside those of the grid: class token, distillation token, re
 Run = tuple[str, int]  # a module's path, and which of its runs
 
 
+@EXPLAINERS.register(name="grad_cam")
 @dataclass
 class GradCAM:
     r"""Grad-CAM (Selvaraju et al., 2017): where the maps of a layer, weighted by their mean gradients, are active.

@@ -13,12 +13,14 @@ from torch import nn
 from exmap.errors import SettingsError, unknown_name
 from exmap.explain.engine import Relevance, explained_logit
 from exmap.explain.prepared import Prepared, Selection, Target, gradient_of, nan_for, selected
+from exmap.registry import EXPLAINERS
 
 __all__ = ["GradientXInput", "IntegratedGradients", "constant_images"]
 
 QUADRATURES = ("gauss_legendre", "midpoint")
 
 
+@EXPLAINERS.register(name="gradient_x_input")
 @dataclass
 class GradientXInput:
     """Each pixel times the gradient of the explained logit (Shrikumar et al., 2016).
@@ -39,6 +41,7 @@ class GradientXInput:
         return Relevance(values, logits.detach(), chosen, explained.detach(), nan_for(values))
 
 
+@EXPLAINERS.register(name="integrated_gradients")
 @dataclass
 class IntegratedGradients:
     r"""Integrated gradients along the straight line from a baseline (Sundararajan, Taly and Yan, 2017).

@@ -27,6 +27,7 @@ from exmap.model.head import ending_with, reader
 from exmap.model.running import evaluation_mode, model_input
 from exmap.model.tail import pooled
 from exmap.records import Heatmaps, IntArray, Listener, Outputs, Progress, silent
+from exmap.registry import EXPLAINERS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -282,9 +283,13 @@ class _Work:
 
 
 def _explainer(settings: ExplainSettings) -> Explainer:
-    if settings.explainer != "lrp":
-        return make_explainer(settings.explainer)
-    return LRP(composite=settings.composite, gamma=settings.gamma)
+    """Return the explainer that the settings name, with its options; of the shared settings, with those it has."""
+    if settings.explainer == "lrp":
+        return LRP(composite=settings.composite, gamma=settings.gamma)
+    options = settings.options
+    if "layer" in EXPLAINERS.options(settings.explainer) and settings.layer not in ("auto", "none"):
+        options["layer"] = settings.layer
+    return make_explainer(settings.explainer, **options)
 
 
 def _is_relevance(explainer: Explainer) -> bool:

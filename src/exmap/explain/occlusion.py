@@ -19,6 +19,7 @@ from exmap.explain.prepared import Prepared, Selection, Target, nan_for, selecte
 from exmap.model.backbone import evaluation_mode
 from exmap.model.classifier import check_differentiable, logits_of
 from exmap.model.running import model_dtype
+from exmap.registry import EXPLAINERS
 
 __all__ = ["Occlusion", "Predictor"]
 
@@ -105,6 +106,7 @@ def as_tensors(output: Any) -> Any:
     return output
 
 
+@EXPLAINERS.register(name="occlusion")
 @dataclass
 class Occlusion:
     """Occlusion (Zeiler and Fergus, 2014): how much the explained logit drops when a patch is covered.

@@ -6,9 +6,9 @@ running it once and reading its operations backwards (:mod:`exmap.model.ending`)
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from exmap.config import ModelSettings
 from exmap.data.dataset import Split
-from exmap.errors import CheckpointError, SettingsError, unknown_name
+from exmap.errors import SettingsError
 from exmap.model.batches import computed_batches, is_first
 from exmap.model.classifier import unwrapped
 from exmap.model.ending import LastLayer
@@ -26,6 +26,7 @@ from exmap.model.replace import replace_head
 from exmap.model.running import eager, evaluation_mode, images_at_once, model_device, model_input, to_tensor
 from exmap.model.small_maps import small_maps_as_products
 from exmap.records import Listener, Outputs, Progress, silent
+from exmap.registry import MODELS
 from exmap.runtime import torch_seed
 
 if TYPE_CHECKING:
@@ -43,62 +44,37 @@ __all__ = [
 ]
 
 
-RESNETS = {"resnet18": "ResNet18_Weights", "resnet34": "ResNet34_Weights", "resnet50": "ResNet50_Weights"}
-
-
 def build_model(settings: ModelSettings, n_classes: int, *, seed: int) -> nn.Module:
     """Build a classifier; where its weights are random, they depend on `seed` alone.
 
     Parameters
     ----------
     settings : ModelSettings
-        ``stem="3x3"`` is the paper's network for small images: a 3 x 3 stride-1 convolution and no max-pooling.
-        ``pretrained`` takes torchvision's ImageNet weights (version 1, the paper's) for all but the last layer.
+        `name` is one of :data:`exmap.registry.MODELS`, or a dotted path ``package.module:function``.
     n_classes : int
+        Given to functions that take it.
     seed : int
 
     Raises
     ------
     SettingsError
-        For an unknown architecture.
+        For an unknown architecture, a function that returns no module, and ``pretrained`` where it says nothing.
     CheckpointError
         If the ImageNet weights can neither be found nor downloaded.
     """
-    if settings.name not in RESNETS:
-        raise SettingsError(unknown_name("model", settings.name, RESNETS))
-    from torchvision import models
-
-    with torch_seed(seed):
-        model: nn.Module = getattr(models, settings.name)(num_classes=n_classes)
-        if settings.stem == "3x3":
-            stem = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-            nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-            model.conv1 = stem
-            model.maxpool = nn.Identity()
-    if settings.pretrained:
-        _load_imagenet(model, getattr(models, RESNETS[settings.name]).IMAGENET1K_V1)
-    return model
-
-
-def _load_imagenet(model: nn.Module, weights: Any) -> None:
-    """Load torchvision's weights, from its cache or by download, into all but the last layer."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-        missing, unknown = model.load_state_dict(state, strict=False)
-    except Exception as error:  # no network, a damaged file, weights of another network: each has its own kind
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"the ImageNet weights could not be loaded ({reason}); put {weights.url} into {folder}, or set "
-            "model.pretrained=false"
-        ) from error
-    if unknown or any(not name.startswith("fc.") for name in missing):
-        raise CheckpointError(
-            f"the ImageNet weights in {folder} must be those of the network, but they lack "
-            f"{', '.join(missing[:3]) or 'nothing'} and have {', '.join(unknown[:3]) or 'nothing'} too much; delete "
-            "the file there"
+    takes = inspect.signature(MODELS.get(settings.name)).parameters
+    if settings.pretrained and "settings" not in takes:
+        raise SettingsError(
+            f"model.pretrained is for torchvision's ResNets, and {settings.name} takes no settings; set "
+            "model.pretrained=false, or load weights in its own function"
         )
+    with torch_seed(seed):
+        model = MODELS.build(settings.name, settings=settings, n_classes=n_classes)
+    if not isinstance(model, nn.Module):
+        raise SettingsError(
+            f"the model {settings.name} must be a function that returns a torch.nn.Module, got {model!r:.80}"
+        )
+    return model
 
 
 def collect_outputs(

@@ -1,5 +1,6 @@
 """Group-robust learners. Each takes a model, a split and groups, and returns a model."""
 
+from exmap.registry import LEARNERS
 from exmap.retrain.afr import AFR
 from exmap.retrain.balance import balanced_subset
 from exmap.retrain.bpa import BPA
@@ -27,7 +28,3 @@ __all__ = [
     "WholeNetwork",
     "balanced_subset",
 ]
-
-LEARNERS: dict[str, type[DFR] | type[AFR] | type[WholeNetwork]] = {
-    kind.name: kind for kind in (DFR, ClassBalanced, AFR, JTT, GroupDRO, SUBG, RWG, LfF, BPA)
-}

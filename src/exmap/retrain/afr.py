@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from exmap.errors import DataError, NumericalError
 from exmap.evaluation import worst_share
 from exmap.records import FloatArray, Groups, IntArray, Listener, Progress, silent
+from exmap.registry import LEARNERS
 from exmap.retrain.last_layer import Head, check_samples, halves
 from exmap.runtime import generator
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["AFR", "sample_weights"]
 
 
+@LEARNERS.register
 @dataclass
 class AFR:
     """Last-layer retraining on samples weighted by ERM's errors, for any number of classes.

@@ -20,12 +20,14 @@ from torch import nn
 from exmap.data import Split
 from exmap.model.fit import Objective
 from exmap.records import Groups, IntArray, Listener
+from exmap.registry import LEARNERS
 from exmap.retrain.balance import left_out
 from exmap.retrain.learner import WholeNetwork
 
 __all__ = ["BPA", "ClusterRisk"]
 
 
+@LEARNERS.register
 @dataclass
 class BPA(WholeNetwork):
     """Cross-entropy with weights by cluster; samples without one are left out.

@@ -19,6 +19,7 @@ from exmap.data import Split
 from exmap.errors import SettingsError
 from exmap.model.fit import Objective
 from exmap.records import Groups, IntArray, Listener
+from exmap.registry import LEARNERS
 from exmap.retrain.balance import left_out
 from exmap.retrain.learner import WholeNetwork, assigned
 from exmap.retrain.reweight import Shuffled, balanced_draws, checked_rows
@@ -26,6 +27,7 @@ from exmap.retrain.reweight import Shuffled, balanced_draws, checked_rows
 __all__ = ["GroupDRO", "RobustRisk"]
 
 
+@LEARNERS.register
 @dataclass
 class GroupDRO(WholeNetwork):
     """Train all weights against the worst group, for any number of classes and groups.

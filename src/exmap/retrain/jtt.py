@@ -17,6 +17,7 @@ from exmap.model.backbone import collect_outputs
 from exmap.model.fit import Objective
 from exmap.model.training import train_model
 from exmap.records import Groups, Listener, Progress
+from exmap.registry import LEARNERS
 from exmap.retrain.learner import WholeNetwork
 from exmap.retrain.reweight import Shuffled
 from exmap.runtime import child_seed
@@ -24,6 +25,7 @@ from exmap.runtime import child_seed
 __all__ = ["JTT"]
 
 
+@LEARNERS.register
 @dataclass
 class JTT(WholeNetwork):
     """Train a copy for a few epochs, then train from the start on a set in which its errors appear many times.

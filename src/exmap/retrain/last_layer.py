@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from exmap.errors import DataError
 from exmap.evaluation import worst_share
 from exmap.records import Groups, IntArray, Listener, Progress, silent
+from exmap.registry import LEARNERS
 from exmap.retrain.balance import balanced_subset, left_out, small_groups
 from exmap.retrain.logistic import LogisticFit, LogisticPath
 from exmap.retrain.softmax import SoftmaxFit, fit_softmax
@@ -71,6 +72,7 @@ class Head:
         return np.asarray((features @ self.weight.T + self.bias).argmax(axis=1), dtype=np.int64)
 
 
+@LEARNERS.register
 @dataclass
 class DFR:
     """Last-layer retraining on balanced groups, for any number of classes.
@@ -227,6 +229,7 @@ class DFR:
         return {c: float(np.mean([scores[c] for scores in found if scores])) for c in self.strengths if any(found)}
 
 
+@LEARNERS.register
 class ClassBalanced(DFR):
     """Class-balanced last-layer retraining: :class:`DFR` with the classes as groups, for any number of classes.
 

@@ -24,11 +24,13 @@ from exmap.data import Split
 from exmap.model.fit import Objective
 from exmap.model.twins import Pair
 from exmap.records import Groups, IntArray, Listener
+from exmap.registry import LEARNERS
 from exmap.retrain.learner import WholeNetwork
 
 __all__ = ["LfF", "RelativeDifficulty"]
 
 
+@LEARNERS.register
 @dataclass
 class LfF(WholeNetwork):
     """Two networks, of which the second learns from the failure of the first.

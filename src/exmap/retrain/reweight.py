@@ -17,6 +17,7 @@ from exmap.data import Split
 from exmap.errors import DataError
 from exmap.model.fit import Objective
 from exmap.records import FloatArray, Groups, IntArray, Listener
+from exmap.registry import LEARNERS
 from exmap.retrain.balance import balanced_size, balanced_subset, left_out, small_groups
 from exmap.retrain.learner import WholeNetwork, assigned
 from exmap.runtime import generator
@@ -24,6 +25,7 @@ from exmap.runtime import generator
 __all__ = ["RWG", "SUBG", "Drawn", "Shuffled", "balanced_draws", "checked_rows"]
 
 
+@LEARNERS.register
 @dataclass
 class RWG(WholeNetwork):
     """Train on samples drawn so that every group is equally likely, for any number of classes and groups.
@@ -54,6 +56,7 @@ class RWG(WholeNetwork):
         return drawn
 
 
+@LEARNERS.register
 @dataclass
 class SUBG(WholeNetwork):
     """Train on groups cut to one size, for any number of classes and groups.
