@@ -16,10 +16,12 @@ import numpy as np
 
 from exmap.data.columns import column, read_table, table_root
 from exmap.data.dataset import Attribute
+from exmap.data.entry import Counts, Entry, folder_of
 from exmap.data.files import FolderFiles
 from exmap.data.table import ImageTable, relative_name
 from exmap.data.waterbirds import metadata_table
 from exmap.errors import DataError, unknown_name
+from exmap.registry import DATASETS
 
 __all__ = ["celeba"]
 
@@ -132,3 +134,27 @@ def _split(text: str, name: str, path: Path) -> int:
     if text not in ("0", "1", "2"):
         raise DataError(f"the partition in {path} must be 0, 1 or 2, got {text!r} for {name}")
     return int(text)
+
+
+# Group counts of ExMap's supplement, Table 1 and section 1; group = class * attributes + attribute.
+COUNTS: Counts = {
+    "train": (71629, 66874, 22880, 1387),
+    "val": (8535, 8276, 2874, 182),
+    "test": (9767, 7535, 2480, 180),
+}
+INSTEAD = (
+    "CelebA's download is limited by a quota: get img_align_celeba.zip, list_attr_celeba.txt and "
+    "list_eval_partition.txt from the project's page (mmlab.ie.cuhk.edu.hk/projects/CelebA.html), put all three into "
+    "one folder, and give that folder with --source"
+)
+
+
+DATASETS.register(
+    Entry(
+        "blond hair or not; shortcut: gender (4 groups)",
+        images=lambda s: celeba(folder_of(s)),
+        counts=COUNTS,
+        instead=INSTEAD,
+    ),
+    name="celeba",
+)

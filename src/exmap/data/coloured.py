@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exmap.data.dataset import ArrayImages, Attribute, Split, Task, TrueGroups
-from exmap.data.idx import read_pair
+from exmap.data.entry import Counts, Entry, idx_folder
+from exmap.data.idx import find_set, read_pair
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.registry import DATASETS
 from exmap.runtime import generator
 
 __all__ = ["cmnist", "cmnist_10", "colour_split", "draw_colours", "embedded_digits"]
@@ -204,3 +206,34 @@ def embedded_digits(correlation: float = 0.9) -> Task:
     splits = {name: colour_split(name, grey[rows], bunch.target[rows], correlation) for name, rows in cuts.items()}
     digest = hashlib.sha256(grey.tobytes() + bunch.target.tobytes()).hexdigest()
     return Task("digits", splits["train"], splits["val"], splits["test"], {"sklearn.datasets.load_digits": digest})
+
+
+# Group counts of ExMap's supplement, Table 1 and section 1; group = class * attributes + attribute.
+COUNTS: Counts = {
+    "train": (254, 25284, 24231, 231),
+    "val": (45, 5013, 4893, 49),
+    "test": (48, 5091, 4815, 46),
+}
+
+
+DATASETS.register(
+    Entry(
+        "digit above 4 or not, in two colours, 99 % (4 groups)",
+        arrays=lambda s: cmnist(find_set(idx_folder(s, "mnist"), "mnist"), s.correlation),
+        counts=COUNTS,
+        idx=("mnist",),
+    ),
+    name="cmnist",
+)
+DATASETS.register(
+    Entry(
+        "ten digits in ten colours, 99 % (100 groups)",
+        arrays=lambda s: cmnist_10(find_set(idx_folder(s, "mnist"), "mnist"), s.correlation),
+        idx=("mnist",),
+    ),
+    name="cmnist-10",
+)
+DATASETS.register(
+    Entry("coloured 8 x 8 digits, no files needed (4 groups)", arrays=lambda s: embedded_digits(s.correlation)),
+    name="digits",
+)

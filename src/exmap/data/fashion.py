@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from exmap.data.coloured import draw_shortcut
 from exmap.data.dataset import ArrayImages, Attribute, Split, Task, TrueGroups
+from exmap.data.entry import Entry, idx_folder
 from exmap.data.idx import find_set, read_pair
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.registry import DATASETS
 from exmap.runtime import generator
 
 __all__ = ["dominoes", "two_shortcuts"]
@@ -168,3 +170,21 @@ def _split(
         class_names=class_names,
         truth=TrueGroups.cross(labels, class_names, attributes),
     )
+
+
+DATASETS.register(
+    Entry(
+        "dress or coat below a digit 0 or 1, 95 % (4 groups)",
+        arrays=lambda s: dominoes(idx_folder(s, "mnist", "fashion-mnist"), s.correlation),
+        idx=("mnist", "fashion-mnist"),
+    ),
+    name="dominoes",
+)
+DATASETS.register(
+    Entry(
+        "sneaker or boot; shortcuts: coloured texture and digit, 95 % each (8 groups)",
+        arrays=lambda s: two_shortcuts(idx_folder(s, "mnist", "fashion-mnist"), s.correlation),
+        idx=("mnist", "fashion-mnist"),
+    ),
+    name="two-shortcuts",
+)

@@ -16,9 +16,11 @@ from PIL import Image
 from exmap.config import GradedSettings
 from exmap.data.coloured import CLASS_NAMES, DIGITS, TEN_COLOURS, draw_shortcut
 from exmap.data.dataset import ArrayImages, Attribute, Split, Task, TrueGroups
+from exmap.data.entry import Entry, idx_folder
 from exmap.data.idx import find_set, read_pair
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.registry import DATASETS
 from exmap.runtime import generator
 
 __all__ = ["draw_figures", "graded"]
@@ -188,3 +190,13 @@ def _shrink(grey: Grey) -> Grey:
     for row, picture in enumerate(grey):
         small[row] = np.asarray(Image.fromarray(picture).resize((SHRUNK, SHRUNK), Image.Resampling.BILINEAR))
     return small
+
+
+DATASETS.register(
+    Entry(
+        "digits or garments with one shortcut of any strength, or none: for tests of what finds shortcuts",
+        arrays=lambda s: graded(idx_folder(s, s.graded.base), s.graded, s.correlation, seed=s.split_seed),
+        idx=("mnist", "fashion-mnist"),
+    ),
+    name="graded",
+)

@@ -16,10 +16,12 @@ from exmap.config import DataSettings
 from exmap.data.columns import column, read_table
 from exmap.data.dataset import Attribute
 from exmap.data.decode import SUFFIXES
+from exmap.data.entry import Entry
 from exmap.data.files import FolderFiles
 from exmap.data.table import ImageTable, numbered, relative_name, with_splits
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.registry import DATASETS
 
 __all__ = ["image_folder", "image_table", "saved_dataset"]
 
@@ -263,3 +265,17 @@ def _texts(rows: Any, name: str, root: Path) -> Sequence[str]:
     if not isinstance(feature, Value):
         raise DataError(f"column {name} of {root} must hold text or numbers, found {feature}")
     return ["" if v is None or v != v else str(v).strip() for v in values]
+
+
+DATASETS.register(
+    Entry("your own images: a folder per class, or per split and class", images=image_folder),
+    name="folder",
+)
+DATASETS.register(
+    Entry("your own images: a Hugging Face data set saved to disk", images=saved_dataset),
+    name="huggingface",
+)
+DATASETS.register(
+    Entry("your own images: a CSV or Parquet table of paths and labels", images=image_table),
+    name="table",
+)

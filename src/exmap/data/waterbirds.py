@@ -16,10 +16,13 @@ import numpy as np
 
 from exmap.data.columns import column, read_table, table_root
 from exmap.data.dataset import Attribute
+from exmap.data.entry import Counts, Entry, folder_of
+from exmap.data.fetch import Remote
 from exmap.data.files import FolderFiles
 from exmap.data.table import ImageTable, relative_name
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.registry import DATASETS
 
 __all__ = ["composed", "metadata_table", "waterbirds"]
 
@@ -124,3 +127,41 @@ def waterbirds(folder: Path, *, foreground_only: bool = False) -> ImageTable:
         for image, split in zip(table.names, table.splits, strict=True)
     )
     return ImageTable(**{**vars(table), "masks": masks})
+
+
+ARCHIVE = Remote(
+    "https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz",
+    "waterbird_complete95_forest2water2.tar.gz",
+)
+MASKS_ARCHIVE = Remote(
+    "https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz?download=1",
+    "segmentations.tgz",
+    md5="4d47ba1228eae64f2fa547c47bc65255",
+    size=39_272_883,
+)
+# Group counts of ExMap's supplement, Table 1 and section 1; group = class * attributes + attribute.
+COUNTS: Counts = {
+    "train": (3498, 184, 56, 1057),
+    "val": (467, 466, 133, 133),
+    "test": (2255, 2255, 642, 642),
+}
+
+
+DATASETS.register(
+    Entry(
+        "landbird or waterbird; shortcut: background (4 groups)",
+        images=lambda s: waterbirds(folder_of(s)),
+        counts=COUNTS,
+        remotes=(ARCHIVE,),
+    ),
+    name="waterbirds",
+)
+DATASETS.register(
+    Entry(
+        "Waterbirds whose test images have lost their background (4 groups)",
+        images=lambda s: waterbirds(folder_of(s), foreground_only=True),
+        counts=COUNTS,
+        remotes=(ARCHIVE, MASKS_ARCHIVE),
+    ),
+    name="waterbirds-fg",
+)
