@@ -4,10 +4,12 @@ from exmap.registry import LEARNERS
 from exmap.retrain.afr import AFR
 from exmap.retrain.balance import balanced_subset
 from exmap.retrain.bpa import BPA
+from exmap.retrain.estimators import DFRClassifier
 from exmap.retrain.group_dro import GroupDRO
+from exmap.retrain.head import Head, check_samples
 from exmap.retrain.jtt import JTT
-from exmap.retrain.last_layer import DFR, ClassBalanced, Head
-from exmap.retrain.learner import Learner, Selection, WholeNetwork
+from exmap.retrain.last_layer import DFR, ClassBalanced
+from exmap.retrain.learner import LastLayer, Learner, Selection, WholeNetwork, own_head
 from exmap.retrain.lff import LfF
 from exmap.retrain.reweight import RWG, SUBG
 
@@ -20,11 +22,15 @@ __all__ = [
     "RWG",
     "SUBG",
     "ClassBalanced",
+    "DFRClassifier",
     "GroupDRO",
     "Head",
+    "LastLayer",
     "Learner",
     "LfF",
     "Selection",
     "WholeNetwork",
     "balanced_subset",
+    "check_samples",
+    "own_head",
 ]

@@ -16,29 +16,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from exmap.errors import DataError, NumericalError
 from exmap.evaluation import worst_share
 from exmap.records import FloatArray, Groups, IntArray, Listener, Progress, silent
 from exmap.registry import LEARNERS
-from exmap.retrain.last_layer import Head, check_samples, halves
+from exmap.retrain.head import Head, check_samples, halves
+from exmap.retrain.learner import LastLayer
 from exmap.runtime import generator
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from exmap.data import Split
 
 __all__ = ["AFR", "sample_weights"]
 
 
 @LEARNERS.register
 @dataclass
-class AFR:
+class AFR(LastLayer):
     """Last-layer retraining on samples weighted by ERM's errors, for any number of classes.
 
     Parameters
@@ -65,62 +62,23 @@ class AFR:
     """
 
     name: ClassVar[str] = "afr"
-    part: ClassVar[str] = "last layer"
     fits_groups: ClassVar[bool] = False
-    tunes_groups: ClassVar[bool] = True
 
-    gammas: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 8.0, 12.0, 16.0, 20.0)
-    lambdas: Sequence[float] = (0.0, 0.01, 0.1, 0.3)
-    steps: int = 500
-    learning_rate: float = 0.01
-    largest_gradient: float = 1.0
-    tuning_splits: int = 5
-    seed: int = 0
-
-    def fit(
-        self,
-        model: nn.Module,
-        split: Split,
-        groups: Groups,
-        *,
-        head: str | None = None,
-        listen: Listener = silent,
-    ) -> nn.Module:
-        """Return a copy of `model` with a last layer that minds the errors of the old one.
-
-        Parameters
-        ----------
-        model : torch.nn.Module
-            Its logits are a linear map of features, ERM's head; stays as it is.
-        split : Split
-            The retraining set: images and class labels. ERM should not have been trained on it, or it makes no errors.
-        groups : Groups
-            One group per sample of the split, to choose gamma and lambda by.
-        head : str, optional
-            Name of the last layer, by default found by running the model.
-        listen : Listener
-        """
-        from exmap.model import collect_outputs, find_last_layer, replace_head
-
-        last = find_last_layer(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)), head)
-        features = collect_outputs(model, split, head=last, listen=listen).features
-        if last.kind == "cut":
-            raise DataError(
-                f"AFR starts from the last layer's own weights, but more than a linear map follows {last.name!r}; use "
-                "DFR, or a model that ends in a linear layer"
-            )
-        own = Head(*last.by_class())
-        self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, head=own, listen=listen)
-        return replace_head(model, last, self.head_.weight, self.head_.bias)
+    gammas: Annotated[Sequence[NonNegativeFloat], Field(min_length=1)] = (1.0, 2.0, 3.0, 4.0, 8.0, 12.0, 16.0, 20.0)
+    lambdas: Annotated[Sequence[NonNegativeFloat], Field(min_length=1)] = (0.0, 0.01, 0.1, 0.3)
+    steps: NonNegativeInt = 500
+    learning_rate: PositiveFloat = 0.01
+    largest_gradient: PositiveFloat = 1.0
+    tuning_splits: PositiveInt = 5
 
     def fit_head(
         self,
         features: NDArray[np.floating],
         labels: IntArray,
-        groups: Groups,
+        groups: Groups | None,
         *,
         n_classes: int,
-        head: Head,
+        head: Head | None = None,
         listen: Listener = silent,
     ) -> Head:
         """Fit the head alone, in the precision of the features.
@@ -133,18 +91,23 @@ class AFR:
             To choose gamma and lambda by; an unassigned sample takes part in the fit, not in the choice.
         n_classes : int
         head : Head
-            ERM's.
+            ERM's; without one there is nothing to start from.
         listen : Listener
 
         Raises
         ------
         DataError
-            If the arrays differ in length, features are not finite, fewer than two classes have a group, or the head
-            is one for other features or classes.
+            If there are no groups, the arrays differ in length, features are not finite, fewer than two classes have a
+            group, or the head is missing or one for other features or classes.
         NumericalError
             If gradient descent leaves the finite numbers.
         """
-        check_samples(features, labels, groups)
+        groups = check_samples(features, labels, groups)
+        if head is None:
+            raise DataError(
+                "AFR starts from the last layer's own weights, and there are none: no head was given, or more than a "
+                "linear map follows the layer; use DFR, or a model that ends in a linear layer"
+            )
         if head.weight.shape != (n_classes, features.shape[1]):
             raise DataError(
                 f"AFR starts from ERM's head, whose weight must have shape {(n_classes, features.shape[1])}, got "

@@ -11,10 +11,11 @@ before; here they are whatever groups are given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from exmap.data import Split
@@ -40,7 +41,7 @@ class BPA(WholeNetwork):
         How far an epoch moves the weights towards what they follow, in (0, 1].
     """
 
-    momentum: float = 0.3
+    momentum: Annotated[float, Field(gt=0, le=1)] = 0.3
 
     name: ClassVar[str] = "bpa"
 

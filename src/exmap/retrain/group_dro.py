@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import nn
 
 from exmap.data import Split
@@ -56,8 +57,8 @@ class GroupDRO(WholeNetwork):
 
     name: ClassVar[str] = "group_dro"
 
-    step_size: float = 0.01
-    adjustment: float = 0.0
+    step_size: PositiveFloat = 0.01
+    adjustment: NonNegativeFloat = 0.0
     balanced: bool = True
 
     def __post_init__(self) -> None:

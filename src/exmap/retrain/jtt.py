@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import nn
 
 from exmap.data import Split
@@ -60,8 +61,8 @@ class JTT(WholeNetwork):
     name: ClassVar[str] = "jtt"
     fits_groups: ClassVar[bool] = False
 
-    identification_epochs: int = 1
-    up_weight: int = 50
+    identification_epochs: PositiveInt = 1
+    up_weight: PositiveInt = 50
 
     def __post_init__(self) -> None:
         if min(self.identification_epochs, self.up_weight) < 1:

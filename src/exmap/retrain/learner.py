@@ -1,8 +1,9 @@
 """The one contract of all group-robust learners: a model, a split and groups go in, a model comes out.
 
-A learner says by class variables which part of the network it retrains and what it needs groups for. Last-layer
-learners fit a head to features; whole-network learners train with another objective (:mod:`exmap.model.fit`) and keep
-the epoch that is best in the worst group of a :class:`Selection`. The groups may come from any source.
+A learner says by class variables which part of the network it retrains and what it needs groups for. A
+:class:`LastLayer` fits a head to features. A :class:`WholeNetwork` trains with another objective
+(:mod:`exmap.model.fit`) and keeps the epoch that is best in the worst group of a :class:`Selection`. The groups may
+come from any source.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import nn
 
 from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Split
 from exmap.errors import DataError
+from exmap.model import collect_outputs, find_last_layer, replace_head
+from exmap.model.ending import LastLayer as Last
 from exmap.model.fit import Objective
 from exmap.model.training import train_choices
 from exmap.records import Groups, IntArray, Listener, silent
+from exmap.retrain.head import Head
 
-__all__ = ["Learner", "Selection", "WholeNetwork", "assigned", "checked_groups"]
+__all__ = ["LastLayer", "Learner", "Selection", "WholeNetwork", "assigned", "checked_groups", "own_head"]
 
 LAST_LAYER, WHOLE_NETWORK = "last layer", "whole network"
 
@@ -58,6 +65,94 @@ class Selection:
 
 
 @dataclass
+class LastLayer:
+    """Base of the learners that fit a last layer to the features before it; each has a :meth:`fit_head` of its own.
+
+    Parameters
+    ----------
+    seed : int
+
+    Attributes
+    ----------
+    head_ : Head
+        Set by :meth:`fit`.
+    """
+
+    seed: int = field(default=0, kw_only=True)
+
+    name: ClassVar[str]
+    part: ClassVar[str] = LAST_LAYER
+    fits_groups: ClassVar[bool] = True
+    tunes_groups: ClassVar[bool] = True
+
+    def fit(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups | None = None,
+        *,
+        head: str | None = None,
+        listen: Listener = silent,
+    ) -> nn.Module:
+        """Return a copy of `model` with another last layer.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Its logits are a linear map of features; stays as it is.
+        split : Split
+            The retraining set: images and class labels.
+        groups : Groups, optional
+            One group per sample of the split; only learners that fit or choose by groups need them.
+        head : str, optional
+            Name of the layer to retrain, by default the last linear map, found by running the model. Where more than a
+            linear map follows the named layer, the model that is returned leaves that out.
+        listen : Listener
+
+        Raises
+        ------
+        DataError
+            If no linear map makes the logits and none is named, and what :meth:`fit_head` raises.
+        """
+        last = find_last_layer(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)), head)
+        features = collect_outputs(model, split, head=last, listen=listen).features
+        own = own_head(last)
+        self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, head=own, listen=listen)
+        return replace_head(model, last, self.head_.weight, self.head_.bias)
+
+    def fit_head(
+        self,
+        features: NDArray[np.floating],
+        labels: IntArray,
+        groups: Groups | None,
+        *,
+        n_classes: int,
+        head: Head | None = None,
+        listen: Listener = silent,
+    ) -> Head:
+        """Return the last layer that is fitted to some features.
+
+        Parameters
+        ----------
+        features : ndarray of float, shape (N, D)
+        labels : ndarray of int64, shape (N,), in [0, n_classes)
+        groups : Groups or None
+            One group per feature vector; an index of -1 is unassigned. :func:`~exmap.retrain.head.check_samples`
+            refuses what does not fit.
+        n_classes : int
+        head : Head, optional
+            The classifier's own last layer, for learners that start from it; None where it is not one linear map.
+        listen : Listener
+        """
+        raise NotImplementedError
+
+
+def own_head(last: Last) -> Head | None:
+    """Return a classifier's last layer as it is, or None where more than a linear map follows it."""
+    return None if last.kind == "cut" else Head(*last.by_class())
+
+
+@dataclass
 class WholeNetwork:
     """Base of the learners that train all weights with an objective of their own.
 
@@ -84,7 +179,7 @@ class WholeNetwork:
     train: TrainSettings = field(default_factory=TrainSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     seed: int = 0
-    epochs: int | None = None
+    epochs: PositiveInt | None = None
 
     name: ClassVar[str]
     part: ClassVar[str] = WHOLE_NETWORK

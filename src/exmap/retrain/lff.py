@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from exmap.data import Split
@@ -47,8 +48,8 @@ class LfF(WholeNetwork):
         Share of a sample's smoothed loss that stays when the sample is seen again.
     """
 
-    q: float = 0.7
-    decay: float = 0.7
+    q: Annotated[float, Field(gt=0, le=1)] = 0.7
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.7
 
     name: ClassVar[str] = "lff"
     fits_groups: ClassVar[bool] = False

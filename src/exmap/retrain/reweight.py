@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import nn
 
 from exmap.data import Split
@@ -75,7 +76,7 @@ class SUBG(WholeNetwork):
 
     name: ClassVar[str] = "subg"
 
-    smallest_group: int = 6
+    smallest_group: PositiveInt = 6
 
     def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:
         """Return the subset, shuffled, and the mean cross-entropy.

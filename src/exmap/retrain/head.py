@@ -1,0 +1,74 @@
+"""A linear last layer as a record, and what every learner of one does with its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.errors import DataError
+from exmap.records import Groups, IntArray
+
+__all__ = ["Head", "check_samples", "halves"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear last layer, and how it was chosen.
+
+    Attributes
+    ----------
+    weight : ndarray of float32, shape (K, D)
+    bias : ndarray of float32, shape (K,)
+    strength : float, optional
+        Inverse strength C of the L1 penalty, where the learner has one.
+    tuning : mapping of float or str to float
+        Mean worst-group accuracy on the held-out halves, by strength or by the text of several hyperparameters.
+    notes : tuple of str
+        What a reader should know: small groups, fits that did not converge.
+    chosen : mapping of str to float
+        Hyperparameters the head was fitted with, by name.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    strength: float | None = None
+    tuning: Mapping[Any, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    chosen: Mapping[str, float] = field(default_factory=dict)
+
+    def predict(self, features: NDArray[np.floating]) -> IntArray:
+        """Return the class of each feature vector, shape (N,)."""
+        return np.asarray((features @ self.weight.T + self.bias).argmax(axis=1), dtype=np.int64)
+
+
+def check_samples(features: NDArray[np.floating], labels: IntArray, groups: Groups | None) -> Groups:
+    """Return the groups, or refuse what no last layer can be fitted to.
+
+    Raises
+    ------
+    DataError
+        If there are no groups, the arrays differ in length, features are not finite, or fewer than two classes have a
+        group.
+    """
+    if groups is None:
+        raise DataError("retraining needs the groups of the split it is done on, got none; infer them")
+    if not len(features) == len(labels) == len(groups):
+        raise DataError(
+            f"retraining needs one label and one group per feature vector, got {len(features)} vectors, "
+            f"{len(labels)} labels and {len(groups)} groups; use the groups of the same split"
+        )
+    if not np.isfinite(features).all():
+        raise DataError("retraining needs finite features, but some are NaN or infinite; check the model's weights")
+    if len(np.unique(labels[groups.index >= 0])) < 2:
+        raise DataError("retraining needs samples of at least 2 classes in the groups; all but one are unassigned")
+    return groups
+
+
+def halves(index: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Return the positions of two random halves of the samples that have a group: to fit, and to score."""
+    order = rng.permutation(np.flatnonzero(index >= 0))
+    return order[: len(order) // 2], order[len(order) // 2 :]
