@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.groups import Evidence
-from exmap.records import IntArray
+from exmap.records import Explained, Heatmaps, IntArray, Outputs
 
 CORE, SHORTCUT = 1.0, 3.0  # how strongly features show the class, and what usually goes with it
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Evidence of a planted shortcut.
+    """A planted shortcut.
 
     Attributes
     ----------
-    evidence : Evidence
-    shape : (int, int, int)
-        Of a heatmap.
-    logits : ndarray of float32, shape (N, K)
+    explained : Explained
     strategy : ndarray of int64, shape (N,)
         1 where the shortcut points to another class.
     """
 
-    evidence: Evidence
-    shape: tuple[int, int, int]
-    logits: NDArray[np.float32]
+    explained: Explained
     strategy: IntArray
 
 
@@ -73,12 +67,52 @@ def planted(
         maps[row, :, height // 2 :, width // 2 :] += strategy[row] == 1
     maps /= np.abs(maps).max(axis=(1, 2, 3), keepdims=True)
     logits = (core + reliance * usual / SHORTCUT).astype(np.float32)
-    evidence = Evidence(
-        labels=labels,
-        predicted=logits.argmax(axis=1),
-        class_names=tuple(f"bar {label}" for label in range(n_classes)),
-        heatmaps=maps.reshape(n, -1).astype(np.float32),
-        usable=np.ones(n, dtype=np.bool_),
-        features=np.hstack([core, usual]).astype(np.float32),
+    features = np.hstack([core, usual]).astype(np.float32)
+    names = tuple(f"bar {label}" for label in range(n_classes))
+    return Planted(explained_of(labels, maps, features, logits, class_names=names), strategy)
+
+
+def explained_of(
+    labels: IntArray,
+    maps: NDArray[np.floating],
+    features: NDArray[np.floating],
+    logits: NDArray[np.floating],
+    *,
+    finite: NDArray[np.bool_] | None = None,
+    class_names: tuple[str, ...] = ("bar 0", "bar 1"),
+) -> Explained:
+    """Return a split as a classifier explains it, from arrays."""
+    n = len(labels)
+    nothing = np.zeros(n, dtype=np.float32)
+    return Explained(
+        "val",
+        tuple(f"{row}.png" for row in range(n)),
+        labels,
+        class_names,
+        Outputs(features.astype(np.float32), logits.astype(np.float32)),
+        Heatmaps(
+            maps.astype(np.float32),
+            labels,
+            nothing,
+            np.ones(n, dtype=np.bool_) if finite is None else finite,
+            np.zeros(n, dtype=np.bool_),
+        ),
     )
-    return Planted(evidence, shape, logits, strategy)
+
+
+def predicting(explained: Explained, predicted: IntArray) -> Explained:
+    """Return the same images where the classifier says something else of them."""
+    logits = np.eye(len(explained.class_names), dtype=np.float32)[predicted]
+    return replace(explained, outputs=Outputs(explained.features, logits))
+
+
+def with_maps(explained: Explained, values: NDArray[np.floating], finite: NDArray[np.bool_] | None = None) -> Explained:
+    """Return the same images with other heatmaps."""
+    maps = explained.maps()
+    kept = maps.finite if finite is None else finite
+    return replace(explained, heatmaps=replace(maps, values=values.astype(np.float32), finite=kept))
+
+
+def with_features(explained: Explained, features: NDArray[np.floating]) -> Explained:
+    """Return the same images with other features, and the same predictions."""
+    return replace(explained, outputs=Outputs(features.astype(np.float32), explained.outputs.logits))

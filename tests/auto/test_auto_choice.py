@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from planted_strategies import Planted, planted
+from planted_strategies import Planted, planted, predicting, with_features, with_maps
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
-from exmap.auto import AutoChoice, choose_groups
-from exmap.auto.choice import held_out_margins, margins_of, reliance
-from exmap.bench.methods import parse_method
+from exmap.auto import AutoChoice, Effort, choose_groups
+from exmap.auto.margins import Images, held_out_margins, margins_of
+from exmap.auto.reliance import reliance
 from exmap.config import AutoSettings
 from exmap.errors import DataError
-from exmap.groups import Evidence
-from exmap.records import Groups, IntArray, Progress
+from exmap.methods import parse_method
+from exmap.records import Explained, Groups, IntArray, Progress
+from exmap.results import AutoRecord
 from exmap.runtime import generator
 
-KEYS = {
-    "chosen",
-    "runner_up",
-    "confidence",
-    "judged_on",
-    "reliance",
-    "candidates",
-    "shortcut",
-    "repair",
-    "data_curve",
-    "repaired",
-    "why",
-    "remarks",
-}
+LITTLE = Effort(  # what these strategies need, and no more: heatmaps of one size, one halving
+    sizes=1,
+    clusterings=("gap=relative", "n_clusters=2", "method=kmeans,n_clusters=8"),
+    most_halvings=1,
+    draws=20,
+    curve_draws=2,
+    strengths=(0.3,),
+    subsamples=2,
+)
 
 
-def choice_of(known: Planted, settings: AutoSettings | None = None, **changes: Any) -> AutoChoice:
-    evidence = replace(known.evidence, **changes)
-    return choose_groups(evidence, known.shape, logits=known.logits, settings=settings, seed=0)
-
-
-def rows_of(known: Planted, rows: IntArray, **changes: Any) -> Planted:
-    """Return some of the images."""
-    names = ("labels", "predicted", "heatmaps", "usable", "features")
-    kept = {name: getattr(known.evidence, name)[rows] for name in names}
-    evidence = replace(known.evidence, **kept, **changes)
-    return Planted(evidence, known.shape, known.logits[rows], known.strategy[rows])
+def choice_of(
+    explained: Explained, settings: AutoSettings | None = None, judged: Explained | None = None
+) -> AutoChoice:
+    made = choose_groups(explained, judged=judged, settings=settings, effort=LITTLE, seed=0)
+    assert AutoRecord.from_json(made.record.to_json()) == made.record
+    assert made.record.repaired is made.repair
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +47,7 @@ def known() -> Planted:
 
 @pytest.fixture(scope="module")
 def choice(known: Planted) -> AutoChoice:
-    return choice_of(known)
+    return choice_of(known.explained)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +58,7 @@ def fair() -> Planted:
 
 @pytest.fixture(scope="module")
 def fair_choice(fair: Planted) -> AutoChoice:
-    return choice_of(fair)
+    return choice_of(fair.explained)
 
 
 # Margins and reliance
@@ -167,11 +157,11 @@ def test_margins_of_one_value_and_classes_of_no_weight_give_finite_numbers() -> 
 
 
 def test_held_out_margins_are_by_heads_that_did_not_see_the_image(known: Planted) -> None:
-    features, labels = known.evidence.features, known.evidence.labels
+    features, labels = known.explained.features, known.explained.labels
     groups = Groups(labels * 2 + known.strategy, ("a", "b", "c", "d"), "mine", ())
 
     def margins(features: NDArray[np.float32]) -> NDArray[np.float64]:
-        return held_out_margins(features, labels, groups, n_classes=2, repeats=1, seed=3)
+        return held_out_margins(Images(features, labels, 2), groups, effort=LITTLE, seed=3)
 
     before = margins(features)
     assert np.abs(before).mean() == pytest.approx(1)  # a head's scale says nothing of it
@@ -186,85 +176,84 @@ def test_held_out_margins_are_by_heads_that_did_not_see_the_image(known: Planted
     assert np.array_equal(before, margins(features))
 
 
+def test_images_are_halved_less_often_where_there_are_many() -> None:
+    assert [Effort().halvings(n) for n in (0, 200, 5_000, 8_000, 1_000_000)] == [6, 6, 4, 2, 2]
+    assert Effort(most_halvings=1).halvings(200) == 1
+
+
 # What is chosen
 
 
 def test_the_choice_follows_the_planted_shortcut(known: Planted, choice: AutoChoice) -> None:
     for label in (0, 1):
-        own = known.evidence.labels == label
+        own = known.explained.labels == label
         assert adjusted_rand_score(choice.groups.index[own], known.strategy[own]) > 0.9  # 0 for classes
     assert choice.groups.source == "auto"
     assert choice.groups.labels_used == ("class labels",)
+    assert choice.judged == choice.groups
     assert choice.repair
-    assert choice.record["remarks"] == [] or "uncertain" in choice.record["remarks"][0]
+    assert choice.record.remarks == () or "uncertain" in choice.record.remarks[0]
 
 
 def test_the_retrained_head_relies_less_on_it_than_the_classifier(choice: AutoChoice) -> None:
-    assert choice.record["reliance"]["chosen"] < choice.record["reliance"]["classifier"] / 2
-    scores = {row["name"]: row["score"] for row in choice.record["candidates"]}
-    assert scores[choice.record["chosen"]] > scores["classes"]
-    repair = choice.record["repair"]
-    assert repair["last_layer_suffices"] is True
-    assert repair["after"] > repair["before"] + 0.5
+    record = choice.record
+    assert record.reliance.chosen < record.reliance.classifier / 2
+    scores = {row.name: row.score for row in record.candidates}
+    assert scores[record.chosen] > scores["classes"]
+    assert record.repair.last_layer_suffices is True
+    assert record.repair.after > record.repair.before + 0.5
 
 
 def test_the_choice_among_three_classes_parts_the_strategies_of_each() -> None:
     known = planted(n_classes=3, n=210)
-    groups = choice_of(known).groups
+    groups = choice_of(known.explained).groups
     for label in range(3):
-        own = known.evidence.labels == label
+        own = known.explained.labels == label
         assert homogeneity_score(known.strategy[own], groups.index[own]) > 0.9  # 0 for classes
         assert adjusted_rand_score(known.strategy[own], groups.index[own]) > 0  # however finely it parts them
 
 
-def test_the_record_has_what_is_documented_and_is_json(choice: AutoChoice, fair_choice: AutoChoice) -> None:
+def test_the_record_has_what_is_documented(choice: AutoChoice, fair_choice: AutoChoice) -> None:
     for made in (choice, fair_choice):
         record = made.record
-        assert set(record) == KEYS
-        assert json.loads(json.dumps(record, allow_nan=False)) == record
-        names = [row["name"] for row in record["candidates"]]
-        assert record["chosen"] == names[0]
-        assert record["runner_up"] in names[1:]
-        assert 0 <= record["confidence"] <= 1
-        assert record["judged_on"] == "held-out halves"
-        assert set(record["shortcut"]) == {"bar 0", "bar 1"}
-        assert all({"found", "p_value", "effect"} <= set(row) for row in record["shortcut"].values())
-        assert {"last_layer_suffices", "why"} <= set(record["repair"])
-        assert [set(row) for row in record["data_curve"]] == [
-            {"images", "smallest_group", "worst_group_accuracy", "spread"}
-        ] * 4
-        assert record["chosen"] in record["why"]
-        assert record["repaired"] is made.repair
+        names = [row.name for row in record.candidates]
+        assert record.chosen == names[0]
+        assert record.runner_up in names[1:]
+        assert record.judged_on == "held-out halves"
+        assert set(record.shortcut) == {"bar 0", "bar 1"}
+        assert [point.images for point in record.data_curve] == [12, 24, 60, 120]
+        assert record.chosen in record.why
 
 
 def test_candidates_are_listed_best_first_with_what_may_not_be_chosen_last(choice: AutoChoice) -> None:
-    rows = choice.record["candidates"]
-    assert [row["eligible"] for row in rows] == sorted((row["eligible"] for row in rows), reverse=True)
+    rows = choice.record.candidates
+    assert [row.eligible for row in rows] == sorted((row.eligible for row in rows), reverse=True)
     for eligible in (True, False):
-        scores = [row["score"] for row in rows if row["eligible"] is eligible]
+        scores = [row.score for row in rows if row.eligible is eligible]
         assert scores == sorted(scores, reverse=True)
-    assert rows[0]["like_chosen"] == 1
-    assert rows[0]["groups"] == len(choice.groups.names)
-    assert all(row["groups"] >= 2 for row in rows)
-    for name in [name for row in rows for name in (row["name"], *row["also"])]:
+    assert rows[0].like_chosen == 1
+    assert rows[0].groups == len(choice.groups.names)
+    assert all(row.groups >= 2 for row in rows)
+    for name in [name for row in rows for name in (row.name, *row.also)]:
         parse_method(f"{name}+dfr")
 
 
 def test_the_same_seed_gives_the_same_choice_and_progress_is_heard_of(known: Planted, choice: AutoChoice) -> None:
     heard: list[Progress] = []
-    again = choose_groups(known.evidence, known.shape, logits=known.logits, seed=0, listen=heard.append)
+    again = choose_groups(known.explained, effort=LITTLE, seed=0, listen=heard.append)
     assert again.record == choice.record
-    assert np.array_equal(again.groups.index, choice.groups.index)
-    assert again.groups.names == choice.groups.names
+    assert again.groups == choice.groups
     assert {progress.unit for progress in heard} == {"clusterings", "heads"}
-    assert heard[-1].done == heard[-1].total == len(choice.record["candidates"])
+    assert heard[-1].done == heard[-1].total == len(choice.record.candidates)
 
 
-def test_the_evidence_has_no_place_for_true_groups_and_stays_as_it_is(known: Planted, choice: AutoChoice) -> None:
-    assert {field.name for field in fields(Evidence)}.isdisjoint({"truth", "true_groups", "groups", "strategy"})
-    fresh = planted()
-    for name in ("labels", "predicted", "heatmaps", "usable", "features"):
-        assert np.array_equal(getattr(known.evidence, name), getattr(fresh.evidence, name))
+def test_what_is_explained_has_no_place_for_true_groups_and_stays_as_it_is(known: Planted, choice: AutoChoice) -> None:
+    assert {field.name for field in fields(Explained)}.isdisjoint({"truth", "true_groups", "groups", "strategy"})
+    one, other = known.explained, planted().explained
+    assert np.array_equal(one.labels, other.labels)
+    assert np.array_equal(one.maps().values, other.maps().values)
+    assert np.array_equal(one.features, other.features)
+    assert np.array_equal(one.outputs.logits, other.outputs.logits)
 
 
 # Whether to repair
@@ -272,136 +261,112 @@ def test_the_evidence_has_no_place_for_true_groups_and_stays_as_it_is(known: Pla
 
 def test_without_a_shortcut_the_model_is_left_alone(fair_choice: AutoChoice) -> None:
     assert not fair_choice.repair
-    assert not any(row["found"] for row in fair_choice.record["shortcut"].values())
-    assert "No shortcut was found, so the model is left alone" in " ".join(fair_choice.record["remarks"])
+    assert not fair_choice.record.found
+    assert "No shortcut was found, so the model is left alone" in " ".join(fair_choice.record.remarks)
 
 
 def test_where_it_is_asked_for_the_model_is_repaired_all_the_same(fair: Planted, fair_choice: AutoChoice) -> None:
-    made = choice_of(fair, AutoSettings(only_if_found=False))
+    made = choice_of(fair.explained, AutoSettings(only_if_found=False))
     assert made.repair
-    assert made.record["repaired"] is True
-    assert "left alone" not in " ".join(made.record["remarks"])
-    assert made.record["chosen"] == fair_choice.record["chosen"]
+    assert "left alone" not in " ".join(made.record.remarks)
+    assert made.record.chosen == fair_choice.record.chosen
 
 
 def test_a_model_that_knows_the_images_is_judged_by_others(known: Planted) -> None:
-    others = planted(n=160, seed=5)
-    made = choose_groups(
-        known.evidence, known.shape, judged=(others.evidence, others.shape), logits=others.logits, seed=0
-    )
-    assert made.record["judged_on"] == "the validation split"
-    assert len(made.groups) == 240
+    made = choice_of(known.explained, judged=planted(n=160, seed=5).explained)
+    assert made.record.judged_on == "the validation split"
+    assert (len(made.groups), made.groups.source) == (240, "auto")
+    assert (len(made.judged), made.judged.source) == (160, "auto-judged")
     assert homogeneity_score(known.strategy, made.groups.index) > 0.9
     assert made.repair
-    assert made.record["repair"]["images"] <= 160
-    assert made.record["data_curve"][-1]["images"] == 240  # not half of them
-    json.dumps(made.record, allow_nan=False)
+    assert made.record.repair.images <= 160
+    assert made.record.data_curve[-1].images == 240  # not half of them
 
 
 # What cannot be chosen among
 
 
-def nothing_was_chosen(made: AutoChoice, known: Planted, why: str) -> None:
-    assert made.record["chosen"] is None
-    assert made.record["repaired"] is False
+def nothing_was_chosen(made: AutoChoice, explained: Explained, why: str) -> None:
+    record = made.record
+    assert (record.chosen, record.confidence, record.candidates, record.data_curve) == (None, None, (), ())
     assert not made.repair
-    assert set(made.record) == KEYS
-    assert made.record["why"].startswith(why)
-    assert made.record["remarks"] == [made.record["why"]]
-    assert [row["found"] for row in made.record["shortcut"].values()] == [None] * len(known.evidence.class_names)
-    assert np.array_equal(made.groups.index, known.evidence.labels)
-    assert len(made.groups.names) == len(known.evidence.class_names)
-    json.dumps(made.record, allow_nan=False)
+    assert record.why.startswith(why)
+    assert record.remarks == (record.why,)
+    assert [finding.found for finding in record.shortcut.values()] == [None] * len(explained.class_names)
+    assert np.array_equal(made.groups.index, explained.labels)
+    assert made.groups.source == "auto"
+    assert len(made.groups.names) == len(explained.class_names)
 
 
 def test_too_few_images_of_a_class_are_said() -> None:
-    small = planted(n=38)
-    nothing_was_chosen(choice_of(small), small, "Nothing can be concluded: class bar 0 has 19 images with a heatmap")
+    small = planted(n=38).explained
+    why = "Nothing can be concluded: class bar 0 has 19 images with a heatmap"
+    nothing_was_chosen(choice_of(small), small, why)
 
 
 def test_too_few_images_to_judge_by_are_said(known: Planted) -> None:
-    small = planted(n=38)
-    made = choose_groups(known.evidence, known.shape, judged=(small.evidence, small.shape), logits=small.logits)
-    nothing_was_chosen(made, known, "Nothing can be concluded: class bar 0 has 19 images")
+    made = choice_of(known.explained, judged=planted(n=38).explained)
+    nothing_was_chosen(made, known.explained, "Nothing can be concluded: class bar 0 has 19 images")
+    assert (len(made.judged), made.judged.source) == (38, "auto-judged")
 
 
 def test_a_class_without_images_is_said(known: Planted) -> None:
-    names = (*known.evidence.class_names, "bar 2")
-    wider = replace(known, evidence=replace(known.evidence, class_names=names))
+    wider = replace(known.explained, class_names=(*known.explained.class_names, "bar 2"))
     nothing_was_chosen(choice_of(wider), wider, "Nothing can be concluded: class bar 2 has 0 images")
 
 
 def test_a_classifier_at_chance_is_said(known: Planted) -> None:
-    guesses = np.random.default_rng(0).permutation(known.evidence.labels)
-    made = choice_of(known, predicted=guesses)
-    nothing_was_chosen(made, known, "Nothing can be concluded: the classifier is right in")
-    assert "no better than chance" in made.record["why"]
+    guesses = predicting(known.explained, np.random.default_rng(0).permutation(known.explained.labels))
+    made = choice_of(guesses)
+    nothing_was_chosen(made, guesses, "Nothing can be concluded: the classifier is right in")
+    assert "no better than chance" in made.record.why
 
 
 def test_heatmaps_that_are_all_broken_are_said(known: Planted) -> None:
-    usable = np.zeros(240, dtype=bool)
-    broken = np.zeros_like(known.evidence.heatmaps)
-    made = choice_of(known, usable=usable, heatmaps=broken)
-    nothing_was_chosen(made, known, "Nothing can be concluded: class bar 0 has 0 images with a heatmap")
+    broken = with_maps(known.explained, np.zeros((240, 1, 6, 6)), np.zeros(240, dtype=np.bool_))
+    why = "Nothing can be concluded: class bar 0 has 0 images with a heatmap"
+    nothing_was_chosen(choice_of(broken), broken, why)
 
 
 def test_where_heatmaps_and_features_are_all_the_same_the_model_is_left_alone(known: Planted) -> None:
-    made = choice_of(
-        known, heatmaps=np.ones_like(known.evidence.heatmaps), features=np.ones_like(known.evidence.features)
-    )
+    alike = with_maps(known.explained, np.ones((240, 1, 6, 6)))
+    made = choice_of(with_features(alike, np.ones_like(alike.features)))
     assert not made.repair
-    assert made.record["reliance"]["chosen"] < 1
-    json.dumps(made.record, allow_nan=False)
+    assert made.record.reliance.chosen < 1
 
 
 def test_heatmaps_of_zeros_are_one_strategy(known: Planted) -> None:
-    made = choice_of(known, heatmaps=np.zeros_like(known.evidence.heatmaps))
-    assert not made.repair  # features are not tested
-    json.dumps(made.record, allow_nan=False)
+    assert not choice_of(with_maps(known.explained, np.zeros((240, 1, 6, 6)))).repair  # features are not tested
 
 
 def test_a_classifier_without_errors_is_left_alone(known: Planted) -> None:
-    logits = (4 * np.eye(2)[known.evidence.labels]).astype(np.float32)
-    evidence = replace(known.evidence, predicted=known.evidence.labels)
-    made = choose_groups(evidence, known.shape, logits=logits, seed=0)
+    made = choice_of(predicting(known.explained, known.explained.labels))
     assert not made.repair
-    assert all("is classified wrong" in row["why"] for row in made.record["shortcut"].values())
-    json.dumps(made.record, allow_nan=False)
+    assert all("is classified wrong" in finding.why for finding in made.record.shortcut.values())
 
 
 def test_classes_of_different_sizes_and_images_without_a_heatmap(known: Planted) -> None:
-    labels = known.evidence.labels
+    labels = known.explained.labels
     rows = np.sort(np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)[:50]]))
-    uneven = rows_of(known, rows)
-    usable = uneven.evidence.usable.copy()
-    usable[:6] = False
-    made = choice_of(uneven, usable=usable)
+    uneven, strategy = known.explained.rows(rows), known.strategy[rows]
+    made = choice_of(with_maps(uneven, uneven.maps().values, np.arange(len(rows)) >= 6))
     found = made.groups.index
-    assert homogeneity_score(uneven.strategy[found >= 0], found[found >= 0]) > 0.9
+    assert homogeneity_score(strategy[found >= 0], found[found >= 0]) > 0.9
     assert (found[6:] >= 0).all()
-    assert made.record["shortcut"]["bar 0"]["found"]
-    json.dumps(made.record, allow_nan=False)
+    assert made.record.shortcut["bar 0"].found
 
 
-@pytest.mark.parametrize("missing", ["heatmaps", "features"])
-def test_evidence_without_heatmaps_or_features_is_refused(known: Planted, missing: str) -> None:
-    with pytest.raises(DataError, match="needs heatmaps and features; explain the split and collect outputs first"):
-        choice_of(known, **{missing: None})
-    bare = replace(known.evidence, **{missing: None})
-    with pytest.raises(DataError, match="needs heatmaps and features; explain the split and collect outputs first"):
-        choose_groups(known.evidence, known.shape, judged=(bare, known.shape), logits=known.logits)
+def test_a_split_that_was_not_explained_is_refused(known: Planted) -> None:
+    bare = replace(known.explained, heatmaps=None)
+    with pytest.raises(DataError, match="has no heatmaps"):
+        choice_of(bare)
+    with pytest.raises(DataError, match="has no heatmaps"):
+        choice_of(known.explained, judged=bare)
 
 
-def test_where_nothing_is_chosen_the_groups_of_either_split_are_its_classes() -> None:
-    rng = np.random.default_rng(0)
-
-    def few(n: int) -> Evidence:
-        labels = np.arange(n) % 2
-        maps = rng.random((n, 48)).astype(np.float32)
-        return Evidence(labels, labels, ("a", "b"), maps, np.ones(n, dtype=np.bool_), maps)
-
-    judge = few(12)
-    choice = choose_groups(few(90), (3, 4, 4), judged=(judge, (3, 4, 4)), logits=np.zeros((12, 2), np.float32))
-    assert choice.record["chosen"] is None
-    assert (len(choice.groups), choice.groups.source) == (90, "auto")
-    assert (len(choice.judged), choice.judged.source) == (12, "auto-judged")
+def test_a_grouping_that_either_split_lacks_is_not_weighed(known: Planted) -> None:
+    wide = planted(n=160, seed=5, shape=(1, 12, 12)).explained  # its heatmaps are of another size
+    made = choice_of(known.explained, judged=wide)
+    names = {name for row in made.record.candidates for name in (row.name, *row.also)}
+    assert not any("size=6" in name for name in names)
+    assert "classes" in names

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted_strategies import Planted, planted
+from planted_strategies import Planted, explained_of, planted
 
-from exmap.auto import LastLayer, data_curve, judge_last_layer
-from exmap.groups import Evidence
+from exmap.auto import data_curve, judge_last_layer
 from exmap.records import Groups
+from exmap.results import LastLayerVerdict
 
 Part = tuple[int, int]  # images of a group, and how many are right
 
 
-def judged(*parts: Part, before: tuple[int, ...] | None = None, labels: tuple[int, ...] | None = None) -> LastLayer:
+def judged(
+    *parts: Part, before: tuple[int, ...] | None = None, labels: tuple[int, ...] | None = None
+) -> LastLayerVerdict:
     """Judge groups of one class each, or of those given."""
 
     def margins(right: tuple[int, ...]) -> np.ndarray:
@@ -74,14 +76,7 @@ def test_groups_too_small_to_look_at_have_no_say() -> None:
     nothing = judged((100, 96), (7, 0))
     assert nothing.last_layer_suffices is None
     assert nothing.why == "No two groups have 8 images, so nothing was measured."
-    assert nothing.as_record() == {
-        "last_layer_suffices": None,
-        "before": None,
-        "after": None,
-        "group": "",
-        "images": 0,
-        "why": nothing.why,
-    }
+    assert (nothing.before, nothing.after, nothing.group, nothing.images) == (None, None, "", 0)
 
 
 def test_a_margin_of_nothing_is_not_right_and_images_without_a_group_are_in_none() -> None:
@@ -101,29 +96,30 @@ def known() -> Planted:
 
 @pytest.fixture(scope="module")
 def groups(known: Planted) -> Groups:
-    return Groups(known.evidence.labels * 2 + known.strategy, ("a", "b", "c", "d"), "auto", ())
+    return Groups(known.explained.labels * 2 + known.strategy, ("a", "b", "c", "d"), "auto", ())
 
 
 def test_the_curve_rises_to_half_of_the_images_where_the_others_are_judged(known: Planted, groups: Groups) -> None:
-    points = data_curve(known.evidence, known.evidence, groups, groups, held_out=True, seed=0)
+    points = data_curve(known.explained, groups, seed=0)
     assert [point.images for point in points] == [10, 20, 50, 100]
     assert [point.smallest_group for point in points] == sorted(point.smallest_group for point in points)
     assert points[-1].smallest_group == pytest.approx(12.5, abs=4)  # half of 25
     assert points[-1].worst_group_accuracy > 0.85
     assert all(0 <= point.worst_group_accuracy <= 1 and 0 <= point.spread <= 0.5 for point in points)
-    again = data_curve(known.evidence, known.evidence, groups, groups, held_out=True, seed=0)
+    again = data_curve(known.explained, groups, seed=0)
     assert again == points
-    assert set(points[0].as_record()) == {"images", "smallest_group", "worst_group_accuracy", "spread"}
+    one_draw = data_curve(known.explained, groups, draws=1, seed=0)
+    assert [(point.images, point.spread) for point in one_draw] == [(10, 0), (20, 0), (50, 0), (100, 0)]
 
 
 def test_other_images_are_judged_where_there_are_such(known: Planted, groups: Groups) -> None:
     other = planted(n=120, minority=0.25, seed=9)
-    judge = Groups(other.evidence.labels * 2 + other.strategy, groups.names, "auto", ())
-    points = data_curve(known.evidence, other.evidence, groups, judge, held_out=False, seed=0)
+    judge = Groups(other.explained.labels * 2 + other.strategy, groups.names, "auto", ())
+    points = data_curve(known.explained, groups, (other.explained, judge), seed=0)
     assert [point.images for point in points] == [20, 40, 100, 200]
     assert points[-1].worst_group_accuracy > 0.85
-    swapped = replace(other.evidence, labels=1 - other.evidence.labels)
-    wrong = data_curve(known.evidence, swapped, groups, judge, held_out=False, seed=0)
+    swapped = replace(other.explained, labels=1 - other.explained.labels)
+    wrong = data_curve(known.explained, groups, (swapped, judge), seed=0)
     assert wrong[-1].worst_group_accuracy < 0.15
 
 
@@ -131,25 +127,24 @@ def test_images_without_a_group_are_neither_fitted_to_nor_judged(known: Planted,
     index = groups.index.copy()
     index[:40] = -1
     part = replace(groups, index=index)
-    points = data_curve(known.evidence, known.evidence, part, part, held_out=True, seed=0)
+    points = data_curve(known.explained, part, seed=0)
     assert points[-1].images == 80
-    other = data_curve(known.evidence, known.evidence, part, part, held_out=False, seed=0)
+    other = data_curve(known.explained, part, (known.explained, part), seed=0)
     assert other[-1].images == 160
 
 
 def test_groups_too_small_to_measure_leave_no_points() -> None:
     known = planted(n=20)
     each = Groups(np.arange(20), tuple(map(str, range(20))), "auto", ())
-    assert data_curve(known.evidence, known.evidence, each, each, held_out=True, seed=0) == ()
+    assert data_curve(known.explained, each, seed=0) == ()
 
 
 def test_a_share_of_one_class_is_left_out() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], [36, 4])
     features = (labels[:, None] + 0.1 * rng.normal(size=(40, 3))).astype(np.float32)
-    evidence = Evidence(labels, labels, ("bar 0", "bar 1"), features=features)
-    groups = Groups(labels, ("a", "b"), "auto", ())
-    points = data_curve(evidence, evidence, groups, groups, held_out=True, seed=0)
+    explained = explained_of(labels, np.zeros((40, 1, 1, 1)), features, np.eye(2)[labels])
+    points = data_curve(explained, Groups(labels, ("a", "b"), "auto", ()), seed=0)
     # 2 of 20 images are mostly of one class; 20 are of both.
     assert [point.images for point in points][-1] == 20
     assert all(point.worst_group_accuracy > 0.9 for point in points)

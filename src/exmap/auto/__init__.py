@@ -1,16 +1,18 @@
 """Which grouping to believe, without group labels, and whether there is anything to repair."""
 
-from exmap.auto.candidates import Candidate, Candidates, find_candidates
-from exmap.auto.choice import AutoChoice, choose_groups
-from exmap.auto.repair import DataPoint, LastLayer, data_curve, judge_last_layer
+from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
+from exmap.auto.choice import JUDGED, AutoChoice, choose_groups
+from exmap.auto.effort import Effort
+from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
 
 __all__ = [
+    "AUTO",
+    "JUDGED",
     "AutoChoice",
     "Candidate",
     "Candidates",
-    "DataPoint",
-    "LastLayer",
+    "Effort",
     "ShortcutTest",
     "choose_groups",
     "data_curve",

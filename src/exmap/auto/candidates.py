@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
+from exmap.auto.effort import Effort
 from exmap.cluster.graph import default_neighbors, ordered_graph
 from exmap.cluster.kmeans import SampledKMeans
 from exmap.cluster.spectral import EXACT_BELOW
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
 from exmap.explain import reduce_heatmaps
-from exmap.groups import ClassGroups, ErrorSetGroups, Evidence, groups_from_clusters, scaled_features
+from exmap.groups import ClassGroups, ErrorSetGroups, crossed_groups, scaled_features
 from exmap.groups.assign import FEWEST_TO_CLUSTER, by_size
-from exmap.records import Groups, IntArray, Listener, Progress, silent
+from exmap.records import Explained, Groups, IntArray, Listener, Progress, silent
 from exmap.runtime import child_seed
 
-__all__ = ["Candidate", "Candidates", "find_candidates"]
+__all__ = ["AUTO", "Candidate", "Candidates", "find_candidates"]
 
+AUTO = "auto"  # source of the chosen grouping
 SMALLEST_SIDE = 3  # of heatmaps, the smallest of the paper's sweep
 EIGENVALUES = 10
 SPECTRAL: dict[str, Callable[[NDArray[np.float64]], int]] = {  # a setting, and how many clusters it takes
@@ -89,34 +91,31 @@ class Candidates:
 
 
 def find_candidates(
-    evidence: Evidence, shape: tuple[int, int, int], *, seed: int, features: bool = True, listen: Listener = silent
+    explained: Explained,
+    *,
+    seed: int,
+    features: bool = True,
+    effort: Effort | None = None,
+    listen: Listener = silent,
 ) -> Candidates:
     """Make the grid of groupings.
 
     Parameters
     ----------
-    evidence : Evidence
-        With heatmaps, and features.
-    shape : (int, int, int)
-        Channels, height and width of a heatmap.
+    explained : Explained
+        With heatmaps.
     seed : int
     features : bool
         Whether features are clustered, too; to look for shortcuts, heatmaps are enough.
+    effort : Effort, optional
+        How many sizes of heatmaps and which clusterings there are.
     listen : Listener
     """
-    found: dict[bytes, Candidate] = {}
+    effort = effort or Effort()
+    found = _Found()
+    labels, classes = explained.labels, np.unique(explained.labels)
     graphs: dict[tuple[str, int], tuple[IntArray, sparse.csr_array]] = {}
-
-    def add(name: str, representation: str, groups: Groups) -> None:
-        key = _partition(groups.index)
-        if key in found:
-            there = found[key]
-            found[key] = Candidate(there.name, there.representation, there.groups, (*there.also, name))
-        else:
-            found[key] = Candidate(name, representation, groups)
-
-    labels, classes = evidence.labels, np.unique(evidence.labels)
-    representations = list(_representations(evidence, shape, features))
+    representations = list(_representations(explained, features, effort.sizes))
     done, total = 0, 2 * len(representations)
     for source, representation, vectors, usable in representations:
         for scope in ("global", "local"):
@@ -131,14 +130,30 @@ def find_candidates(
                     clusters.setdefault(setting, np.full(len(labels), -1, dtype=np.int64))[rows] = values
             size = f"size={representation.rpartition(' ')[2]}," if source == "exmap" else ""
             for setting, values in clusters.items():
-                index, names = groups_from_clusters(labels, values, evidence.class_names)
-                name = f"{source}[{size}scope={scope},{setting}]"
-                add(name, representation, Groups(index, names, "auto", ("class labels",)))
+                if effort.clusterings is None or setting in effort.clusterings:
+                    groups = crossed_groups(labels, values, explained.class_names, source=AUTO)
+                    found.add(f"{source}[{size}scope={scope},{setting}]", representation, groups)
             done += 1
             listen(Progress("candidates", done, total, "clusterings", representation))
-    add("error_set", "errors", ErrorSetGroups().infer(evidence, seed=seed))
-    add("classes", "classes", ClassGroups().infer(evidence, seed=seed))
-    return Candidates(tuple(found.values()), graphs)
+    found.add("error_set", "errors", ErrorSetGroups().infer(explained, seed=seed))
+    found.add("classes", "classes", ClassGroups().infer(explained, seed=seed))
+    return Candidates(found.candidates(), graphs)
+
+
+class _Found:
+    """Candidates as they turn up; those that turn out as the same grouping are one."""
+
+    def __init__(self) -> None:
+        self._by_partition: dict[bytes, Candidate] = {}
+
+    def add(self, name: str, representation: str, groups: Groups) -> None:
+        key = _partition(groups.index)
+        there = self._by_partition.get(key)
+        new = Candidate(name, representation, groups) if there is None else replace(there, also=(*there.also, name))
+        self._by_partition[key] = new
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(self._by_partition.values())
 
 
 def _partition(index: IntArray) -> bytes:
@@ -149,19 +164,16 @@ def _partition(index: IntArray) -> bytes:
 
 
 def _representations(
-    evidence: Evidence, shape: tuple[int, int, int], features: bool
+    explained: Explained, features: bool, sizes: int
 ) -> Iterator[tuple[str, str, NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield a source's name, what it clusters, the vectors, and which of them are finite."""
-    assert evidence.heatmaps is not None
-    n = len(evidence.labels)
-    usable = np.ones(n, dtype=np.bool_) if evidence.usable is None else evidence.usable
-    maps, side = evidence.heatmaps.reshape(n, *shape), min(shape[1:])
+    maps = explained.maps()
+    side = min(maps.values.shape[2:])
     sides = [size for size in dict.fromkeys((side // 2, side // 4, SMALLEST_SIDE)) if SMALLEST_SIDE <= size < side]
-    for size in sides or [side]:
-        yield "exmap", f"heatmaps {size}", reduce_heatmaps(maps, size), usable
+    for size in (sides or [side])[:sizes]:
+        yield "exmap", f"heatmaps {size}", reduce_heatmaps(maps.values, size), maps.finite
     if features:
-        assert evidence.features is not None
-        yield "george", "features", scaled_features(evidence.features), np.ones(n, dtype=np.bool_)
+        yield "george", "features", scaled_features(explained.features), np.ones(len(explained), dtype=np.bool_)
 
 
 def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_array | None, dict[str, IntArray]]:

@@ -16,8 +16,7 @@ tested either: they follow the prediction itself. Measured in ``docs/results/aut
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,49 +26,13 @@ from scipy.stats import beta, binom
 
 from exmap.auto.candidates import Candidates
 from exmap.config import AutoSettings
-from exmap.groups import Evidence
-from exmap.records import IntArray
+from exmap.records import Explained, IntArray
+from exmap.results import ClassFinding
 
-__all__ = ["ClassVerdict", "ShortcutTest", "conductance", "find_shortcuts", "upper_bound"]
+__all__ = ["ShortcutTest", "conductance", "find_shortcuts", "upper_bound"]
 
 FEWEST = 8  # images in a cluster and in the rest of its class
 RATES = 100  # of the rest of a class, that a cluster's errors are compared with
-
-
-@dataclass(frozen=True)
-class ClassVerdict:
-    """What the test says of one class.
-
-    Attributes
-    ----------
-    name : str
-        Of the class.
-    found : bool
-        Whether a cluster of other accuracy was found at the level asked for.
-    p_value : float
-        Of the cluster with the smallest one, corrected for all clusters tested; 1 where none stands apart.
-    effect : float
-        Its error rate less that of the rest of the class; NaN where none stands apart.
-    effect_low : float
-        Lower end of that difference, from one-sided 95 % intervals of both rates.
-    images : int
-        Images in it.
-    conductance : float
-    candidate : str
-        The grouping it is of.
-    why : str
-        In one sentence.
-    """
-
-    name: str
-    found: bool
-    p_value: float = 1.0
-    effect: float = float("nan")
-    effect_low: float = float("nan")
-    images: int = 0
-    conductance: float = float("nan")
-    candidate: str = ""
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,30 +41,19 @@ class ShortcutTest:
 
     Attributes
     ----------
-    classes : tuple of ClassVerdict
+    classes : dict of str to ClassFinding
+        By name.
     tested : int
         Clusters that stand apart, in all classes together.
     """
 
-    classes: tuple[ClassVerdict, ...]
+    classes: dict[str, ClassFinding]
     tested: int
 
     @property
     def found(self) -> bool:
         """Whether a shortcut was found in any class."""
-        return any(verdict.found for verdict in self.classes)
-
-    def as_record(self, names: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the verdicts by class name; NaN becomes None. Classes not tested are those of `names`."""
-        record: dict[str, Any] = {
-            name: {"found": None, "p_value": None, "effect": None, "why": "not tested"} for name in names
-        }
-        for verdict in self.classes:
-            values = {key: value for key, value in asdict(verdict).items() if key != "name"}
-            record[verdict.name] = {
-                key: None if isinstance(value, float) and np.isnan(value) else value for key, value in values.items()
-            }
-        return record
+        return any(finding.found for finding in self.classes.values())
 
 
 @dataclass(frozen=True)
@@ -114,28 +66,25 @@ class _Cluster:
     others_wrong: int
 
 
-def find_shortcuts(candidates: Candidates, evidence: Evidence, settings: AutoSettings | None = None) -> ShortcutTest:
+def find_shortcuts(candidates: Candidates, explained: Explained, settings: AutoSettings | None = None) -> ShortcutTest:
     """Test every class.
 
     Parameters
     ----------
     candidates : Candidates
         Of the same images; the groupings of heatmaps are tested, with their graphs.
-    evidence : Evidence
+    explained : Explained
     settings : AutoSettings, optional
         The level, the conductance and the ratio that are asked for.
     """
     settings = settings or AutoSettings()
-    wrong = evidence.predicted != evidence.labels
-    apart: dict[int, list[_Cluster]] = {}
-    for label in range(len(evidence.class_names)):
-        apart[label] = _standing_apart(candidates, label, wrong, settings)
-    tested = sum(len(found) for found in apart.values())
-    verdicts = [
-        _verdict(name, apart[label], wrong[evidence.labels == label], tested, settings)
-        for label, name in enumerate(evidence.class_names)
+    wrong = ~explained.correct
+    apart = [_standing_apart(candidates, label, wrong, settings) for label in range(len(explained.class_names))]
+    tested = sum(len(found) for found in apart)
+    findings = [
+        _finding(found, wrong[explained.labels == label], tested, settings) for label, found in enumerate(apart)
     ]
-    return ShortcutTest(tuple(verdicts), tested)
+    return ShortcutTest(dict(zip(explained.class_names, findings, strict=True)), tested)
 
 
 def conductance(graph: sparse.csr_array, members: NDArray[np.bool_]) -> float:
@@ -188,32 +137,31 @@ def _standing_apart(
     return list(found.values())
 
 
-def _verdict(
-    name: str, apart: list[_Cluster], wrong: NDArray[np.bool_], tested: int, settings: AutoSettings
-) -> ClassVerdict:
+def _finding(apart: list[_Cluster], wrong: NDArray[np.bool_], tested: int, settings: AutoSettings) -> ClassFinding:
+    """Return what is said of one class, given which of its images are classified wrong."""
     if not wrong.any():
-        return ClassVerdict(
-            name, False, why=f"None of its {len(wrong):,} images is classified wrong, so no group of them can be worse."
+        return ClassFinding.nothing(
+            False, f"None of its {len(wrong):,} images is classified wrong, so no group of them can be worse."
         )
     if not apart:
-        return ClassVerdict(
-            name,
-            False,
-            why="Its heatmaps form no small cluster that stands apart: the classifier has one strategy for it.",
+        return ClassFinding.nothing(
+            False, "Its heatmaps form no small cluster that stands apart: the classifier has one strategy for it."
         )
     p_values = [_p_value(cluster, settings.ratio) for cluster in apart]
     best = int(np.argmin(p_values))
     cluster, p_value = apart[best], min(1.0, p_values[best] * tested)
     rate, rest = cluster.wrong / cluster.images, cluster.others_wrong / cluster.others
     right = cluster.images - cluster.wrong
-    low = 1 - upper_bound(right, cluster.images) - upper_bound(cluster.others_wrong, cluster.others)
-    found = p_value <= settings.level
-    why = (
-        f"{cluster.wrong} of {cluster.images} images in a cluster that stands apart are classified wrong, "
-        f"{cluster.others_wrong} of the other {cluster.others}."
-    )
-    return ClassVerdict(
-        name, found, p_value, rate - rest, low, cluster.images, cluster.conductance, cluster.candidate, why
+    return ClassFinding(
+        found=p_value <= settings.level,
+        p_value=p_value,
+        effect=rate - rest,
+        effect_low=1 - upper_bound(right, cluster.images) - upper_bound(cluster.others_wrong, cluster.others),
+        images=cluster.images,
+        conductance=cluster.conductance,
+        candidate=cluster.candidate,
+        why=f"{cluster.wrong} of {cluster.images} images in a cluster that stands apart are classified wrong, "
+        f"{cluster.others_wrong} of the other {cluster.others}.",
     )
 
 

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import hypot
-from typing import Any
+
+from exmap.results import AutoRecord
 
 __all__ = ["confidence", "last_layer", "more_images", "remarks", "verdict"]
 
 NAMES_SHOWN = 5  # classes in a sentence
 LEAST_GAIN = 0.01  # in accuracy, that counts as one
 
-Record = Mapping[str, Any]
 
-
-def verdict(record: Record) -> str:
-    """Say whether there is a shortcut, and what was done about it.
-
-    Parameters
-    ----------
-    record : mapping
-        Of :class:`~exmap.auto.AutoChoice`, as ``auto`` in results.json holds it.
-
-    Examples
-    --------
-    >>> verdict({"chosen": "classes", "repaired": False, "shortcut": {"cat": {"found": False}}})
-    'No shortcut was found; the classifier is left as it is.'
-    """
-    if record["chosen"] is None:
-        return str(record["why"])
-    found = [f"class {name}" for name, row in record["shortcut"].items() if row["found"]]
+def verdict(record: AutoRecord) -> str:
+    """Say whether there is a shortcut, and what was done about it."""
+    if record.chosen is None:
+        return record.why
+    found = [f"class {name}" for name, finding in record.shortcut.items() if finding.found]
     if found:
-        count = f" ({len(found)} of {len(record['shortcut'])} classes)"
+        count = f" ({len(found)} of {len(record.shortcut)} classes)"
         return f"A shortcut was found in {_listed(found)}{count}; the last layer was retrained on the chosen groups."
-    if record["repaired"]:
+    if record.repaired:
         return (
             "No shortcut was found; the last layer was retrained on the chosen groups all the same, because "
             "auto.only_if_found is false."
@@ -41,41 +28,41 @@ def verdict(record: Record) -> str:
     return "No shortcut was found; the classifier is left as it is."
 
 
-def confidence(record: Record) -> str:
+def confidence(record: AutoRecord) -> str:
     """Say how sure the choice is; empty where nothing was chosen."""
-    if record["chosen"] is None:
+    if record.chosen is None:
         return ""
-    runner_up = record["runner_up"]
+    runner_up = record.runner_up
     return (
-        f"Other images of the same kind would choose it, or a grouping almost the same, {record['confidence']:.0%} of "
+        f"Other images of the same kind would choose it, or a grouping almost the same, {record.confidence:.0%} of "
         f"the time; {f'the runner-up is {runner_up}' if runner_up else 'no other grouping may be chosen'}."
     )
 
 
-def last_layer(record: Record) -> str:
+def last_layer(record: AutoRecord) -> str:
     """Say whether retraining the last layer is enough, and why; empty where it was not measured."""
-    repair = record["repair"]
+    repair = record.repair
     if repair is None:
         return ""
     said = {
         True: "Retraining the last layer is enough.",
         False: "Retraining the last layer is not enough.",
         None: "Whether retraining the last layer is enough cannot be said.",
-    }[repair["last_layer_suffices"]]
-    return f"{said} {repair['why']}"
+    }[repair.last_layer_suffices]
+    return f"{said} {repair.why}"
 
 
-def more_images(record: Record) -> str:
+def more_images(record: AutoRecord) -> str:
     """Say whether the last step of the data curve was a gain beyond chance; empty where there are no two points."""
-    curve = record["data_curve"]
+    curve = record.data_curve
     if len(curve) < 2:
         return ""
     fewer, all_of_them = curve[-2], curve[-1]
-    gain = all_of_them["worst_group_accuracy"] - fewer["worst_group_accuracy"]
-    helps = gain > max(hypot(fewer["spread"], all_of_them["spread"]), LEAST_GAIN)
+    gain = all_of_them.worst_group_accuracy - fewer.worst_group_accuracy
+    helps = gain > max(hypot(fewer.spread, all_of_them.spread), LEAST_GAIN)
     return (
-        f"From {fewer['images']:,} to {all_of_them['images']:,} images the worst chosen group goes from "
-        f"{fewer['worst_group_accuracy']:.0%} to {all_of_them['worst_group_accuracy']:.0%} right, "
+        f"From {fewer.images:,} to {all_of_them.images:,} images the worst chosen group goes from "
+        f"{fewer.worst_group_accuracy:.0%} to {all_of_them.worst_group_accuracy:.0%} right, "
         + (
             "more than draws differ: more labelled images are likely to help."
             if helps
@@ -84,9 +71,9 @@ def more_images(record: Record) -> str:
     )
 
 
-def remarks(record: Record) -> list[str]:
+def remarks(record: AutoRecord) -> list[str]:
     """Return the remarks that the verdict does not make already."""
-    return [remark for remark in record["remarks"] if remark != record["why"]]
+    return [remark for remark in record.remarks if remark != record.why]
 
 
 def _listed(names: list[str]) -> str:
