@@ -1,0 +1,284 @@
+"""The report page of an analysis: choose what is shown, measure what is still missing, and write one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import silhouette_score
+
+from exmap.cluster import embed, group_means
+from exmap.cluster.embedding import ENOUGH_FOR_UMAP
+from exmap.cluster.rows import sample_rows
+from exmap.data.missing import MissingImages
+from exmap.evaluation import group_table
+from exmap.model import collect_outputs
+from exmap.records import IntArray, Listener, Progress, silent
+from exmap.report import outcome
+from exmap.report.choose_pictures import (
+    Exemplars,
+    choose_exemplars,
+    clustered_vectors,
+    make_sheets,
+    rows_on_map,
+    small_vectors,
+)
+from exmap.report.page import Fit, Interval, Page, Points, Sample, Strategy, Trust, render_page
+from exmap.report.provenance import command_line, made_with, settings_text
+from exmap.report.sprites import Sheet, heat_sheet, heat_tiles
+from exmap.runtime import child_seed, generator
+
+if TYPE_CHECKING:
+    from exmap.analysis import Analysis
+
+__all__ = ["write_page"]
+
+SILHOUETTE_SAMPLES = 2_000
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+NO_IMAGES = "The images were not at hand when this page was made, so it shows their heatmaps alone."
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which images are on the map (rows, ascending), in the cards of groups and in the sheets of tiles."""
+
+    on_map: IntArray
+    exemplars: Sequence[Exemplars]
+    pictured: IntArray
+    images: Sheet | None
+    heats: Sheet
+    means: Sheet
+
+    def tiles(self, n_images: int) -> IntArray:
+        """Return the tile of each image, -1 for those without one."""
+        tile = np.full(n_images, -1, dtype=np.int64)
+        tile[self.pictured] = np.arange(len(self.pictured))
+        return tile
+
+
+def write_page(analysis: Analysis, path: Path, *, remarks: Sequence[str] = (), listen: Listener = silent) -> None:
+    """Write the report of an analysis, which may be without images, retraining or evaluation.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    path : Path
+        The file to write.
+    remarks : sequence of str
+        What the page must say beside what the analysis holds.
+    listen : Listener
+    """
+    listen(Progress("report", 0, 3, "parts", "map"))
+    on_map = rows_on_map(analysis)
+    places = embed(small_vectors(analysis)[on_map], seed=child_seed(analysis.settings.seed, "report", "map"))
+    listen(Progress("report", 1, 3, "parts", "pictures"))
+    pictures = _pictures(analysis, on_map)
+    listen(Progress("report", 2, 3, "parts", "page"))
+    page = _page(analysis, places, pictures, _repaired(analysis, listen), remarks)
+    path.write_text(render_page(page), encoding="utf-8")
+    listen(Progress("report", 3, 3, "parts"))
+
+
+def _repaired(analysis: Analysis, listen: Listener) -> IntArray | None:
+    """Return what each repeat of the repaired classifier predicts for the grouped images, shape (R, N).
+
+    None where nothing was retrained, or where a whole network was and the images are not at hand.
+    """
+    if analysis.method is None:
+        return None
+    fit = analysis.fits[analysis.method]
+    if fit.heads:
+        return np.stack([head.predict(analysis.explained.features) for head in fit.heads])
+    if fit.network is None or isinstance(analysis.grouped.images, MissingImages):
+        return None
+    return collect_outputs(fit.network, analysis.grouped, listen=listen).predicted[None]
+
+
+def _pictures(analysis: Analysis, on_map: IntArray) -> Pictures:
+    maps, groups = analysis.explained.maps(), analysis.pseudo_groups
+    means = group_means(maps.flat(), groups.index, len(groups.names))
+    exemplars = choose_exemplars(analysis, means, on_map)
+    pictured, images, heats = make_sheets(analysis, exemplars, on_map)
+    mean_tiles = heat_tiles(means.reshape(len(means), *maps.values.shape[1:]))
+    return Pictures(on_map, exemplars, pictured, images, heats, heat_sheet(mean_tiles))
+
+
+def _page(
+    analysis: Analysis,
+    places: NDArray[np.float32],
+    pictures: Pictures,
+    repaired: IntArray | None,
+    remarks: Sequence[str],
+) -> Page:
+    explained, settings, results = analysis.explained, analysis.settings, analysis.results
+    strategies = _strategies(analysis, pictures, repaired)
+    truth = _truth(analysis)
+    no_images = [NO_IMAGES] if pictures.images is None else []
+    return Page(
+        title=f"exmap report: {analysis.task.name}, seed {settings.seed}",
+        headline=outcome.headline(analysis, strategies),
+        remarks=[*no_images, *remarks, *outcome.remarks(analysis)],
+        comparisons=outcome.comparisons(analysis),
+        labels_used=outcome.labels_used(analysis),
+        split=SPLITS[explained.split],
+        class_names=explained.class_names,
+        truth_names=() if truth is None else truth[1],
+        strategies=strategies,
+        points=_points(analysis, places, pictures, repaired),
+        pictures=pictures.images,
+        heats=pictures.heats,
+        means=pictures.means,
+        fits=_fits(analysis),
+        trust=_trust(analysis),
+        provenance=made_with(analysis),
+        settings=settings_text(settings),
+        seconds={} if results is None else {stage: s for stage, s in results.seconds.items() if stage != "total"},
+        command=command_line(settings),
+        grouping=analysis.grouping,
+        choice=outcome.choice(analysis),
+    )
+
+
+def _truth(analysis: Analysis) -> tuple[IntArray, tuple[str, ...]] | None:
+    """Return the true group of each image and their names; None where they are not known, or are the classes."""
+    oracle = analysis.oracle
+    if oracle is None or oracle.names == analysis.explained.class_names:
+        return None
+    return oracle.index, oracle.names
+
+
+def _points(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures, repaired: IntArray | None) -> Points:
+    explained, on_map, truth = analysis.explained, pictures.on_map, _truth(analysis)
+    unknown = np.full(len(on_map), -1, dtype=np.int64)
+    return Points(
+        places,
+        group=analysis.pseudo_groups.index[on_map],
+        label=explained.labels[on_map],
+        predicted=explained.predicted[on_map],
+        repaired=unknown if repaired is None else repaired[0][on_map],
+        truth=unknown if truth is None else truth[0][on_map],
+        picture=pictures.tiles(len(explained))[on_map],
+        ids=[explained.ids[row] for row in pictures.pictured],
+        total=len(explained),
+        method="UMAP" if len(on_map) > ENOUGH_FOR_UMAP else "two principal components",
+    )
+
+
+def _strategies(analysis: Analysis, pictures: Pictures, repaired: IntArray | None) -> list[Strategy]:
+    """Return a strategy per group, the weakest of each class first."""
+    explained, groups = analysis.explained, analysis.pseudo_groups
+    before = _accuracy(analysis, explained.predicted, "before")
+    after = None if repaired is None else _accuracy(analysis, repaired, "after")
+    tile, in_class = pictures.tiles(len(explained)), np.bincount(explained.labels)
+
+    def samples(rows: IntArray) -> list[Sample]:
+        points = np.searchsorted(pictures.on_map, rows)
+        return [
+            Sample(int(point), explained.ids[row], explained.class_names[explained.predicted[row]], int(tile[row]))
+            for point, row in zip(points, rows, strict=True)
+        ]
+
+    strategies = []
+    for group, (name, chosen) in enumerate(zip(groups.names, pictures.exemplars, strict=True)):
+        rows, label = np.flatnonzero(groups.index == group), groups.classes[group]
+        strategies.append(
+            Strategy(
+                group,
+                name,
+                explained.class_names[label],
+                len(rows),
+                len(rows) / int(in_class[label]),
+                before[group],
+                None if after is None else after[group],
+                mean=group,
+                typical=samples(chosen.typical),
+                borderline=samples(chosen.borderline),
+                wrong=samples(chosen.wrong),
+                made_of=_made_of(analysis, rows),
+            )
+        )
+    return sorted(strategies, key=lambda strategy: (groups.classes[strategy.group], strategy.before.value))
+
+
+def _accuracy(analysis: Analysis, predicted: IntArray, name: str) -> list[Interval]:
+    """Return the accuracy on the images of each group, with its interval."""
+    settings, groups = analysis.settings, analysis.pseudo_groups
+    table = group_table(
+        predicted,
+        analysis.explained.labels,
+        groups.index,
+        groups.names,
+        rng=generator(settings.seed, "report", "bootstrap", name),
+        bootstrap=settings.evaluate.bootstrap,
+        confidence=settings.evaluate.confidence,
+    )
+    rows = zip(table.accuracy.tolist(), table.low.tolist(), table.high.tolist(), strict=True)
+    return [Interval(*row) for row in rows]
+
+
+def _made_of(analysis: Analysis, rows: IntArray) -> list[tuple[str, int]]:
+    """Return the true groups of some images, the largest first; none where they are not known."""
+    truth = _truth(analysis)
+    if truth is None:
+        return []
+    index, names = truth
+    counts = np.bincount(index[rows], minlength=len(names))
+    return [(names[g], int(counts[g])) for g in np.argsort(-counts, kind="stable") if counts[g]]
+
+
+def _fits(analysis: Analysis) -> list[Fit]:
+    """Return what each clustering said of itself, with its silhouette where there is more than one cluster."""
+    explained, clusters = analysis.explained, analysis.pseudo_groups.clusters
+    if clusters is None:
+        return []
+    fits = []
+    for note in clusters.notes:
+        kind, _, number = str(note["samples_of"]).partition(" ")
+        members, of = clusters.labels >= 0, "All classes together"
+        if kind == "class":
+            members, of = members & (explained.labels == int(number)), f"Class {explained.class_names[int(number)]}"
+        eigenvalues = note.get("eigenvalues")
+        fits.append(
+            Fit(
+                of,
+                note["n_samples"],
+                note["n_clusters"],
+                note["note"],
+                analysis.settings.cluster.gap,
+                None if eigenvalues is None else np.asarray(eigenvalues),
+                note.get("graph_components"),
+                _silhouette(analysis, np.flatnonzero(members), clusters.labels),
+            )
+        )
+    return fits
+
+
+def _silhouette(analysis: Analysis, rows: IntArray, clusters: IntArray) -> float | None:
+    """Return the mean silhouette of some of the samples; None where it is not defined."""
+    rng = generator(analysis.settings.seed, "report", "silhouette")
+    some = rows[sample_rows(len(rows), SILHOUETTE_SAMPLES, rng)]
+    if not 2 <= len(np.unique(clusters[some])) < len(some):
+        return None
+    return float(silhouette_score(clustered_vectors(analysis)[some], clusters[some]))
+
+
+def _trust(analysis: Analysis) -> Trust:
+    """Return the card of trust, with what every heatmap holds of the logit."""
+    maps, trust = analysis.explained.maps(), analysis.trust
+    gradient = None if trust is None else trust.gradient
+    return Trust(
+        np.zeros(0, dtype=np.float32) if maps.input_share is None else maps.input_share[maps.finite],
+        maps.conservation_error[maps.finite],
+        len(maps),
+        int((~maps.finite).sum()),
+        int(maps.zero.sum()),
+        [] if trust is None else [(rerun.images, rerun.groups, rerun.ari) for rerun in trust.reruns],
+        0.0 if trust is None else trust.rerun_share,
+        None if gradient is None else (gradient.images, gradient.ari, gradient.own_ari),
+        "" if trust is None else trust.explained_by,
+        trust is not None and trust.is_gradient,
+    )

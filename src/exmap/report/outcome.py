@@ -1,0 +1,203 @@
+"""What a report says of an analysis in sentences and bars: its headline, remarks, accuracies, and choice of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.auto import AUTO, words
+from exmap.evaluation import group_table
+from exmap.groups import EDITED
+from exmap.methods import ERM
+from exmap.records import IntArray
+from exmap.report.page import Amount, Choice, Comparison, Finding, Interval, Strategy, Weighed, percent
+from exmap.results import MethodResult, Results
+from exmap.runtime import generator
+from exmap.settings import Settings
+
+if TYPE_CHECKING:
+    from exmap.analysis import Analysis
+
+__all__ = ["choice", "comparisons", "headline", "labels_used", "remarks"]
+
+
+def headline(analysis: Analysis, strategies: Sequence[Strategy]) -> str:
+    """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it."""
+    return " ".join(filter(None, (_split_in_strategies(analysis, strategies), _on_test_images(analysis))))
+
+
+def _split_in_strategies(analysis: Analysis, strategies: Sequence[Strategy]) -> str:
+    explained = analysis.explained
+    counts = {name: sum(s.class_name == name for s in strategies) for name in explained.class_names}
+    split = [strategy for strategy in strategies if counts[strategy.class_name] > 1]
+    if not split:
+        return "No class splits into several strategies: the heatmaps of each class are of one kind."
+    weakest = min(split, key=lambda strategy: strategy.before.value)
+    of_class = explained.labels == explained.class_names.index(weakest.class_name)
+    rest = of_class & (analysis.pseudo_groups.index != weakest.group)
+    right = float(explained.correct[rest].mean())
+    whole = round(weakest.size / weakest.share)
+    splits = (
+        f"Class {weakest.class_name} splits into {counts[weakest.class_name]} strategies: on {weakest.size:,} of its "
+        f"{whole:,} images the model is right {_spoken(weakest.before.value)} of the time"
+    )
+    if weakest.before.high is not None and weakest.before.high >= right:
+        return f"{splits}, which is not clearly less than on the others ({_spoken(right)})."
+    return f"{splits}, on the others {_spoken(right)}."
+
+
+def _on_test_images(analysis: Analysis) -> str:
+    before, after = _measured(analysis)
+    if before is None:
+        return ""
+    by = "class" if before.by_class else "group"
+    if after is None:
+        return f"On test images the worst {by} is right {_spoken(before.worst_group_accuracy)} of the time."
+    worst = (_spoken(result.worst_group_accuracy) for result in (before, after))
+    return f"On test images retraining takes the worst {by} from {' to '.join(worst)}."
+
+
+def _measured(analysis: Analysis) -> tuple[MethodResult | None, MethodResult | None]:
+    """Return what was measured before retraining, and after it by ExMap's groups."""
+    methods = {} if analysis.results is None else analysis.results.methods
+    return methods.get(ERM), None if analysis.method is None else methods.get(analysis.method)
+
+
+def _spoken(share: float) -> str:
+    """Return a share in whole per cent, where that calls nothing 0 or 100 that is not."""
+    whole = f"{100 * share:.0f}"
+    if whole in ("0", "100"):
+        return percent(share).replace(">\xa0", "over ").replace("<\xa0", "under ")
+    return f"{whole}\xa0%"
+
+
+def remarks(analysis: Analysis) -> list[str]:
+    """Return what a reader must know: what has not been done yet, and what is not as usual."""
+    said = [*_not_yet(analysis), *_edited(analysis), *_by_channels(analysis)]
+    fit = None if analysis.method is None else analysis.fits[analysis.method]
+    if fit is not None and fit.left_alone:
+        said.append(f"Nothing was retrained, so accuracies before and after are equal: {fit.left_alone}.")
+    return said
+
+
+def _not_yet(analysis: Analysis) -> list[str]:
+    said = []
+    if analysis.method is None:
+        said.append("Nothing was retrained yet, so the page shows the classifier as it is.")
+    if analysis.results is None:
+        said.append("Nothing was evaluated on test images yet; all accuracies are on the images that were grouped.")
+    return said
+
+
+def _edited(analysis: Analysis) -> list[str]:
+    """Say what retraining on the groups that a person edited gave, where there are such."""
+    name = analysis.method_of(EDITED)
+    if name is None or analysis.results is None or name not in analysis.results.methods:
+        return []
+    accuracy = analysis.results.methods[name].worst_group_accuracy
+    return [
+        "The groups below are as found. After retraining on what a person made of them, the worst group of the "
+        f"test images is right {percent(accuracy)} of the time."
+    ]
+
+
+def _by_channels(analysis: Analysis) -> list[str]:
+    """Say that something else than pixels was clustered."""
+    if analysis.settings.cluster.representation != "channels":
+        return []
+    layer = analysis.explained.maps().check.get("layer")
+    where = f"layer {layer}" if layer else "an inner layer"
+    return [
+        f"Images were grouped by the relevance of the channels of {where}, not by that of pixels; the map and what is "
+        "typical of a group go by the channels, too. Pictures show pixels."
+    ]
+
+
+def labels_used(analysis: Analysis) -> dict[str, tuple[str, ...]]:
+    """Return the kinds of labels by step, of the method that repairs by ExMap's groups, or else of the classifier."""
+    before, after = _measured(analysis)
+    result = after or before
+    return {} if result is None else {step.replace("_", " "): used for step, used in result.labels_used.items()}
+
+
+def comparisons(analysis: Analysis) -> list[Comparison]:
+    """Return the worst group and the mean on the test split, before and after retraining; none before evaluation."""
+    before, after = _measured(analysis)
+    if before is None:
+        return []
+    labels, settings = analysis.task.test.labels, analysis.settings
+    mean_after = None
+    if after is not None and analysis.method is not None:
+        mean_after = _mean(analysis.fits[analysis.method].predicted, labels, settings)
+    mean = Comparison("All test images", _mean(analysis.test.predicted, labels, settings), mean_after)
+    return [_worst(before, after), mean]
+
+
+def _worst(before: MethodResult, after: MethodResult | None) -> Comparison:
+    """Return the worst group on the test split before and after retraining."""
+    title = f"Worst {'class' if before.by_class else 'group'}: {before.worst_group}"
+    if after is not None and before.worst_group != after.worst_group:
+        title += f" before, {after.worst_group} after"
+    return Comparison(title, _worst_interval(before), None if after is None else _worst_interval(after))
+
+
+def _worst_interval(result: MethodResult) -> Interval:
+    group = result.worst
+    return Interval(result.worst_group_accuracy, *((None, None) if group is None else (group.low, group.high)))
+
+
+def _mean(predicted: NDArray[np.int64], labels: IntArray, settings: Settings) -> Interval:
+    table = group_table(
+        predicted,
+        labels,
+        np.zeros_like(labels),
+        ["all"],
+        rng=generator(settings.seed, "report", "mean"),
+        bootstrap=settings.evaluate.bootstrap,
+        confidence=settings.evaluate.confidence,
+    )
+    return Interval(float(table.accuracy[0]), float(table.low[0]), float(table.high[0]))
+
+
+def choice(analysis: Analysis) -> Choice | None:
+    """Return which grouping was chosen without group labels, and why; None where none was chosen."""
+    record = None if analysis.results is None else analysis.results.auto
+    if analysis.results is None or record is None:
+        return None
+    marks = {record.chosen: "chosen", record.runner_up: "runner-up"}
+    findings = [
+        Finding(name, row.found, row.p_value, row.effect, row.effect_low, row.why)
+        for name, row in record.shortcut.items()
+    ]
+    weighed = [
+        Weighed(row.name, row.also, row.groups, row.score, row.like_chosen, row.eligible, marks.get(row.name, ""))
+        for row in record.candidates
+    ]
+    return Choice(
+        words.verdict(record),
+        findings,
+        record.why,
+        words.confidence(record),
+        weighed,
+        None if record.reliance is None else -record.reliance.classifier,
+        words.last_layer(record),
+        words.more_images(record),
+        [Amount(p.images, p.smallest_group, p.worst_group_accuracy, p.spread) for p in record.data_curve],
+        words.remarks(record),
+        _of_chosen_groups(analysis, analysis.results) if record.repaired else (),
+    )
+
+
+def _of_chosen_groups(analysis: Analysis, results: Results) -> list[Comparison]:
+    """Return what retraining on the chosen groups gave: the last layer, and where it was done the whole network."""
+    names = [name for name in analysis.fits if name.startswith(f"{AUTO}+") or name.endswith(f"@{AUTO}")]
+    names = [name for name in names if name in results.methods]
+    rows = [_worst(results.methods[ERM], results.methods[name]) for name in names]
+    if len(rows) < 2:
+        return rows
+    parts = ("The last layer" if analysis.fits[name].heads else "The whole network" for name in names)
+    return [replace(row, name=f"{part}. {row.name}") for part, row in zip(parts, rows, strict=True)]
