@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 import exmap.results
 from exmap.errors import RunFolderError
+from exmap.evaluation import measure
 from exmap.results import (
     AutoRecord,
     ClassFinding,
@@ -231,6 +232,42 @@ def test_trust_is_a_part_of_the_results(results: Results, gradient: GradientAgre
     assert Results.from_json(tree) == with_trust
     assert tree["trust"]["conservation_error"] is None
     assert {key: value for key, value in tree.items() if key != "trust"} == results.to_json()
+
+
+# What is measured
+
+
+def measured(predicted: list[list[int]], **keywords: Any) -> MethodResult:
+    """Measure repeats on two classes of two images each, whose groups are 0, 0, 1 and 2; group 3 is empty."""
+    labels, index = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])
+    counts = np.array([4, 2, 2, 0])
+    rng, names = np.random.default_rng(0), ("a", "b", "c", "d")
+    return measure(np.array(predicted), labels, index, names, rng=rng, train_counts=counts, **keywords)
+
+
+def test_the_worst_group_is_the_mean_of_each_repeats_worst() -> None:
+    result = measured([[0, 0, 1, 0], [0, 1, 1, 1]])  # the worst groups are c with 0 and a with 0.5
+    assert result.worst_group_accuracy == 0.25
+    assert result.std == pytest.approx(np.std([0, 0.5], ddof=1))
+    assert (result.repeats, result.mean_accuracy, result.worst_group) == (2, 0.75, "c")
+    assert result.weighted_mean_accuracy == pytest.approx((4 * 0.75 + 2 * 1 + 2 * 0.5) / 8)
+    assert [group.count for group in result.group_accuracy.values()] == [2, 1, 1, 0]
+    assert result.group_accuracy["a"].value == 0.75
+    assert math.isnan(result.group_accuracy["d"].value)
+    assert MethodResult.from_json(result.to_json()) == result
+
+
+def test_one_repeat_has_no_deviation_and_one_shortcut_no_gaps() -> None:
+    result = measured([[0, 0, 1, 1]], attributes=("colour",), coordinates=np.zeros((4, 2), dtype=int))
+    assert (result.std, result.gaps, result.labels_used) == (None, None, {})
+
+
+def test_several_shortcuts_have_gaps() -> None:
+    places = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 1]])
+    result = measured([[0, 0, 1, 0]], attributes=("colour", "shape"), coordinates=places)
+    assert set(result.gaps) == {"colour", "shape", "colour + shape"}
+    assert math.isnan(result.gaps["colour + shape"])
+    assert result.to_json()["gaps"]["colour + shape"] is None
 
 
 # Schemas

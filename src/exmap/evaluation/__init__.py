@@ -5,12 +5,11 @@ from exmap.evaluation.by_group import group_table, worst_share
 from exmap.evaluation.compare import Difference, worst_group_difference
 from exmap.evaluation.gaps import shortcut_gaps
 from exmap.evaluation.measure import measure
-from exmap.evaluation.stability import Rerun, rerun_agreement, within_class_ari
+from exmap.evaluation.stability import rerun_agreement, within_class_ari
 
 __all__ = [
     "Agreement",
     "Difference",
-    "Rerun",
     "group_agreement",
     "group_table",
     "measure",

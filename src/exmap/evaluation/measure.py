@@ -1,8 +1,6 @@
-"""All that is reported of a method on a test split, as the plain values of ``results.json``."""
+"""All that is reported of a method on a test split, as ``results.json`` holds it."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 from exmap.evaluation.by_group import group_table
 from exmap.evaluation.gaps import shortcut_gaps
 from exmap.records import GroupTable, IntArray
+from exmap.results import GroupAccuracy, MethodResult
 
 __all__ = ["measure"]
 
@@ -26,7 +25,7 @@ def measure(
     coordinates: IntArray | None = None,
     bootstrap: int = 1000,
     confidence: float = 0.95,
-) -> dict[str, Any]:
+) -> MethodResult:
     """Measure the predictions of R repeats of a method.
 
     Parameters
@@ -47,9 +46,9 @@ def measure(
 
     Returns
     -------
-    dict
-        Worst-group accuracy (mean over repeats of each one's worst, with `std`), mean and weighted mean accuracy, and
-        every group's accuracy over all repeats with its count and interval; gaps where there are several attributes.
+    MethodResult
+        Without what only the caller knows: the labels used, and how the method was fitted. With gaps where there are
+        several attributes.
     """
 
     def table(rows: NDArray[np.int64]) -> GroupTable:
@@ -66,21 +65,26 @@ def measure(
 
     each, together = [table(row) for row in predicted], table(predicted)
     worst = np.array([t.worst for t in each])
-    gaps = {}
+    gaps = None
     if coordinates is not None and len(attributes) > 1:
-        gaps = {"gaps": shortcut_gaps(together, coordinates, attributes, train_counts)}
-    return {
-        "worst_group_accuracy": float(worst.mean()),
-        "worst_group": together.worst_group,
-        "mean_accuracy": together.mean,
-        "weighted_mean_accuracy": float(np.mean([t.weighted_mean for t in each])),
-        "std": float(worst.std(ddof=1)) if len(worst) > 1 else None,
-        "repeats": len(each),
-        "group_accuracy": {
-            g: {"value": float(v), "count": int(c), "low": float(lo), "high": float(hi)}
-            for g, v, c, lo, hi in zip(
-                names, together.accuracy, together.count, together.low, together.high, strict=True
-            )
+        gaps = shortcut_gaps(together, coordinates, attributes, train_counts)
+    rows = zip(
+        together.accuracy.tolist(),
+        together.count.tolist(),
+        together.low.tolist(),
+        together.high.tolist(),
+        strict=True,
+    )
+    return MethodResult(
+        worst_group_accuracy=float(worst.mean()),
+        worst_group=together.worst_group,
+        mean_accuracy=together.mean,
+        weighted_mean_accuracy=float(np.mean([t.weighted_mean for t in each])),
+        std=float(worst.std(ddof=1)) if len(worst) > 1 else None,
+        repeats=len(each),
+        group_accuracy={
+            name: GroupAccuracy(value=value, count=count, low=low, high=high)
+            for name, (value, count, low, high) in zip(names, rows, strict=True)
         },
-        **gaps,
-    }
+        gaps=gaps,
+    )

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.results import Rerun
 
-__all__ = ["Rerun", "rerun_agreement", "within_class_ari"]
+__all__ = ["rerun_agreement", "within_class_ari"]
 
 Regroup = Callable[[IntArray, int], IntArray]
-
-
-@dataclass(frozen=True)
-class Rerun:
-    """Groups inferred once more.
-
-    Attributes
-    ----------
-    images : int
-        How many images were grouped.
-    groups : int
-        How many groups came out.
-    ari : float in [-1, 1]
-        Agreement with the groups in question on the same images, :func:`within_class_ari`.
-    """
-
-    images: int
-    groups: int
-    ari: float
 
 
 def rerun_agreement(
@@ -73,7 +54,8 @@ def rerun_agreement(
     for _ in range(reruns if len(assigned) else 0):
         rows = np.sort(rng.choice(assigned, size, replace=False)).astype(np.int64)
         again = regroup(rows, int(rng.integers(2**32)))
-        found.append(Rerun(size, len(np.unique(again[again >= 0])), within_class_ari(again, index[rows], labels[rows])))
+        ari = within_class_ari(again, index[rows], labels[rows])
+        found.append(Rerun(images=size, groups=len(np.unique(again[again >= 0])), ari=ari))
     return tuple(found)
 
 

@@ -76,9 +76,7 @@ class ScoredGrouping(Part):
     )
     groups: int = Field(ge=1, description="Groups that have images.")
     like_chosen: float = Field(
-        ge=-1,
-        le=1 + 1e-9,
-        description="Adjusted mutual information with the chosen grouping, within classes; 1 for the same groups.",
+        description="Adjusted mutual information with the chosen grouping, within classes; 1 for the same groups."
     )
     eligible: bool = Field(description="Whether it may be chosen: not where it restates the classifier's errors.")
 

@@ -84,7 +84,7 @@ class ClassAgreement(Part):
 
     label: int = Field(alias="class", ge=0, description="Number of the class.")
     ari: float = Field(ge=-1, le=1, description="Adjusted Rand index.")
-    nmi: Share = Field(description="Normalised mutual information.")
+    nmi: float = Field(description="Normalised mutual information in [0, 1], up to rounding.")
     minority: str = Field(description="Its smallest true group.")
     minority_count: int = Field(ge=1, description="Images in that group.")
     minority_precision: Share = Field(
