@@ -1,6 +1,7 @@
 """Typed, frozen settings: a module per group of sections, and how they are read from presets, files and overrides."""
 
 from exmap.settings.data import DataSettings, GradedSettings, ImageSettings
+from exmap.settings.describe import SettingRow, describe_settings
 from exmap.settings.grouping import AutoSettings, ClusterSettings, ExplainSettings, GroupsSettings
 from exmap.settings.loading import (
     Settings,
@@ -30,9 +31,11 @@ __all__ = [
     "ModelSettings",
     "RetrainSettings",
     "RuntimeSettings",
+    "SettingRow",
     "Settings",
     "TrainSettings",
     "change_settings",
+    "describe_settings",
     "dump_settings",
     "load_edits",
     "load_settings",

@@ -105,6 +105,7 @@ class ImageSettings(Section):
     cache_dir : Path or None
         Where; None is ``exmap`` in the user's cache folder.
     cache_limit_gib : float
+        Most that auto keeps, in GiB.
     """
 
     resize: int = Field(256, ge=1)

@@ -37,6 +37,8 @@ class ExplainSettings(ChoosingSection):
         is explained. For explainers that promise a sum.
     size : int or None
         Side in pixels to which heatmaps are reduced by area averaging; None keeps the image's own size.
+    batch_size : int
+        Images that are explained at once.
     """
 
     registry: ClassVar[Registry] = EXPLAINERS
@@ -102,6 +104,7 @@ class GroupsSettings(Section):
         The images that are explained, grouped and retrained on. Training images are more, so small groups have
         samples there; but the model has learned them by heart.
     sources : tuple of str
+        What infers groups; each is followed by the same retraining.
     george : ClusterSettings
         How GEORGE clusters its features: into many clusters, as its paper wants.
     auto : bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -16,7 +17,7 @@ from exmap.registry import reason_of
 from exmap.settings.data import DataSettings, ImageSettings
 from exmap.settings.grouping import AutoSettings, ClusterSettings, ExplainSettings, GroupsSettings
 from exmap.settings.repair import Edits, EvaluateSettings, RetrainSettings
-from exmap.settings.section import Section
+from exmap.settings.section import ChoosingSection, Section
 from exmap.settings.training import ModelSettings, RuntimeSettings, TrainSettings
 
 __all__ = [
@@ -33,7 +34,13 @@ __all__ = [
 
 
 class Settings(Section):
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    Attributes
+    ----------
+    seed : int
+        Of all that is drawn at random.
+    """
 
     preset: str = "custom"
     seed: int = Field(0, ge=0)
@@ -130,7 +137,8 @@ def parse_settings(tree: Mapping[str, Any]) -> Settings:
     return _validate(dict(tree))
 
 
-def _changed(tree: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any]) -> Settings:
+def _changed(before: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, Any]) -> Settings:
+    tree = copy.deepcopy(before)
     for item in overrides:
         key, sep, text = item.partition("=")
         if not sep:
@@ -143,7 +151,25 @@ def _changed(tree: dict[str, Any], overrides: Sequence[str], changes: Mapping[st
     for name, value in changes.items():
         if value is not None:
             _set(tree, name.split("__"), value)
+    _drop_options(before, tree, Settings)
     return _validate(tree)
+
+
+def _drop_options(before: Mapping[str, Any], tree: dict[str, Any], model: Any) -> None:
+    """Where another learner, clusterer or explainer is chosen, drop the options that were for the one before."""
+    for key, info in model.model_fields.items():
+        old, new = before.get(key), tree.get(key)
+        if isinstance(old, Mapping) and isinstance(new, dict):
+            _drop_options(old, new, _section_of(info.annotation))
+    if not (isinstance(model, type) and issubclass(model, ChoosingSection)):
+        return
+    usual = model.model_fields[model.choice].default
+    chosen = tree.get(model.choice, usual)
+    inherited = [k for k, value in before.items() if k not in model.model_fields and tree.get(k) == value]
+    known = chosen in model.registry or ":" in str(chosen)  # what is not known is refused later
+    if inherited and known and chosen != before.get(model.choice, usual):
+        for key in set(inherited) - set(model.registry.options(chosen)):
+            del tree[key]
 
 
 def dump_settings(settings: Settings) -> dict[str, Any]:
@@ -165,7 +191,10 @@ def _read_source(source: str | Path) -> dict[str, Any]:
         base = str(tree["preset"])
         if base not in preset_names():
             raise SettingsError(unknown_name("preset", base, preset_names()) + f"; it stands in {path}")
-        return _merge(_read_source(base), tree)
+        whole = _read_source(base)
+        merged = _merge(whole, tree)
+        _drop_options(whole, merged, Settings)
+        return merged
     raise SettingsError(unknown_name("preset", name, preset_names()) + ", or the path of a YAML file")
 
 

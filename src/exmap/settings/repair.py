@@ -38,7 +38,15 @@ class RetrainSettings(ChoosingSection):
 
 
 class EvaluateSettings(Section):
-    """Bootstrap intervals of the group accuracies."""
+    """Bootstrap intervals of the group accuracies.
+
+    Attributes
+    ----------
+    bootstrap : int
+        Draws of the test images.
+    confidence : float in (0, 1)
+        Share of the draws that an interval holds.
+    """
 
     bootstrap: int = Field(1000, ge=1)
     confidence: float = Field(0.95, gt=0, lt=1)

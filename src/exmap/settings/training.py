@@ -46,7 +46,16 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """Empirical risk minimisation: SGD with a cosine schedule (ExMap supplement, section 2.3).
 
-    With 0 epochs the model stays as its starting weights have it: a classifier that was trained elsewhere.
+    Attributes
+    ----------
+    epochs : int
+        With 0 the model stays as its starting weights have it: a classifier that was trained elsewhere.
+    batch_size : int
+        Images per step, over all processes.
+    learning_rate, momentum, weight_decay : float
+        Of SGD; the learning rate falls to zero over the epochs, as a cosine.
+    select : "worst_class", "mean" or "last"
+        Which epoch's weights are kept: that of the best accuracy in the worst class, or over all, or the last one.
     """
 
     epochs: int = Field(10, ge=0)
@@ -63,6 +72,7 @@ class RuntimeSettings(Section):
     Attributes
     ----------
     accelerator : "auto", "cpu", "cuda" or "mps"
+        What torch computes on; auto takes the best that is there.
     devices : int
         Processes on each host, each with a device of its own (or a share of the CPU).
     num_nodes : int
