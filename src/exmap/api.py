@@ -1,16 +1,28 @@
-"""The Python front door: load, train, infer groups, retrain, evaluate; nothing here touches a run folder."""
+"""The Python front door: load, train, infer groups, retrain, evaluate, analyze; nothing here touches a run folder."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from exmap.analysis import Analysis
 from exmap.auto import AutoChoice, choose_groups
-from exmap.config import (
+from exmap.data import Split, Task, build_task, dataset_names
+from exmap.errors import SettingsError, unknown_name
+from exmap.evaluation import group_table
+from exmap.explain import explain_split, make_explainer
+from exmap.groups import ExMapGroups, GeorgeGroups, check_channels
+from exmap.model import check_inputs, collect_outputs, initial_model
+from exmap.model.training import train_model
+from exmap.pipeline.memory import analyze_in_memory
+from exmap.records import Explained, Groups, GroupTable, Heatmaps, Listener, Outputs, silent
+from exmap.runtime import child_seed, generator
+from exmap.settings import (
     ClusterSettings,
     ExplainSettings,
     ImageSettings,
@@ -19,20 +31,11 @@ from exmap.config import (
     load_settings,
     preset_names,
 )
-from exmap.data import Split, Task, build_task, dataset_names
-from exmap.errors import SettingsError, unknown_name
-from exmap.evaluation import group_table
-from exmap.explain import explain_split, make_explainer
-from exmap.groups import Evidence, ExMapGroups, GeorgeGroups, check_channels
-from exmap.model import check_inputs, collect_outputs, initial_model
-from exmap.model.training import train_model
-from exmap.records import Groups, GroupTable, Heatmaps, Listener, Outputs, silent
-from exmap.runtime import child_seed, generator
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["GEORGE", "ExMap", "evaluate", "load", "train"]
+__all__ = ["GEORGE", "ExMap", "analyze", "evaluate", "load", "train"]
 
 
 def load(name: str, *, data_dir: str | Path | None = None, listen: Listener = silent, **changes: Any) -> Task:
@@ -45,7 +48,7 @@ def load(name: str, *, data_dir: str | Path | None = None, listen: Listener = si
     data_dir : path, optional
         Folder of the data set's files; by default that in the environment variable EXMAP_DATA_DIR.
     listen : Listener
-        Hears of the first opening of image files.
+        Called with progress while image files are opened for the first time.
     **changes
         Other settings of the data, for example ``correlation=0.5`` or ``table="labels.csv"``, and of the images, for
         example ``resize=128, crop=112``.
@@ -127,6 +130,8 @@ class ExMap:
         quarters of the depth, "none" keeps nothing.
     representation : "pixels" or "channels"
         What is clustered: the relevance of pixels, or that of the layer's channels.
+    clusterer : object, optional
+        An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of `method`; it is cloned.
     seed : int
     auto : bool
         Whether many groupings are weighed and one is chosen without group labels, as ``groups.auto`` does in a run.
@@ -161,6 +166,7 @@ class ExMap:
     explainer: str | Any = "lrp"
     layer: str = "auto"
     representation: Literal["pixels", "channels"] = "pixels"
+    clusterer: Any = None
     seed: int = 0
     auto: bool = False
     heatmaps_: Heatmaps = field(init=False, repr=False)
@@ -193,25 +199,12 @@ class ExMap:
         needs_gradient = getattr(own or make_explainer(explain.explainer), "needs_gradient", True)
         _check(model, split, gradient=needs_gradient)
         self.heatmaps_, self.outputs_ = explain_split(model, split, explain, explainer=own, listen=listen)
-        evidence = Evidence(
-            labels=split.labels,
-            predicted=self.outputs_.predicted,
-            class_names=split.class_names,
-            heatmaps=self.heatmaps_.flat(),
-            usable=self.heatmaps_.finite,
-            features=self.outputs_.features,
-            channels=self.heatmaps_.channels,
-        )
+        explained = _explained(split, self.outputs_, self.heatmaps_)
         if self.auto:
-            self.choice_ = choose_groups(
-                evidence,
-                self.heatmaps_.values.shape[1:],
-                logits=self.outputs_.logits,
-                seed=child_seed(self.seed, "auto"),
-                listen=listen,
-            )
+            self.choice_ = choose_groups(explained, seed=child_seed(self.seed, "auto"), listen=listen)
             return self.choice_.groups
-        return ExMapGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
+        source = ExMapGroups(_clustering(self), clusterer=self.clusterer)
+        return source.infer(explained, seed=child_seed(self.seed, "groups"))
 
     def _settings(self) -> ExplainSettings:
         """Return the settings of the heatmaps."""
@@ -228,7 +221,7 @@ class ExMap:
 
     def _check_auto(self) -> None:
         """Refuse a clustering that would not be made."""
-        usual, names = ExMap(), ("scope", "method", "n_clusters", "n_neighbors", "gap", "representation")
+        usual, names = ExMap(), ("scope", "method", "n_clusters", "n_neighbors", "gap", "representation", "clusterer")
         if ignored := [f"{name}={value!r}" for name in names if (value := getattr(self, name)) != getattr(usual, name)]:
             raise SettingsError(
                 f"ExMap(auto=True) weighs scopes, methods and numbers of clusters itself and would ignore "
@@ -257,8 +250,12 @@ class GEORGE:
         """Cluster the penultimate features of a split; the model stays as it is."""
         _check(model, split, gradient=False)
         outputs = collect_outputs(model, split, listen=listen)
-        evidence = Evidence(split.labels, outputs.predicted, split.class_names, features=outputs.features)
-        return GeorgeGroups(_clustering(self)).infer(evidence, seed=child_seed(self.seed, "groups"))
+        explained = _explained(split, outputs, None)
+        return GeorgeGroups(_clustering(self)).infer(explained, seed=child_seed(self.seed, "groups"))
+
+
+def _explained(split: Split, outputs: Outputs, maps: Heatmaps | None) -> Explained:
+    return Explained(split.name, split.ids, split.labels, split.class_names, outputs, maps)
 
 
 def _check(model: nn.Module, split: Split, *, gradient: bool = True) -> None:
@@ -302,3 +299,105 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
     _check(model, split, gradient=False)
     predicted = collect_outputs(model, split).predicted
     return group_table(np.asarray(predicted), split.labels, index, names, rng=generator(seed, "bootstrap"))
+
+
+def analyze(
+    model: nn.Module,
+    images: Split | Task,
+    *,
+    test: Split | None = None,
+    train: Split | None = None,
+    learner: str = "dfr",
+    sources: Sequence[str] = ("exmap",),
+    settings: Settings | Sequence[str] = (),
+    explainer: Any = None,
+    clusterer: Any = None,
+    auto: bool = False,
+    seed: int = 0,
+    listen: Listener = silent,
+) -> Analysis:
+    """Explain a classifier, group its images, repair it by the groups, and measure what that gives.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any classifier: see :func:`exmap.model.logits_of` for what it may return. It stays as it is.
+    images : Split or Task
+        What is explained and grouped, best images that the model was not trained on. Of a task its validation split
+        is explained, and its test split is for measuring.
+    test : Split, optional
+        Images to measure on. Without them a random half of each class of `images` is kept for that.
+    train : Split, optional
+        What the model was trained on; for learners that retrain the whole network.
+    learner : str
+        What repairs the classifier, as ``exmap bench`` writes it: ``dfr``, ``afr``, ``subg[smallest_group=3]``.
+    sources : sequence of str
+        Sources of groups to compare; ExMap's is always among them.
+    settings : Settings or sequence of str
+        Other settings of the chain; a sequence holds ``section.key=value`` items, as ``exmap run --set`` takes them.
+    explainer : object, optional
+        In the place of relevance propagation; see :class:`ExMap`.
+    clusterer : object, optional
+        An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of spectral clustering.
+    auto : bool
+        Whether a grouping is also chosen among many, without group labels.
+    seed : int
+    listen : Listener
+
+    Returns
+    -------
+    Analysis
+        With ``report(path)``, ``to_frame()``, ``repaired()`` and ``results``.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown name or option, and for a learner of the whole network without `train`.
+    DataError
+        For a model that does not fit the images, or cannot be explained.
+
+    Examples
+    --------
+    >>> analysis = exmap.analyze(model, task)  # doctest: +SKIP
+    >>> analysis.report("report.html")  # doctest: +SKIP
+    >>> fixed = analysis.repaired()  # doctest: +SKIP
+    """
+    task = images if isinstance(images, Task) else _as_task(images, test, train, seed)
+    chosen = settings if isinstance(settings, Settings) else change_settings(Settings(), settings)
+    names = list(dict.fromkeys(("exmap", *sources)))
+    changes: dict[str, Any] = {"groups__sources": names, "groups__auto": auto, "retrain__learner": learner}
+    if chosen.explain.size is None and min(task.val.images.shape[1:]) > 2 * HEATMAP_SIDE:
+        changes["explain__size"] = HEATMAP_SIDE
+    chosen = change_settings(chosen, seed=seed, **changes)
+    check_channels(chosen.cluster, chosen.explain)
+    own = None if explainer is None else make_explainer(explainer)
+    _check(model, task.val, gradient=getattr(own or make_explainer(chosen.explain.explainer), "needs_gradient", True))
+    return analyze_in_memory(
+        model,
+        task,
+        chosen,
+        explainer=own,
+        clusterer=clusterer,
+        whole_networks=isinstance(images, Task) or train is not None,
+        listen=listen,
+    )
+
+
+HEATMAP_SIDE = 28  # pixels of the heatmaps of larger images, where their size is not given
+
+
+def _as_task(images: Split, test: Split | None, train: Split | None, seed: int) -> Task:
+    """Return a task of the images that are given, with a random half of each class kept for measuring if need be."""
+    grouped = replace(images, name="val")
+    if test is None:
+        rng = generator(seed, "analyze", "halves")
+        turn = np.empty(len(images), dtype=np.int64)
+        for label in np.unique(images.labels):
+            rows = np.flatnonzero(images.labels == label)
+            turn[rng.permutation(rows)] = np.arange(len(rows))
+        grouped, test = grouped.rows(np.flatnonzero(turn % 2 == 0)), grouped.rows(np.flatnonzero(turn % 2 == 1))
+    task = Task(
+        "images", replace(grouped if train is None else train, name="train"), grouped, replace(test, name="test")
+    )
+    task.check()
+    return task

@@ -22,14 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from exmap.config import change_settings
-from exmap.data import build_task
-from exmap.errors import DataError, ExMapError, RunFolderError, SettingsError
+from exmap.errors import DataError, ExMapError, SettingsError
 from exmap.explain.check import ModelCheck, check_model
 from exmap.model import check_inputs, load_weights
+from exmap.pipeline.looking import trained_classifier
 from exmap.records import Listener, silent
 from exmap.runtime import generator, torch_seed
-from exmap.stages import Job, open_run, trained_model
 
 __all__ = ["Checked", "Named", "build_named", "check_named", "check_record"]
 
@@ -198,13 +196,9 @@ def build_named(
 
 def _of_run(path: Path, data_dir: Path | None, listen: Listener) -> Named:
     """Return the trained classifier of a run, with some of its validation images."""
-    run, settings = open_run(path)
-    if run.record("train") is None:
-        raise RunFolderError(f"{path} holds no trained classifier; train it with exmap train {path}")
-    settings = change_settings(settings, data__dir=data_dir)
-    job = Job(settings, build_task(settings.data, settings.images, listen=listen), run, listen)
-    images = job.task.val.images.batch(np.arange(min(MOST_IMAGES, len(job.task.val)), dtype=np.int64))
-    return Named(trained_model(job), f"the classifier of {path}", images=images)
+    model, task = trained_classifier(path, data_dir=data_dir, listen=listen)
+    images = task.val.images.batch(np.arange(min(MOST_IMAGES, len(task.val)), dtype=np.int64))
+    return Named(model, f"the classifier of {path}", images=images)
 
 
 def _of_torchvision(name: str, classes: int) -> Named:

@@ -6,8 +6,8 @@ of -1 means "unassigned"; an empty group's accuracy is NaN, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
@@ -18,6 +18,7 @@ from exmap.errors import DataError
 
 __all__ = [
     "Clusters",
+    "Explained",
     "FloatArray",
     "GroupTable",
     "Groups",
@@ -48,7 +49,7 @@ Listener = Callable[[Progress], None]
 
 
 def silent(_: Progress) -> None:
-    """Listen and say nothing."""
+    """Ignore progress."""
 
 
 def _same_length(what: str, **arrays: Any) -> None:
@@ -57,7 +58,7 @@ def _same_length(what: str, **arrays: Any) -> None:
         raise DataError(f"the arrays of {what} must have one length, got {lengths}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outputs:
     """What a classifier says of a split.
 
@@ -79,8 +80,13 @@ class Outputs:
         """Class with the largest logit, shape (N,)."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
+    def __repr__(self) -> str:
+        return (
+            f"Outputs({len(self.logits):,} images, {self.features.shape[1]} features, {self.logits.shape[1]} classes)"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Heatmaps:
     """Relevance of every pixel for one class of each image.
 
@@ -132,6 +138,9 @@ class Heatmaps:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __repr__(self) -> str:
+        return f"Heatmaps({len(self):,} images, {' x '.join(map(str, self.values.shape[1:]))})"
+
     def flat(self) -> NDArray[np.float32]:
         """Return the maps as vectors, shape (N, C * h * w)."""
         return self.values.reshape(len(self.values), -1)
@@ -155,7 +164,95 @@ class Heatmaps:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
+class Explained:
+    """What a classifier does with one split: all that a source of groups may look at, and no true group.
+
+    Attributes
+    ----------
+    split : str
+        Name of the split: ``train``, ``val`` or ``test``.
+    ids : tuple of str, length N
+    labels : ndarray of int64, shape (N,)
+        Class labels.
+    class_names : tuple of str, length K
+    outputs : Outputs
+    heatmaps : Heatmaps or None
+        None for a split that was not explained.
+    given : mapping of str to Any
+        What else a source of groups asked for (``needs``), by name.
+    """
+
+    split: str
+    ids: tuple[str, ...]
+    labels: IntArray
+    class_names: tuple[str, ...]
+    outputs: Outputs
+    heatmaps: Heatmaps | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        maps = {} if self.heatmaps is None else {"heatmaps": self.heatmaps}
+        _same_length(f"split {self.split}", ids=self.ids, labels=self.labels, logits=self.outputs.logits, **maps)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        maps = "no heatmaps" if self.heatmaps is None else repr(self.heatmaps)
+        return f"Explained({self.split}, {len(self):,} images of {len(self.class_names)} classes, {maps})"
+
+    @property
+    def predicted(self) -> IntArray:
+        """Predicted class of each image, shape (N,)."""
+        return self.outputs.predicted
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the classifier is right, shape (N,)."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Input of the last linear layer, shape (N, D)."""
+        return self.outputs.features
+
+    def maps(self) -> Heatmaps:
+        """Return the heatmaps.
+
+        Raises
+        ------
+        DataError
+            If the split was not explained.
+        """
+        if self.heatmaps is None:
+            raise DataError(f"split {self.split} has no heatmaps, which are needed here; explain it first")
+        return self.heatmaps
+
+    def rows(self, rows: IntArray) -> Explained:
+        """Return some of the images, without what else was given."""
+        maps = self.heatmaps
+        if maps is not None:
+            maps = Heatmaps(
+                np.asarray(maps.values[rows]),
+                maps.target[rows],
+                maps.conservation_error[rows],
+                maps.finite[rows],
+                maps.zero[rows],
+                None if maps.input_share is None else maps.input_share[rows],
+                None if maps.channels is None else np.asarray(maps.channels[rows]),
+                maps.check,
+            )
+        outputs = Outputs(self.outputs.features[rows], self.outputs.logits[rows])
+        ids = tuple(self.ids[row] for row in rows.tolist())
+        return Explained(self.split, ids, self.labels[rows], self.class_names, outputs, maps)
+
+    def with_given(self, **given: Any) -> Explained:
+        """Return the same with what a source of groups asked for."""
+        return replace(self, given={**self.given, **given})
+
+
+@dataclass(frozen=True, eq=False)
 class Clusters:
     """One cluster per sample, and what the clusterer said of its choice.
 
@@ -174,7 +271,7 @@ class Clusters:
     notes: tuple[dict[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Groups:
     """Groups of one split, from one source.
 
@@ -190,6 +287,10 @@ class Groups:
         The labels the source needed, for example ``("class labels",)``.
     clusters : Clusters or None
         The clustering behind the groups, if there is one.
+    classes : tuple of int
+        Class of each group, -1 for a group that is of no one class; empty where that is not known.
+    parts : tuple of int
+        Which part of its class each group is: the number of a cluster, say; empty where classes are not split.
     """
 
     index: IntArray
@@ -197,8 +298,13 @@ class Groups:
     source: str
     labels_used: tuple[str, ...]
     clusters: Clusters | None = None
+    classes: tuple[int, ...] = ()
+    parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for what, numbers in (("class", self.classes), ("part", self.parts)):
+            if numbers and len(numbers) != len(self.names):
+                raise DataError(f"groups must have one {what} each, got {len(numbers)} for {len(self.names)} groups")
         if len(self.index) and (self.index.min() < -1 or self.index.max() >= len(self.names)):
             raise DataError(
                 f"group numbers must lie in [-1, {len(self.names) - 1}], got "
@@ -211,6 +317,28 @@ class Groups:
     def counts(self) -> IntArray:
         """Return the number of samples in each group, shape (G,)."""
         return np.bincount(self.index[self.index >= 0], minlength=len(self.names)).astype(np.int64)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Groups):
+            return NotImplemented
+        return (self.names, self.source) == (other.names, other.source) and np.array_equal(self.index, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.source, self.index.tobytes()))
+
+    def __repr__(self) -> str:
+        return f"Groups({self.source}, {len(self.names)} groups of {len(self):,} samples)"
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, a row per group: its name, class, part and number of samples."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"group": self.names, "samples": self.counts()}
+        if self.classes:
+            columns["class"] = self.classes
+        if self.parts:
+            columns["part"] = self.parts
+        return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
         rows = [(name, f"{count:,}") for name, count in zip(self.names, self.counts(), strict=True)]
@@ -228,7 +356,7 @@ class Groups:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroupTable:
     """Accuracy by group: always this one shape, with counts and intervals beside each value.
 
@@ -278,6 +406,13 @@ class GroupTable:
             return float("nan")
         share = np.where(self.count > 0, self.train_share, 0.0)
         return float(np.nansum(self.accuracy * share) / share.sum()) if share.sum() else float("nan")
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, a row per group: accuracy with its interval, and the number of samples."""
+        import pandas as pd
+
+        columns = {"group": self.names, "accuracy": self.accuracy, "low": self.low, "high": self.high}
+        return pd.DataFrame({**columns, "samples": self.count})
 
     def _repr_html_(self) -> str:
         rows = [

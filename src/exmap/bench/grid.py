@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from exmap.bench.methods import Method, expand_methods, parse_method
 from exmap.config import Settings, change_settings, load_settings, packaged_yaml, preset_names, read_yaml
 from exmap.errors import SettingsError, unknown_name
+from exmap.methods import Method, expand_methods, parse_method
 
 __all__ = ["Bench", "Block", "Cell", "bench_names", "load_bench", "plan"]
 
@@ -27,7 +27,7 @@ class Block(BaseModel):
     datasets : tuple of str
         Names of presets, or paths of YAML files with the settings of a run.
     methods : tuple of str
-        As :mod:`exmap.bench.methods` reads them, with alternatives in braces.
+        As :mod:`exmap.methods` reads them, with alternatives in braces.
     seeds : tuple of int
         A number n stands for the seeds 0 to n - 1.
     """

@@ -15,17 +15,18 @@ from safetensors.numpy import load_file
 
 from exmap.bench import work
 from exmap.bench.grid import Bench, Cell
-from exmap.bench.methods import ERM, Part, parse_method
 from exmap.bench.schedule import Failure, Outcome, Task, run_tasks
 from exmap.bench.tables import Row, cells_to_csv, summarise, to_csv, to_latex, to_markdown
 from exmap.bench.work import CellPlace
 from exmap.config import change_settings
 from exmap.errors import RunFolderError
 from exmap.evaluation import Difference, worst_group_difference
+from exmap.methods import ERM, Method, parse_method
+from exmap.pipeline.plan_fits import fit_name
+from exmap.pipeline.store import holds_others, slug, write_text
 from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator
-from exmap.store import holds_others, write_text
 
 __all__ = ["default_jobs", "run_bench"]
 
@@ -154,49 +155,59 @@ def _tasks(
         if settings.images.workers is None:
             settings = change_settings(settings, images__workers=readers)
         together[cell.dataset, cell.seed, str(method)].append(replace(cell, settings=settings))
+    of_run: dict[tuple[str, int], list[Method]] = defaultdict(list)
+    for (dataset, seed, _), fitted in together.items():
+        of_run[dataset, seed] += [cell.method for cell in fitted]
     runs: dict[tuple[str, int], _Run] = {}
     fits = {}
     for (dataset, seed, fit), fitted in together.items():
-        run = runs.setdefault((dataset, seed), _Run(folder, fitted[0]))
+        if (dataset, seed) not in runs:
+            runs[dataset, seed] = _Run(folder, fitted[0], of_run[dataset, seed])
+        run = runs[dataset, seed]
         fits[run.fit(folder, fit, tuple(fitted), keep_models)] = tuple(fitted)
     return [task for run in runs.values() for task in run.tasks.values()], fits
 
 
 class _Run:
-    """The tasks of one data set and seed, each once however many cells share it."""
+    """The tasks of one data set and seed, each once however many cells share it.
 
-    def __init__(self, folder: Path, first: Cell) -> None:
-        self.settings = first.settings
+    Parameters
+    ----------
+    folder : Path
+        Of the bench.
+    first : Cell
+    methods : list of Method
+        All of this data set and seed.
+    """
+
+    def __init__(self, folder: Path, first: Cell, methods: list[Method]) -> None:
+        self.settings, self.methods = first.settings, methods
         self.title = f"{first.dataset} {first.seed}"
         self.folder = folder / "runs" / f"{first.dataset}-seed{first.seed}"
         self.tasks: dict[str, Task] = {}
-        self.base = self._add("classifier and heatmaps", work.prepare_run, self.folder, self.settings)
+        self.base = self._add("classifier and heatmaps", work.begin_run, self.folder, self.settings)
+        self.graph = work.bench_graph(self.settings, None, methods)
+        self.begun = {step.name for step in work.bench_graph(self.settings, None, [])}
 
     def _add(self, name: str, function: Any, *arguments: Any, needs: Iterable[str] = ()) -> str:
         key = f"{self.title} | {name}"
         self.tasks.setdefault(key, Task(key, function, arguments, tuple(dict.fromkeys(needs)), self.title))
         return key
 
-    def _shared(self, name: str, function: Any, *arguments: Any, needs: Iterable[str] = ()) -> str:
-        return self._add(name, function, self.folder, self.settings, *arguments, needs=[self.base, *needs])
-
-    def _explained(self, split: str) -> list[str]:
-        """Return the task that explains a split which the run itself does not, if there must be one."""
-        other = split != self.settings.groups.split
-        return [self._shared(f"heatmaps of the {split} split", work.explain_other, split)] if other else []
-
-    def _groups(self, part: Part, split: str) -> str:
-        needs = self._explained(split)
-        if (need := work.NEEDS.get(part.name)) is not None:
-            needs.append(self._shared(need.title, need.make, needs=self._explained("val") if need.judged else []))
-        return self._shared(f"groups of the {split} split by {part}", work.infer_groups, part, split, needs=needs)
+    def _step(self, name: str) -> str:
+        """Return the task that makes a step, after those that it needs."""
+        if name in self.begun:
+            return self.base
+        step = self.graph[name]
+        needs = [self.base, *(self._step(need) for need in step.needs)]
+        return self._add(step.title, work.make_steps, self.folder, self.settings, self.methods, [name], needs=needs)
 
     def fit(self, folder: Path, name: str, cells: tuple[Cell, ...], keep_models: bool) -> str:
         """Add a fit and all that it needs."""
         needs = [self.base]
-        for cell in cells:
-            needs += [self._groups(part, split) for part, split in cell.method.groupings(self.settings.groups.split)]
-        return self._add(f"fit of {name}", work.fit_cells, folder, self.folder, cells, keep_models, needs=needs)
+        if cells[0].method.learner.name != ERM:
+            needs += [self._step(need) for need in self.graph[fit_name(cells[0].method)].needs]
+        return self._add(f"fit of {name}", work.measure_cells, folder, self.folder, cells, keep_models, needs=needs)
 
 
 def _write_tables(folder: Path, bench: Bench, cells: list[Cell], shown: list[dict[str, Any]]) -> list[Row]:
@@ -218,7 +229,7 @@ def _write_tables(folder: Path, bench: Bench, cells: list[Cell], shown: list[dic
         mean = np.array([[row.mean_by_seed.get(seed) for seed in seeds] for row in own], dtype=np.float64)
         oracles = np.array([row.oracle for row in own])
         figure = bench_figure(dataset, [row.shown for row in own], worst, mean, oracles)
-        figure.savefig(folder / f"figure-{work.slug(dataset)}.png", dpi=130)
+        figure.savefig(folder / f"figure-{slug(dataset)}.png", dpi=130)
     return rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "Attribute",
     "Images",
     "Request",
+    "SomeImages",
     "Split",
     "Task",
     "TrueGroups",
@@ -95,6 +96,34 @@ class ArrayImages:
 
 
 @dataclass(frozen=True)
+class SomeImages:
+    """Some of other images, read as those are."""
+
+    images: Images
+    chosen: IntArray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+        return self.images.shape
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def batch(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices` of these as the model wants them."""
+        return self.images.batch(self.chosen[indices])
+
+    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
+        """Return the images at `indices` of these as one looks at them."""
+        return self.images.pixels(self.chosen[indices])
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
+        """Yield the batch of each request in order."""
+        return self.images.stream((self.chosen[indices], seed) for indices, seed in requests)
+
+
+@dataclass(frozen=True)
 class Attribute:
     """A spurious attribute: its name, its value for each sample (int64, shape (N,)), and the names of its values."""
 
@@ -103,7 +132,7 @@ class Attribute:
     value_names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrueGroups:
     """The true group of each sample: for evaluation, and for baselines that say "oracle" in their name.
 
@@ -146,7 +175,7 @@ class TrueGroups:
         return np.bincount(self.index, minlength=len(self.names)).astype(np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """One split of a task.
 
@@ -199,6 +228,16 @@ class Split:
         """Number of classes K."""
         return len(self.class_names)
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.images.shape))
+        return f"Split({self.name}, {len(self):,} images of {shape}, {self.n_classes} classes)"
+
+    def rows(self, rows: IntArray) -> Split:
+        """Return some of the images, with their labels, ids and true groups."""
+        truth = None if self.truth is None else replace(self.truth, index=self.truth.index[rows])
+        ids = tuple(self.ids[row] for row in rows.tolist())
+        return replace(self, images=SomeImages(self.images, rows), labels=self.labels[rows], ids=ids, truth=truth)
+
     def batches(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (slice of the split, images) in order, each image once."""
         parts = list(batch_slices(len(self), size))
@@ -218,7 +257,7 @@ class Split:
         return self.truth
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Train, validation and test split of one data set, and where they come from.
 
@@ -246,6 +285,10 @@ class Task:
     def n_classes(self) -> int:
         """Number of classes K."""
         return self.train.n_classes
+
+    def __repr__(self) -> str:
+        splits = ", ".join(f"{split.name} {len(split):,}" for split in (self.train, self.val, self.test))
+        return f"Task({self.name}, {self.n_classes} classes; images: {splits})"
 
     def check(self) -> None:
         """Raise DataError unless every split has at least two samples of every class."""

@@ -1,29 +1,26 @@
-"""Sources of groups behind one seam: ExMap, GEORGE, the error set, classes, random clusters, and the oracle."""
+"""Sources of groups behind one seam: ExMap, GEORGE, EIIL, XRM, the error set, classes, random groups, the oracle."""
 
-from exmap.groups.assign import cluster_samples, groups_from_clusters
-from exmap.groups.edits import edit_groups
-from exmap.groups.environments import EIILGroups, XRMGroups
-from exmap.groups.infer import (
-    ClassGroups,
-    ErrorSetGroups,
-    Evidence,
+from exmap.groups.assign import cluster_samples, crossed_groups
+from exmap.groups.chosen import ChosenGroups
+from exmap.groups.clustered import (
     ExMapGroups,
     GeorgeGroups,
-    GroupSource,
-    OracleGroups,
-    RandomGroups,
     check_channels,
     check_george,
     explained_vectors,
     scaled_features,
-    source_names,
 )
+from exmap.groups.controls import ClassGroups, ErrorSetGroups, OracleGroups, RandomGroups
+from exmap.groups.edits import EDITED, edit_groups
+from exmap.groups.environments import EIILGroups, XRMGroups
+from exmap.groups.source import GroupSource, make_source, needs_of, source_names
 
 __all__ = [
+    "EDITED",
+    "ChosenGroups",
     "ClassGroups",
     "EIILGroups",
     "ErrorSetGroups",
-    "Evidence",
     "ExMapGroups",
     "GeorgeGroups",
     "GroupSource",
@@ -33,9 +30,11 @@ __all__ = [
     "check_channels",
     "check_george",
     "cluster_samples",
+    "crossed_groups",
     "edit_groups",
     "explained_vectors",
-    "groups_from_clusters",
+    "make_source",
+    "needs_of",
     "scaled_features",
     "source_names",
 ]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from exmap.cluster import make_clusterer
+from exmap.cluster.methods import as_clusterer, make_clusterer
 from exmap.cluster.rows import finite_rows
-from exmap.config import ClusterSettings
 from exmap.errors import DataError, NumericalError
 from exmap.records import Clusters, Groups, IntArray
 from exmap.runtime import child_seed
+from exmap.settings import ClusterSettings
 
-__all__ = ["class_names_of", "cluster_samples", "groups_from_clusters"]
+__all__ = ["cluster_samples", "crossed_groups"]
 
 FEWEST_TO_CLUSTER = 4  # a class with fewer samples is one cluster
 
@@ -28,6 +29,7 @@ def cluster_samples(
     *,
     seed: int,
     usable: NDArray[np.bool_] | None = None,
+    clusterer: Any = None,
 ) -> Clusters:
     """Cluster samples inside each class (local) or all together (global).
 
@@ -41,6 +43,8 @@ def cluster_samples(
     seed : int
     usable : ndarray of bool, shape (N,), optional
         Samples left out get cluster -1.
+    clusterer : object, optional
+        With scikit-learn's ``fit(X)`` and ``labels_``, in the place of the one that the settings name; it is cloned.
 
     Returns
     -------
@@ -66,14 +70,16 @@ def cluster_samples(
     for name, members in parts:
         rows = np.flatnonzero(members)
         chosen = vectors if len(rows) == len(vectors) else vectors[rows]
-        found, note = _cluster(chosen, settings, child_seed(seed, name))
+        found, note = _cluster(chosen, settings, child_seed(seed, name), clusterer)
         result[rows] = found
         notes.append({"samples_of": name, "n_samples": len(rows), **note})
     return Clusters(result, settings.scope, tuple(notes))
 
 
-def _cluster(vectors: NDArray[np.floating], settings: ClusterSettings, seed: int) -> tuple[IntArray, dict[str, Any]]:
-    clusterer = make_clusterer(settings, seed)
+def _cluster(
+    vectors: NDArray[np.floating], settings: ClusterSettings, seed: int, given: Any
+) -> tuple[IntArray, dict[str, Any]]:
+    clusterer = make_clusterer(settings, seed) if given is None else as_clusterer(given, seed)
     if len(vectors) < FEWEST_TO_CLUSTER:
         return np.zeros(len(vectors), dtype=np.int64), {"n_clusters": 1, "note": "too few samples to cluster"}
     if (settings.n_clusters or 0) > len(vectors):
@@ -95,56 +101,65 @@ def _cluster(vectors: NDArray[np.floating], settings: ClusterSettings, seed: int
 
 
 def by_size(labels: NDArray[np.integer]) -> IntArray:
-    """Return labels numbered from 0 by falling size; equal sizes keep their order.
+    """Return labels numbered from 0 by falling size; equal sizes keep their order, and negative labels become -1.
 
     Examples
     --------
-    >>> by_size(np.array([5, 2, 2, 9]))
-    array([1, 0, 0, 2])
+    >>> by_size(np.array([5, 2, 2, 9, -1]))
+    array([ 1,  0,  0,  2, -1])
     """
     found, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    rank = np.empty(len(found), dtype=np.int64)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(len(found))
+    order = np.argsort(-counts, kind="stable")
+    order = order[found[order] >= 0]
+    rank = np.full(len(found), -1, dtype=np.int64)
+    rank[order] = np.arange(len(order))
     return rank[inverse]
 
 
-def groups_from_clusters(
-    labels: IntArray, clusters: IntArray, class_names: tuple[str, ...]
-) -> tuple[IntArray, tuple[str, ...]]:
-    """Cross classes with clusters; only pairs that have samples become groups.
+def crossed_groups(
+    labels: IntArray,
+    parts: IntArray,
+    class_names: Sequence[str],
+    *,
+    source: str,
+    labels_used: tuple[str, ...] = ("class labels",),
+    part_names: Sequence[str] | None = None,
+    clusters: Clusters | None = None,
+) -> Groups:
+    """Cross classes with clusters, or other parts; only pairs that have samples become groups.
 
     Parameters
     ----------
-    labels, clusters : ndarray of int64, shape (N,)
-        A cluster of -1 leaves the sample unassigned.
-    class_names : tuple of str
+    labels, parts : ndarray of int64, shape (N,)
+        A part of -1 leaves the sample unassigned.
+    class_names : sequence of str
+    source : str
+        Name of the source of the groups.
+    labels_used : tuple of str
+    part_names : sequence of str, optional
+        By default ``cluster 0``, ``cluster 1`` and so on.
+    clusters : Clusters, optional
+        The clustering behind the parts.
 
-    Returns
-    -------
-    index : ndarray of int64, shape (N,)
-    names : tuple of str
-        For example ``class 5-9 / cluster 1``.
+    Examples
+    --------
+    >>> groups = crossed_groups(np.array([0, 0, 1]), np.array([0, 1, 1]), ("cat", "dog"), source="mine")
+    >>> groups.names, groups.classes, groups.parts
+    (('class cat / cluster 0', 'class cat / cluster 1', 'class dog / cluster 1'), (0, 0, 1), (0, 1, 1))
     """
-    width = int(clusters.max(initial=0)) + 1
-    assigned = clusters >= 0
-    codes, inverse = np.unique(labels[assigned] * width + clusters[assigned], return_inverse=True)
+    width = int(parts.max(initial=0)) + 1
+    assigned = parts >= 0
+    codes, inverse = np.unique(labels[assigned] * width + parts[assigned], return_inverse=True)
     index = np.full(len(labels), -1, dtype=np.int64)
     index[assigned] = inverse
-    return index, tuple(f"class {class_names[code // width]} / cluster {code % width}" for code in codes)
-
-
-def class_names_of(groups: Groups, labels: IntArray, n_classes: int) -> tuple[str, ...]:
-    """Return the names of the classes as :func:`groups_from_clusters` wrote them; a number for a class without group.
-
-    Parameters
-    ----------
-    groups : Groups
-    labels : ndarray of int64, shape (N,), in [0, n_classes)
-    n_classes : int
-    """
-    names = []
-    for number in range(n_classes):
-        index = groups.index[(labels == number) & (groups.index >= 0)]
-        name = groups.names[index[0]].rpartition(" / ")[0].removeprefix("class ") if len(index) else str(number)
-        names.append(name)
-    return tuple(names)
+    pairs = [divmod(int(code), width) for code in codes]
+    names = [f"cluster {part}" if part_names is None else part_names[part] for _, part in pairs]
+    return Groups(
+        index,
+        tuple(f"class {class_names[label]} / {name}" for (label, _), name in zip(pairs, names, strict=True)),
+        source,
+        labels_used,
+        clusters,
+        classes=tuple(label for label, _ in pairs),
+        parts=tuple(part for _, part in pairs),
+    )

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from exmap.config import Edits, GroupEdit
 from exmap.errors import SettingsError, unknown_name
 from exmap.records import Groups, IntArray
+from exmap.settings import Edits, GroupEdit
 
-__all__ = ["edit_groups"]
+__all__ = ["EDITED", "edit_groups"]
+
+EDITED = "exmap-edited"  # source of the groups that a person edited
 
 BY_HAND = "a person's edits"
 
@@ -25,7 +27,7 @@ def edit_groups(groups: Groups, edits: Edits) -> Groups:
     Parameters
     ----------
     groups : Groups
-        With names as :func:`~exmap.groups.groups_from_clusters` gives them: the class stands before the last `` / ``.
+        With the class of each group.
     edits : Edits
         Groups that are not listed stay as they are.
 
@@ -42,7 +44,8 @@ def edit_groups(groups: Groups, edits: Edits) -> Groups:
 
     Examples
     --------
-    >>> groups = Groups(np.array([0, 1, 1]), ("class a / cluster 0", "class a / cluster 1"), "exmap", ("class labels",))
+    >>> from exmap.groups import crossed_groups
+    >>> groups = crossed_groups(np.array([0, 0, 0]), np.array([0, 1, 1]), ("a",), source="exmap")
     >>> edit = GroupEdit(group="class a / cluster 0", merge_into="class a / cluster 1")
     >>> print(edit_groups(groups, Edits(format=1, source="exmap", grouping="", edits=(edit,))))
     exmap-edited: 1 groups of 3 samples
@@ -61,19 +64,21 @@ def edit_groups(groups: Groups, edits: Edits) -> Groups:
     place = np.full(len(groups.names) + 1, -1, dtype=np.int64)  # the last one is for -1: unassigned
     place[:-1] = np.searchsorted(kept, goes_to)
     used = (*groups.labels_used, BY_HAND)
-    return Groups(place[groups.index], names, f"{groups.source}-edited", used, groups.clusters)
+    classes = tuple(groups.classes[number] for number in kept)
+    return Groups(place[groups.index], names, f"{groups.source}-edited", used, groups.clusters, classes=classes)
 
 
 def _after_merges(groups: Groups, by_group: Mapping[str, GroupEdit]) -> IntArray:
     """Return the group that each group's images are in when all merges are followed, shape (G,)."""
-    ends = []
+    ends, class_of = [], dict(zip(groups.names, groups.classes, strict=True))
     for start in groups.names:
         way = [start]
         while (edit := by_group.get(way[-1])) is not None and edit.merge_into is not None:
-            if _class_of(edit.merge_into) != _class_of(start):
+            if class_of[edit.merge_into] != class_of[start]:
+                same = [name for name in groups.names if class_of[name] == class_of[start] and name != edit.group]
                 raise SettingsError(
                     f"groups can be merged within a class only, but {edit.group!r} goes into {edit.merge_into!r}; "
-                    f"choose a group of {_class_of(start)}"
+                    f"choose one of {', '.join(same) or 'none: it is the only group of its class'}"
                 )
             way.append(edit.merge_into)
             if way.count(way[-1]) > 1:
@@ -88,12 +93,12 @@ def _after_marks(groups: Groups, by_group: Mapping[str, GroupEdit], merged: IntA
     marked = {number for number in merged.tolist() if _is_marked(groups.names[number], by_group)}
     goes_to = merged.copy()
     for number in marked:
-        own = _class_of(groups.names[number])
-        others = [n for n in np.unique(merged).tolist() if n not in marked and _class_of(groups.names[n]) == own]
+        own = groups.classes[number]
+        others = [n for n in np.unique(merged).tolist() if n not in marked and groups.classes[n] == own]
         if not others:
             raise SettingsError(
-                f"at least one group of a class must stay, but all of {own} are marked not_a_shortcut; unmark one, or "
-                "merge them"
+                f"at least one group of a class must stay, but all of that of {groups.names[number]!r} are marked "
+                "not_a_shortcut; unmark one, or merge them"
             )
         goes_to[merged == number] = max(others, key=lambda n: (sizes[n], -n))
     return goes_to
@@ -106,7 +111,3 @@ def _is_marked(name: str, by_group: Mapping[str, GroupEdit]) -> bool:
 def _name(name: str, by_group: Mapping[str, GroupEdit]) -> str:
     edit = by_group.get(name)
     return name if edit is None or edit.name is None else edit.name
-
-
-def _class_of(name: str) -> str:
-    return name.rpartition(" / ")[0]

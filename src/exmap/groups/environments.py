@@ -19,34 +19,36 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from exmap.errors import DataError, NumericalError
-from exmap.groups.assign import by_size
-from exmap.groups.infer import CLASS_LABELS, MISTAKES, Evidence, split_classes
-from exmap.records import FloatArray, Groups, IntArray
+from exmap.groups.assign import by_size, crossed_groups
+from exmap.groups.controls import MISTAKES
+from exmap.records import Explained, FloatArray, Groups, IntArray
+from exmap.registry import SOURCES
 from exmap.runtime import generator
 
 __all__ = ["EIILGroups", "XRMGroups", "invariance_gap", "scale_gradients"]
 
+ENVIRONMENTS = ("environment 0", "environment 1")
 
+
+@SOURCES.register
 @dataclass(frozen=True)
 class EIILGroups:
     """The environments of EIIL, crossed with the class; environment 0 is the larger one.
 
     Parameters
     ----------
-    logits : ndarray of float, shape (N, K)
-        What a classifier, stopped early, says of the very samples that are grouped.
     steps : int
         Of Adam, all samples at once; the authors' default.
     learning_rate : float
         The authors' default.
     """
 
-    logits: FloatArray
     steps: int = 10_000
     learning_rate: float = 1e-3
     name: ClassVar[str] = "eiil"
+    needs: ClassVar[tuple[str, ...]] = ("reference",)
 
-    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+    def infer(self, explained: Explained, *, seed: int) -> Groups:
         """Return the groups; where all samples of a class are in one environment, it is one group.
 
         Raises
@@ -56,18 +58,17 @@ class EIILGroups:
         NumericalError
             If logits are not finite.
         """
-        wanted = (len(evidence.labels), len(evidence.class_names))
-        if self.logits.shape != wanted:
+        logits, wanted = explained.given["reference"].logits, (len(explained), len(explained.class_names))
+        if logits.shape != wanted:
             raise DataError(
-                f"the eiil source needs logits of shape {wanted}, one row per sample, got {self.logits.shape}; collect "
+                f"the eiil source needs logits of shape {wanted}, one row per sample, got {logits.shape}; collect "
                 "outputs of the same split"
             )
-        gradients = scale_gradients(self.logits, evidence.labels)
+        gradients = scale_gradients(logits, explained.labels)
         first = (self._soft(gradients, generator(seed, self.name)) > 0).astype(np.int64)
-        index, names = split_classes(
-            evidence.labels, by_size(first), evidence.class_names, ("environment 0", "environment 1")
+        return crossed_groups(
+            explained.labels, by_size(first), explained.class_names, source=self.name, part_names=ENVIRONMENTS
         )
-        return Groups(index, names, self.name, (CLASS_LABELS,))
 
     def _soft(self, gradients: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
         """Return the logit of each sample's probability to be in the first environment, after Adam's steps."""
@@ -81,20 +82,15 @@ class EIILGroups:
         return assigned
 
 
+@SOURCES.register
 @dataclass(frozen=True)
 class XRMGroups:
-    """Each class split into cross-mistakes and the rest.
+    """Each class split into cross-mistakes and the rest."""
 
-    Parameters
-    ----------
-    predicted : ndarray of int64, shape (N,)
-        Of :class:`exmap.model.twins.Twins`, for the very samples that are grouped.
-    """
-
-    predicted: IntArray
     name: ClassVar[str] = "xrm"
+    needs: ClassVar[tuple[str, ...]] = ("twins",)
 
-    def infer(self, evidence: Evidence, *, seed: int) -> Groups:
+    def infer(self, explained: Explained, *, seed: int) -> Groups:
         """Return the groups; a class without cross-mistakes is one group.
 
         Raises
@@ -102,14 +98,14 @@ class XRMGroups:
         DataError
             If there is not one prediction per sample.
         """
-        if len(self.predicted) != len(evidence.labels):
+        predicted: IntArray = explained.given["twins"]
+        if len(predicted) != len(explained):
             raise DataError(
-                f"the xrm source needs one prediction per sample, got {len(self.predicted)} for "
-                f"{len(evidence.labels)} samples; use the twins' predictions for the same split"
+                f"the xrm source needs one prediction per sample, got {len(predicted)} for {len(explained)} samples; "
+                "use the twins' predictions for the same split"
             )
-        wrong = (self.predicted != evidence.labels).astype(np.int64)
-        index, names = split_classes(evidence.labels, wrong, evidence.class_names, MISTAKES)
-        return Groups(index, names, self.name, (CLASS_LABELS,))
+        wrong = (predicted != explained.labels).astype(np.int64)
+        return crossed_groups(explained.labels, wrong, explained.class_names, source=self.name, part_names=MISTAKES)
 
 
 def scale_gradients(logits: FloatArray, labels: IntArray) -> NDArray[np.float64]:

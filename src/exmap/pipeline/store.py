@@ -1,18 +1,18 @@
-"""The run folder: one directory per finished stage, written beside its place and renamed into it last.
+"""The run folder: one directory per finished step, written beside its place and renamed into it last.
 
-A stage's directory is called ``STAGE.part`` while it is written. It gets its ``done.json`` when everything else is in
-it, and is then renamed to ``STAGE``. So a directory without ``done.json`` was interrupted, and is never taken for
-finished. ``identity.json`` in it says from which settings and inputs it was made; a stage whose identity changed is
-made again.
+A step's directory is called ``STEP.part`` while it is written. It gets its ``done.json`` when everything else is in it,
+and is then renamed to ``STEP``. So a directory without ``done.json`` was interrupted, and is never taken for finished.
+``identity.json`` in it says from which settings and inputs it was made; a step whose identity changed is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
-import resource
+import re
 import shutil
 import sys
 import time
@@ -32,7 +32,7 @@ from exmap.errors import RunFolderError
 __all__ = [
     "FORMAT",
     "RunFolder",
-    "StagePart",
+    "StepFolder",
     "array_file",
     "differences",
     "digest_of",
@@ -41,12 +41,13 @@ __all__ = [
     "move_into_place",
     "read_json",
     "save_arrays",
+    "slug",
     "sole_writer",
     "write_json",
     "write_text",
 ]
 
-FORMAT = 1  # of the run folder as a whole; a reader refuses a later one
+FORMAT = 2  # of the run folder as a whole; a reader refuses a later one
 LOCK = ".lock"  # held by the process that writes into the folder; the system lets go of it when that ends
 
 Identity = Mapping[str, Any]
@@ -89,7 +90,24 @@ def digest_of(value: Any) -> str:
 
 def digest_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, or that of nothing where there is no file."""
-    return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+    if not path.is_file():
+        return hashlib.sha256(b"").hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slug(text: str) -> str:
+    """Return a name for files: readable, and another one for another text.
+
+    Examples
+    --------
+    >>> slug("exmap+dfr")
+    'exmap+dfr'
+    >>> slug("exmap[size=7]+dfr")
+    'exmap_size=7_+dfr-3035'
+    """
+    plain = re.sub(r"[^A-Za-z0-9+@=.,_-]", "_", text)
+    return plain if plain == text and len(text) <= 80 else f"{plain[:80]}-{digest_of(text)[:4]}"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -106,7 +124,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix} ({old!r} there, {new!r} here)"]
 
 
-def save_arrays(arrays: Mapping[str, NDArray[np.float32]], path: Path) -> None:
+def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Write named arrays as safetensors.
 
     Raises
@@ -149,13 +167,20 @@ class _Written(np.memmap[Any, np.dtype[np.float32]]):
 
 
 def peak_memory_mib() -> float:
-    """Return the largest resident size this process, or any of its finished children, has had, in MiB."""
+    """Return the largest resident size this process, or any of its finished children, has had, in MiB.
+
+    NaN on systems that do not tell.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / unit
 
 
-class StagePart:
-    """The directory of a stage while it is written, and what was measured of its making, for ``done.json``."""
+class StepFolder:
+    """The directory of a step while it is written, and what was measured of its making, for ``done.json``."""
 
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path = path
@@ -164,7 +189,7 @@ class StagePart:
 
     @property
     def name(self) -> str:
-        """Name of the stage."""
+        """Name of the step."""
         return self.path.stem
 
 
@@ -172,7 +197,7 @@ class StagePart:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Let this process alone write into a folder, which is made if it is not there.
 
-    For a whole command, whose stages may be written by processes of its own. What a killed process held is free.
+    For a whole command, whose steps may be written by processes of its own. What a killed process held is free.
 
     Raises
     ------
@@ -242,8 +267,8 @@ class RunFolder:
                 raise RunFolderError(f"a run folder must lie in a directory, but {path} is below a file") from error
         elif (found := self._read_settings().get("format")) != FORMAT:
             raise RunFolderError(
-                f"{path} must be of run-folder format {FORMAT}, found {found!r}; use the version of exmap it was made "
-                "with, or choose another --out"
+                f"{path} must be of run-folder format {FORMAT}, found {found!r}; look at it with the version of exmap "
+                "it was made with, or run it again with another --out"
             )
 
     def settings(self) -> dict[str, Any] | None:
@@ -271,12 +296,12 @@ class RunFolder:
         tree = {"format": FORMAT, "settings": dict(settings)}
         write_text(self.path / "settings.yaml", yaml.safe_dump(tree, sort_keys=False))
 
-    def stage(self, name: str) -> Path:
-        """Return the directory of a finished stage."""
+    def folder(self, name: str) -> Path:
+        """Return the directory of a finished step."""
         return self.path / name
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """Return what ``done.json`` says of a stage, or None if the stage is not finished."""
+        """Return what ``done.json`` says of a step, or None if the step is not finished."""
         part, place = self.path / f"{name}.part", self.path / name
         if read_json(part / "done.json") is not None:  # stopped between the marker and the rename
             move_into_place(part, place)
@@ -284,17 +309,17 @@ class RunFolder:
         return record
 
     def discard(self, name: str) -> None:
-        """Delete what a finished stage left, because what it was made from is no longer so."""
+        """Delete what a finished step left, because what it was made from is no longer so."""
         shutil.rmtree(self.path / name, ignore_errors=True)
 
     def is_finished(self, name: str, identity: Identity) -> bool:
-        """Say whether a stage is finished and was made from `identity`."""
+        """Return whether a step is finished and was made from `identity`."""
         record = self.record(name)
         return record is not None and record["identity"] == digest_of(identity)
 
     @contextmanager
-    def begin(self, name: str, identity: Identity) -> Iterator[StagePart]:
-        """Give a directory to write a stage into, and put it into its place when the block ends well.
+    def begin(self, name: str, identity: Identity) -> Iterator[StepFolder]:
+        """Give a directory to write a step into, and put it into its place when the block ends well.
 
         What an interrupted attempt with the same identity left is kept there for the block to continue from.
         """
@@ -308,7 +333,7 @@ class RunFolder:
         before = _seconds_spent(path)
         start = time.time()
         write_json(path / "attempt.json", {"seconds_before": before, "started": start})
-        part = StagePart(path, resumed)
+        part = StepFolder(path, resumed)
         yield part
         (path / "attempt.json").unlink()
         seconds = time.time() - start + before
@@ -326,7 +351,7 @@ class RunFolder:
 
 
 def _seconds_spent(part: Path) -> float:
-    """Return the seconds that interrupted attempts at a stage spent, until the last file they wrote."""
+    """Return the seconds that interrupted attempts at a step spent, until the last file they wrote."""
     attempt = read_json(part / "attempt.json")
     if attempt is None:
         return 0.0

@@ -9,27 +9,22 @@ name.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from exmap.auto.choice import AUTO
-from exmap.config import ClusterSettings
 from exmap.errors import SettingsError, unknown_name
-from exmap.groups import EIILGroups, OracleGroups, XRMGroups, source_names
-from exmap.retrain import LEARNERS, WholeNetwork
+from exmap.registry import LEARNERS, SOURCES
 
-__all__ = ["ERM", "Method", "Part", "expand_methods", "parse_method", "text_of"]
+__all__ = ["ERM", "Method", "Part", "expand_methods", "method_with", "parse_method", "parse_part", "text_of"]
 
 ERM = "erm"  # the classifier as it was trained
 CLASSES = "classes"
-SOURCES = (*source_names(), AUTO, EIILGroups.name, XRMGroups.name)
-PSEUDO_ATTRIBUTES = "george[method=kmeans,n_clusters=8]"  # what BPA clusters, where it is given nothing else
+WHOLE_NETWORK = "whole network"
 
-_PART = r"[A-Za-z0-9_-]+(?:\[[^\[\]]*\])?"
+_PART = r"[A-Za-z0-9_.:-]+(?:\[[^\[\]]*\])?"
 _METHOD = re.compile(rf"(?:({_PART})\+)?({_PART})(?:@({_PART}))?")
 
 
@@ -74,7 +69,7 @@ class Method:
     @property
     def whole_network(self) -> bool:
         """Whether all weights are trained, and not the last layer alone."""
-        return self.learner.name != ERM and issubclass(LEARNERS[self.learner.name], WholeNetwork)
+        return self.learner.name != ERM and _learner(self.learner).part == WHOLE_NETWORK
 
     def groupings(self, grouped: str) -> list[tuple[Part, str]]:
         """Return the sources of groups that it fits on and chooses by, each with the split that it groups.
@@ -121,29 +116,40 @@ def parse_method(text: str) -> Method:
             f"a method is written [SOURCE+]LEARNER[@SOURCE] with options in brackets, got {text!r}; for example "
             "exmap+dfr, jtt@exmap or exmap[size=7,method=kmeans]+dfr"
         )
-    source, learner, selection = (None if part is None else _part(part) for part in found.groups())
+    source, learner, selection = (None if part is None else parse_part(part) for part in found.groups())
     assert learner is not None
     if learner.name == ERM:
         if source or selection or learner.options:
             raise SettingsError(f"{ERM} is the classifier as it is and takes no groups, got {text!r}; write {ERM}")
         return Method(learner)
-    if learner.name not in LEARNERS:
-        raise SettingsError(unknown_name("learner", learner.name, [ERM, *LEARNERS]))
-    kind = LEARNERS[learner.name]
-    _check_options("learner", learner, _learner_options(kind))
+    if learner.name not in LEARNERS.names() and ":" not in learner.name:
+        raise SettingsError(unknown_name("learner", learner.name, [ERM, *LEARNERS.names()]))
+    _check_options("learner", learner, set(LEARNERS.options(learner.name)))
     for part in (source, selection):
         if part is not None:
-            if part.name not in SOURCES:
-                raise SettingsError(unknown_name("group source", part.name, SOURCES))
-            _check_options("group source", part, source_options(part.name))
-            _check_representation(part)
+            _check_options("group source", part, source_options(part))
+    return _combined(text, learner, source, selection)
+
+
+def method_with(learner: Part, source: Part) -> Method:
+    """Return the method of a learner that is given one source of groups, for whatever it takes groups for."""
+    kind = _learner(learner)
+    if kind.fits_groups:
+        return _combined(f"{source}+{learner}", learner, source, None)
+    return _combined(f"{learner}@{source}", learner, None, source if kind.tunes_groups else None)
+
+
+def _combined(text: str, learner: Part, source: Part | None, selection: Part | None) -> Method:
+    """Return a method, after a look at what its learner takes groups for."""
+    kind = _learner(learner)
+    whole = kind.part == WHOLE_NETWORK
     if source and not kind.fits_groups:
         instead = f"{learner}@{source}" if kind.tunes_groups else str(learner)
         raise SettingsError(f"{learner.name} is not fitted on groups, got {text!r}; write {instead}")
     source = source or (_own_source(learner) if kind.fits_groups else None)
     if kind.fits_groups and source is None:
         raise SettingsError(f"{learner.name} needs groups to fit on, got {text!r}; write, for example, exmap+{learner}")
-    if selection and (not kind.tunes_groups or (kind.fits_groups and not issubclass(kind, WholeNetwork))):
+    if selection and (not kind.tunes_groups or (kind.fits_groups and not whole)):
         raise SettingsError(
             f"{learner.name} is tuned by {'the groups it is fitted on' if kind.fits_groups else 'classes'} alone, got "
             f"{text!r}; leave out @{selection}"
@@ -153,31 +159,32 @@ def parse_method(text: str) -> Method:
     return Method(learner, source, selection if kind.tunes_groups else None)
 
 
-def source_options(name: str) -> set[str]:
-    """Return the names of a source's options."""
-    clustering = set(ClusterSettings.model_fields)
-    of_features = clustering - {"representation"}
-    kept_inside = {"logits", "predicted", "index", "names", "name"}
-    return {
-        "exmap": clustering | {"size"},
-        "george": of_features,
-        "random": clustering | {"size"},  # of the exmap groups whose sizes it takes
-        EIILGroups.name: {f.name for f in dataclasses.fields(EIILGroups)} - kept_inside,
-        XRMGroups.name: set(),
-        OracleGroups.name: set(),
-    }.get(name, set())
+def source_options(part: Part) -> set[str]:
+    """Return the names of a source's options; they may depend on what is given (``option_names``)."""
+    kind: Any = SOURCES.get(part.name)
+    if hasattr(kind, "option_names"):
+        return set(kind.option_names(dict(part.options)))
+    return set(SOURCES.options(part.name))
 
 
-def _learner_options(kind: Any) -> set[str]:
-    return {f.name for f in dataclasses.fields(kind) if f.init} - {"train", "runtime", "seed"}
+def _learner(part: Part) -> Any:
+    return LEARNERS.get(part.name)
 
 
 def _own_source(learner: Part) -> Part | None:
-    """Return the source that a learner brings along where it is given none."""
-    return _part(PSEUDO_ATTRIBUTES) if learner.name == "bpa" else None
+    """Return the source that a learner brings along where it is given none (``own_source``)."""
+    own = getattr(_learner(learner), "own_source", None)
+    return None if own is None else parse_part(own)
 
 
-def _part(text: str) -> Part:
+def parse_part(text: str) -> Part:
+    """Read a name with its options.
+
+    Examples
+    --------
+    >>> parse_part("exmap[size=7,method=kmeans]")
+    Part(name='exmap', options=(('method', 'kmeans'), ('size', 7)))
+    """
     name, _, inside = text.rstrip("]").partition("[")
     options: dict[str, Any] = {}
     for item in filter(None, inside.split(",")):
@@ -194,16 +201,6 @@ def _check_options(what: str, part: Part, allowed: set[str]) -> None:
             if not allowed:
                 raise SettingsError(f"the {what} {part.name} has no options, got {key!r}; leave it out")
             raise SettingsError(unknown_name(f"option of the {what} {part.name}", key, allowed))
-
-
-def _check_representation(part: Part) -> None:
-    """Refuse a size of heatmaps that are not clustered."""
-    options = dict(part.options)
-    if options.get("representation") == "channels" and options.get("size") is not None:
-        raise SettingsError(
-            f"size reduces heatmaps of pixels, and representation=channels clusters none, got {str(part)!r}; leave "
-            "size out"
-        )
 
 
 def text_of(value: Any) -> str:

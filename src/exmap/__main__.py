@@ -1,0 +1,5 @@
+"""``python -m exmap``."""
+
+from exmap.cli import main
+
+main()

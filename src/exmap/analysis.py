@@ -1,0 +1,233 @@
+"""What came of explaining a classifier on a split: explained images, groups by source, fits by method, results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.auto import AUTO
+from exmap.cluster import embed
+from exmap.data import Split, Task
+from exmap.data.missing import first_images
+from exmap.errors import DataError, unknown_name
+from exmap.groups import EDITED, ExMapGroups
+from exmap.model import find_last_layer, replace_head
+from exmap.records import Explained, Groups, IntArray, Listener, Outputs, silent
+from exmap.results import Results, Trust
+from exmap.retrain import Head
+from exmap.runtime import child_seed
+from exmap.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Analysis", "Fit", "reported_groups"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """What came of fitting a method: a repaired classifier, and what it says of the test images.
+
+    Attributes
+    ----------
+    predicted : ndarray of int64, shape (R, N)
+        Predicted class of each test image by each of R repeats.
+    heads : tuple of Head
+        The last layer of every repeat, for learners of the last layer.
+    network : torch.nn.Module or None
+        The whole network, for learners of that.
+    notes : tuple of str
+        What a reader should know.
+    epoch : int or None
+        The epoch that was kept of a whole network.
+    left_alone : str
+        Why the classifier was left as it is; empty where it was not.
+    seconds : float
+        Spent on the fit.
+    """
+
+    predicted: IntArray
+    heads: tuple[Head, ...] = ()
+    network: nn.Module | None = None
+    notes: tuple[str, ...] = ()
+    epoch: int | None = None
+    left_alone: str = ""
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        kind = f"{len(self.heads)} last layers" if self.heads else "whole network"
+        return f"Fit({kind}, {self.predicted.shape[1]:,} test images)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Analysis:
+    """A classifier explained on some images, and all that came of it.
+
+    Attributes
+    ----------
+    settings : Settings
+    task : Task
+        Labels and ids of all splits; images where they are at hand (`no_images` says why they are not).
+    explained : Explained
+        The split that was explained and grouped.
+    test : Outputs
+        What the classifier says of the test split.
+    groups : mapping of str to Groups
+        Of the explained split, by the name of their source. The true groups are not among them.
+    oracle : Groups or None
+        The true groups of the explained split, where they are known: for showing them beside the others.
+    fits : mapping of str to Fit
+        By method, for example ``exmap+dfr``.
+    results : Results or None
+        None before evaluation.
+    trust : Trust or None
+        How far heatmaps and groups can be trusted.
+    network : callable
+        Returns the classifier that was explained.
+    made_by : mapping of str to str
+        Versions, commit and machine.
+    grouping : str
+        Identity of the clustering: what edits of the groups refer to.
+    no_images : str
+        Why images are not at hand; empty where they are.
+    """
+
+    settings: Settings
+    task: Task
+    explained: Explained
+    test: Outputs
+    groups: Mapping[str, Groups]
+    network: Callable[[], nn.Module]
+    oracle: Groups | None = None
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    results: Results | None = None
+    trust: Trust | None = None
+    made_by: Mapping[str, str] = field(default_factory=dict)
+    grouping: str = ""
+    no_images: str = ""
+
+    @property
+    def grouped(self) -> Split:
+        """The split that was explained and grouped, with its images where they are at hand."""
+        return {"train": self.task.train, "val": self.task.val, "test": self.task.test}[self.explained.split]
+
+    @property
+    def pseudo_groups(self) -> Groups:
+        """The pseudo-groups of ExMap."""
+        return self.groups[ExMapGroups.name]
+
+    def method_of(self, source: str) -> str | None:
+        """Return the method that was given a source's groups, to fit on or to choose by; None where there is none."""
+        return next((name for name in self.fits if source in _sources_in(name)), None)
+
+    @property
+    def method(self) -> str | None:
+        """The method that repairs the classifier by ExMap's groups; None before retraining."""
+        return self.method_of(ExMapGroups.name) or next(iter(self.fits), None)
+
+    @property
+    def last_word(self) -> str | None:
+        """The method to take the repaired classifier of: by edited groups, else chosen ones, else ExMap's."""
+        found = (self.method_of(source) for source in (EDITED, AUTO, ExMapGroups.name))
+        return next((name for name in found if name is not None), self.method)
+
+    @cached_property
+    def coordinates(self) -> NDArray[np.float32]:
+        """The heatmaps in the plane, shape (N, 2); NaN where a heatmap is not finite."""
+        maps = self.explained.maps()
+        plane = np.full((len(maps), 2), np.nan, dtype=np.float32)
+        plane[maps.finite] = embed(maps.flat()[maps.finite], seed=child_seed(self.settings.seed, "embedding"))
+        return plane
+
+    def fit(self, method: str | None = None) -> Fit:
+        """Return what came of a method, by default of :attr:`last_word`.
+
+        Raises
+        ------
+        DataError
+            If nothing was fitted, or the method is not among those that were.
+        """
+        name = method or self.last_word
+        if name is None:
+            raise DataError("nothing was retrained in this analysis; bring it as far as retraining first")
+        if name not in self.fits:
+            raise DataError(unknown_name("method", name, self.fits))
+        return self.fits[name]
+
+    def repaired(self, method: str | None = None) -> nn.Module:
+        """Return the repaired classifier, of the same class as the one that was explained.
+
+        Parameters
+        ----------
+        method : str, optional
+            A key of `fits`; by default :attr:`last_word`.
+        """
+        fit = self.fit(method)
+        if fit.network is not None:
+            return fit.network
+        model = self.network()
+        if fit.left_alone or not fit.heads:
+            return model
+        last = find_last_layer(model, first_images(self.grouped))
+        return replace_head(model, last, fit.heads[0].weight, fit.heads[0].bias)
+
+    def report(self, path: str | Path, *, listen: Listener = silent) -> Path:
+        """Write the report page: one HTML file that opens from disk and can be mailed.
+
+        Parameters
+        ----------
+        path : path
+        listen : Listener
+        """
+        from exmap.report.compose import write_page
+
+        write_page(self, Path(path), listen=listen)
+        return Path(path)
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, a row per explained image: id, class, predicted class, group, cluster."""
+        import pandas as pd
+
+        explained, names = self.explained, np.array([*self.explained.class_names], dtype=object)
+        columns: dict[str, Any] = {
+            "id": explained.ids,
+            "class": names[explained.labels],
+            "predicted": names[explained.predicted],
+            "correct": explained.correct,
+        }
+        for source, groups in self.groups.items():
+            columns[f"group ({source})"] = np.array([*groups.names, "unassigned"], dtype=object)[groups.index]
+        return pd.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        sources = ", ".join(self.groups)
+        return (
+            f"Analysis({self.task.name}, {len(self.explained):,} images of the {self.explained.split} split, "
+            f"groups by {sources}; {len(self.fits)} fits)"
+        )
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p>{escape(repr(self))}</p>"]
+        if self.results is not None:
+            parts.append(self.results._repr_html_())
+        if ExMapGroups.name in self.groups:
+            parts.append(self.pseudo_groups._repr_html_())
+        return "".join(parts)
+
+
+def _sources_in(method: str) -> tuple[str, str]:
+    """Return the sources that a method names, before ``+`` and after ``@``, without their options."""
+    before, _, after = method.rpartition("+")
+    return before.partition("[")[0], after.partition("@")[2].partition("[")[0]
+
+
+def reported_groups(split: Split) -> tuple[IntArray, tuple[str, ...]]:
+    """Return the groups that results are reported by, and their names: the true ones, or classes without those."""
+    return (split.labels, split.class_names) if split.truth is None else (split.truth.index, split.truth.names)

@@ -1,0 +1,152 @@
+"""What all commands share: the app, its options, and how work is shown, interrupted and ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from exmap.cli.progress import ProgressBars
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from exmap.settings import Settings
+
+__all__ = [
+    "DataDir",
+    "Devices",
+    "Nodes",
+    "Override",
+    "RunDir",
+    "app",
+    "at_work",
+    "console_of",
+    "end_with_the_others",
+    "fail",
+    "listed",
+    "loading",
+    "with_processes",
+]
+
+app = typer.Typer(
+    name="exmap",
+    help="Find the shortcuts an image classifier takes, without group labels, and fix it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", envvar="EXMAP_DATA_DIR", help="Folder that holds the data set's files."),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeat for more."),
+]
+Devices = Annotated[int | None, typer.Option("--devices", help="Processes per host, one per device.")]
+Nodes = Annotated[int | None, typer.Option("--num-nodes", help="Number of hosts; start the processes with torchrun.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of an earlier run.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"exmap {version('exmap')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Find the shortcuts an image classifier takes, without group labels, and fix it."""
+
+
+def listed(text: str) -> list[str]:
+    """Return the items of a list separated by commas; those inside brackets stay."""
+    return [item.strip() for item in re.split(r",(?![^\[]*\])(?![^{]*\})", text) if item.strip()]
+
+
+def with_processes(settings: Settings, devices: int | None, num_nodes: int | None) -> Settings:
+    """Return the settings with the processes that were asked for, or that torchrun has started."""
+    from exmap.errors import SettingsError
+    from exmap.runtime import launched_runtime
+    from exmap.settings import change_settings
+
+    asked = change_settings(settings, runtime__devices=devices, runtime__num_nodes=num_nodes)
+    started = launched_runtime(asked.runtime)
+    if (devices or num_nodes) and asked.runtime.processes != started.processes:
+        raise SettingsError(
+            f"--devices and --num-nodes ask for {asked.runtime.processes} processes, but torchrun has started "
+            f"{started.processes}; leave them out"
+        )
+    return change_settings(settings, runtime__devices=started.devices, runtime__num_nodes=started.num_nodes)
+
+
+def console_of() -> Console:
+    """Return the console that results are printed on."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say that libraries are loading, and keep theirs from saying more."""
+    import logging
+
+    from rich.console import Console
+
+    from exmap.runtime import process_number
+
+    with Console(stderr=True, quiet=process_number() > 0).status("loading"):
+        import lightning_fabric  # noqa: F401  sets the level of its own logger, which is then changed below
+
+        yield
+    for name in ("lightning_fabric", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def at_work(console: Console, continued: str) -> Iterator[tuple[ProgressBars, Callable[[str], None]]]:
+    """Give bars, and a way to say a line between them; say how work that is interrupted goes on."""
+    with ProgressBars() as bars:
+
+        def say(line: str) -> None:
+            bars.close()
+            console.print(line, style="dim", highlight=False, markup=False)
+
+        try:
+            yield bars, say
+        except KeyboardInterrupt:
+            bars.close()
+            fail(f"interrupted; {continued}", 130)
+
+
+def end_with_the_others(*_: Any) -> NoReturn:
+    """Say why torchrun ends this process."""
+    from exmap.errors import ProcessError
+
+    raise ProcessError(
+        "this process was told to end, as torchrun does when another process of the run has ended; give the same "
+        "command again: finished stages and epochs are kept"
+    )
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Print an error as one sentence, and leave with a code."""
+    number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
+    which = "" if number == "0" else f" (process {number})"
+    print(f"exmap{which}: {sentence}", file=sys.stderr)
+    sys.exit(code)

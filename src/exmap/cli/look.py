@@ -1,0 +1,133 @@
+"""Commands that look: figures and exports of a run, the check of a model, and the settings there are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exmap.cli.common import DataDir, Override, RunDir, app, console_of, listed, loading
+from exmap.cli.progress import ProgressBars
+
+__all__ = ["figures"]
+
+
+@app.command()
+def figures(
+    run_dir: RunDir,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: RUN_DIR/figures.")] = None,
+    only: Annotated[
+        str, typer.Option("--only", help="comparison, strategies, true-groups, embedding, mistakes. Default: all.")
+    ] = "",
+) -> None:
+    """Draw the paper's figures of a run as PNG and PDF; says which cannot be drawn, and why."""
+    with loading():
+        from exmap.draw import draw_figures
+        from exmap.pipeline.looking import open_analysis
+    with ProgressBars() as bars:
+        analysis = open_analysis(run_dir, data_dir=data_dir, listen=bars)
+        drawn = draw_figures(analysis, out or run_dir / "figures", listed(only), listen=bars)
+    for each in drawn:
+        if each.note:
+            print(f"{each.name}: {each.note}" if each.paths else f"{each.name}: left out, {each.note}")
+        for path in each.paths:
+            print(f"Figure: {path}")
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    to: Annotated[str, typer.Option("--to", help="virelay (a ViRelAy project) or parquet (a table with pictures).")],
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: RUN_DIR/export/FORMAT.")] = None,
+) -> None:
+    """Export a run's images, heatmaps and groups for other tools."""
+    with loading():
+        from exmap.export import check_target, export_run
+        from exmap.pipeline.looking import open_analysis
+    check_target(to)
+    with ProgressBars() as bars:
+        analysis = open_analysis(run_dir, data_dir=data_dir, listen=bars)
+        path = export_run(analysis, to, out or run_dir / "export" / to, listen=bars)
+    if analysis.no_images:
+        print(f"Without thumbnails: {analysis.no_images}")
+    print(f"Export: {path}")
+
+
+@app.command()
+def settings(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[PRESET_OR_YAML]", help="Whose values are shown. Default: the defaults.")
+    ] = None,
+    overrides: Override = None,
+) -> None:
+    """List all settings with their values and meanings, and the options of the learner, clusterer and explainer."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from exmap.settings import Settings, change_settings, load_settings
+    from exmap.settings.describe import describe_settings
+
+    chosen = load_settings(source, overrides or ()) if source else change_settings(Settings(), overrides or ())
+    table = Table()
+    for title in ("setting", "value", "allowed", "meaning"):
+        table.add_column(title, overflow="fold")
+    for row in describe_settings(chosen):
+        table.add_row(*(Text(str(cell)) for cell in (row.name, row.value, row.allowed, row.meaning)))
+    console_of().print(table)
+
+
+@app.command("check-model")
+def check_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A run folder, torchvision:NAME, timm:NAME, hf:FOLDER, PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION.",
+        ),
+    ],
+    weights: Annotated[Path | None, typer.Option("--weights", help="A safetensors file.")] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="A .npy file of float images, (n, C, H, W); by default random.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Side of random images; by default the model's own, or 224.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="Of random images; by default 3.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", help="Outputs of the model, where it is built here; by default 2.")
+    ] = None,
+    composite: Annotated[
+        str, typer.Option("--composite", help="Rules; auto takes those of the model's kind.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the result there, too.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Check that a classifier is explained right: input + constants = logit. Exit code 1 if it is not."""
+    with loading():
+        from exmap.model_source import check_named, check_record
+        from exmap.pipeline.store import write_json
+    with ProgressBars() as bars:
+        checked = check_named(
+            model,
+            weights=weights,
+            images=images,
+            size=size,
+            channels=channels,
+            classes=classes,
+            composite=composite,
+            data_dir=data_dir,
+            listen=bars,
+        )
+    print(f"Model: {checked.model}")
+    print(f"Images: {checked.images}")
+    print(checked.found)
+    if json_file is not None:
+        write_json(json_file, check_record(checked))
+        print(f"Result: {json_file}")
+    sys.exit(0 if checked.found.passed else 1)

@@ -1,0 +1,144 @@
+"""Tables of what came of a run: accuracies by method, and what the choice of a grouping says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from exmap.results import AutoRecord, ClassFinding, Results, ScoredGrouping
+
+__all__ = ["mention_choice", "show_choice", "summary"]
+
+GROUPINGS_SHOWN = 5  # the best, beside the worst
+FIRST = ("erm", "exmap+", "exmap-edited", "auto")
+OTHERS = len(FIRST)
+
+
+def summary(results: Results) -> Any:
+    """Return the table ERM -> learners by source of groups."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{results.dataset}, seed {results.seed}: test accuracy", title_justify="left")
+    table.add_column("method")
+    for column in ("worst group", "mean"):
+        table.add_column(column, justify="right")
+    table.add_column("labels used for groups")
+
+    for name, row in sorted(results.methods.items(), key=lambda item: (_place(item[0]), item[0])):
+        spread = f" ± {row.std:.1%}" if row.std is not None else ""
+        used = ", ".join(row.labels_used.get("groups", ())) or "none"
+        cells = (name, f"{row.worst_group_accuracy:.1%}{spread}", f"{row.mean_accuracy:.1%}", used)
+        table.add_row(*(Text(cell) for cell in cells), style="" if _place(name) == OTHERS else "bold")
+    return table
+
+
+def _place(method: str) -> int:
+    """Return where a method stands: the classifier, what ExMap gives, other sources and controls, the oracle last."""
+    if "oracle" in method:
+        return len(FIRST) + 1
+    return next((n for n, word in enumerate(FIRST) if method.startswith(word) or method.endswith(f"@{word}")), OTHERS)
+
+
+def mention_choice(console: Console, record: AutoRecord, folder: Path) -> None:
+    """Print what was chosen without group labels in a few lines."""
+    from exmap.auto import words
+
+    lines = [words.verdict(record)]
+    if record.chosen is not None:
+        lines.append(f"Chosen grouping: {record.chosen}, confidence {record.confidence:.0%}.")
+        lines += [words.last_layer(record), f"All that was weighed: exmap auto {folder}"]
+    console.print("\n".join(lines), highlight=False, markup=False)
+
+
+def show_choice(console: Console, record: AutoRecord) -> None:
+    """Print all that a choice of groups says, the verdict first."""
+    from exmap.auto import words
+
+    def say(line: str, style: str = "") -> None:
+        if line:
+            console.print(line, style=style, highlight=False, markup=False)
+
+    say(words.verdict(record), "bold")
+    console.print(_findings(record.shortcut))
+    if record.chosen is None:
+        return
+    say(f"Chosen grouping: {record.chosen}", "bold")
+    say(f"{record.why} {words.confidence(record)}")
+    console.print(_candidates(record))
+    say(words.last_layer(record))
+    if record.data_curve:
+        console.print(_data_curve(record))
+    say(words.more_images(record))
+    for remark in words.remarks(record):
+        say(remark)
+
+
+def _findings(shortcut: Mapping[str, ClassFinding]) -> Any:
+    """Return what the test says of each class."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Is there a shortcut?", title_justify="left")
+    table.add_column("class", overflow="fold")
+    table.add_column("shortcut")
+    for column in ("p", "more errors"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for name, row in shortcut.items():
+        found = {True: "found", False: "not found", None: "not tested"}[row.found]
+        p_value = effect = ""
+        if row.effect is not None and row.p_value is not None:
+            p_value = "< 0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"
+            effect = f"{100 * row.effect:+.0f} points"
+        table.add_row(*map(Text, (name, found, p_value, effect, row.why)), style="bold" if row.found else "")
+    return table
+
+
+def _candidates(record: AutoRecord) -> Any:
+    """Return the best groupings and the worst one, with their scores."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = record.candidates
+    marks = {record.chosen: "chosen", record.runner_up: "runner-up"}
+    table = Table(
+        title=f"Groupings by score, {len(rows)} in all (0 is best); likeness to the chosen one", title_justify="left"
+    )
+    table.add_column("grouping", overflow="fold")
+    for column in ("score", "groups", "likeness"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+
+    def add(row: ScoredGrouping) -> None:
+        mark = marks.get(row.name, "") if row.eligible else "may not be chosen"
+        cells = (row.name, f"{row.score:.2f}", str(row.groups), f"{row.like_chosen:.2f}", mark)
+        table.add_row(*map(Text, cells), style="bold" if mark == "chosen" else "")
+
+    for row in rows[:GROUPINGS_SHOWN]:
+        add(row)
+    if len(rows) > GROUPINGS_SHOWN:
+        table.add_section()
+        add(min(rows[GROUPINGS_SHOWN:], key=lambda row: row.score))
+    if record.reliance is not None:
+        table.add_section()
+        table.add_row("the classifier as it is", f"{-record.reliance.classifier:.2f}")
+    return table
+
+
+def _data_curve(record: AutoRecord) -> Any:
+    """Return how the repair depends on the number of images."""
+    from rich.table import Table
+
+    table = Table(title="What so many images give", title_justify="left")
+    for column in ("images", "in the smallest group", "worst chosen group is right"):
+        table.add_column(column, justify="right")
+    for point in record.data_curve:
+        right = f"{point.worst_group_accuracy:.1%} ± {point.spread:.1%}"
+        table.add_row(f"{point.images:,}", f"{point.smallest_group:,.0f}", right)
+    return table

@@ -1,0 +1,83 @@
+"""The seam of the sources of groups: what a classifier does with a split goes in, one group per image comes out."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from exmap.errors import SettingsError
+from exmap.methods import Part
+from exmap.records import Explained, Groups
+from exmap.registry import SOURCES
+from exmap.settings import Settings
+
+__all__ = ["CLASS_LABELS", "TRUE_GROUPS", "GroupSource", "make_source", "needs_of", "source_names"]
+
+CLASS_LABELS = "class labels"
+TRUE_GROUPS = "truth"  # what an oracle needs, and nothing else may
+
+
+class GroupSource(Protocol):
+    """One way to infer groups; the same seed gives the same groups.
+
+    A source is a class with the decorator ``@SOURCES.register``. Its constructor's arguments are its options. What it
+    needs beyond the classifier's outputs and heatmaps it names in ``needs``, and finds in ``explained.given``:
+
+    ``reference``
+        :class:`~exmap.records.Outputs` of a classifier that was stopped early.
+    ``twins``
+        Predicted class of each image by networks that were not trained on it, shape (N,).
+    ``choice``
+        :class:`~exmap.records.Groups` that were chosen among many (``groups.auto``).
+    ``truth``
+        :class:`~exmap.data.TrueGroups`; only for a source that says ``oracle`` in its name.
+    any other text
+        :class:`~exmap.records.Groups` of another source, written as in ``exmap bench``: ``exmap[n_clusters=4]``.
+
+    A source with settings of its own names their sections in ``sections``, and is built by ``from_settings(settings,
+    options)``.
+    """
+
+    name: ClassVar[str]
+
+    def infer(self, explained: Explained, *, seed: int) -> Groups:
+        """Return one group per image."""
+        ...
+
+
+def make_source(part: Part, settings: Settings) -> GroupSource:
+    """Return a source with its options.
+
+    Parameters
+    ----------
+    part : Part
+        Name and options.
+    settings : Settings
+        Sources with a section of their own begin with that.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown name or option, and for a source that wants the true groups and does not say so.
+    """
+    kind: Any = SOURCES.get(part.name)
+    options = dict(part.options)
+    if hasattr(kind, "from_settings"):
+        source: GroupSource = kind.from_settings(settings, options)
+    else:
+        source = SOURCES.build(part.name, options)
+    if TRUE_GROUPS in needs_of(source) and "oracle" not in kind.name:
+        raise SettingsError(
+            f"only a source that says oracle in its name may see the true groups, but {kind.name} needs them; rename "
+            "it, or infer its groups without them"
+        )
+    return source
+
+
+def source_names() -> list[str]:
+    """Return the names of all sources, sorted."""
+    return SOURCES.names()
+
+
+def needs_of(source: GroupSource) -> tuple[str, ...]:
+    """Return what a source needs beyond the classifier's outputs and heatmaps."""
+    return tuple(getattr(source, "needs", ()))

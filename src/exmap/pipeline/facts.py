@@ -1,0 +1,72 @@
+"""What a run keeps of its data: labels, ids and true groups, so that all but images can be had without the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exmap.data import Split, Task
+from exmap.data.dataset import TrueGroups
+from exmap.data.missing import MissingImages
+from exmap.pipeline.store import read_json, write_json
+
+__all__ = ["load_task", "save_task"]
+
+SPLITS = ("train", "val", "test")
+
+
+def save_task(task: Task, folder: Path) -> None:
+    """Write data.json and a table per split: id, class and true group of each image."""
+    splits: dict[str, Any] = {}
+    for split in (task.train, task.val, task.test):
+        columns: dict[str, Any] = {"id": list(split.ids), "class": split.labels}
+        truth = split.truth
+        if truth is not None:
+            columns["true_group"] = truth.index
+        splits[split.name] = {
+            "images": len(split),
+            "true_groups": None
+            if truth is None
+            else {
+                "names": truth.names,
+                "attributes": truth.attributes,
+                "coordinates": None if truth.coordinates is None else truth.coordinates.tolist(),
+            },
+        }
+        pq.write_table(pa.table(columns), folder / f"{split.name}.parquet")
+    record = {
+        "name": task.name,
+        "class_names": task.train.class_names,
+        "shape": task.train.images.shape,
+        "splits": splits,
+        "digests": dict(task.digests),
+        "skipped": dict(task.skipped),
+    }
+    write_json(folder / "data.json", record)
+
+
+def load_task(folder: Path, why: str = "were not opened") -> Task:
+    """Return the task without its images; `why` says why they are not there."""
+    record = read_json(folder / "data.json")
+    splits = {}
+    for name in SPLITS:
+        table, kept = pq.read_table(folder / f"{name}.parquet"), record["splits"][name]
+        truth = None
+        if (known := kept["true_groups"]) is not None:
+            places = None if known["coordinates"] is None else np.array(known["coordinates"], dtype=np.int64)
+            index = table["true_group"].to_numpy()
+            truth = TrueGroups(index, tuple(known["names"]), tuple(known["attributes"]), places)
+        splits[name] = Split(
+            name,
+            MissingImages(kept["images"], tuple(record["shape"]), why),
+            table["class"].to_numpy(),
+            tuple(table["id"].to_pylist()),
+            tuple(record["class_names"]),
+            truth,
+        )
+    train, val, test = (splits[name] for name in SPLITS)
+    return Task(record["name"], train, val, test, digests=record["digests"], skipped=record["skipped"])

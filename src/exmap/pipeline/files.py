@@ -1,0 +1,236 @@
+"""Records as files in the folder of a step, and back (``docs/run-folder.md`` says what each file holds)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_weights_file
+from torch import nn
+
+from exmap.analysis import Fit
+from exmap.auto import AutoChoice
+from exmap.data import Split
+from exmap.model import save_weights
+from exmap.pipeline.store import array_file, read_json, save_arrays, write_json
+from exmap.records import Clusters, Explained, Groups, Heatmaps, Outputs
+from exmap.results import AutoRecord
+from exmap.retrain import Head
+
+__all__ = [
+    "heatmap_file",
+    "load_choice",
+    "load_explained",
+    "load_fits",
+    "load_groups",
+    "load_outputs",
+    "save_choice",
+    "save_explained",
+    "save_fits",
+    "save_groups",
+    "save_outputs",
+]
+
+CHECK = b"exmap.check"  # key in the metadata of heatmaps.parquet
+OUTPUTS = "outputs.safetensors"
+WEIGHTS = "model{}.safetensors"
+
+
+def save_outputs(outputs: Outputs, folder: Path) -> None:
+    """Write outputs.safetensors: features and logits."""
+    save_arrays({"features": outputs.features, "logits": outputs.logits}, folder / OUTPUTS)
+
+
+def load_outputs(folder: Path) -> Outputs:
+    """Return features and logits."""
+    arrays = load_file(folder / OUTPUTS)
+    return Outputs(arrays["features"], arrays["logits"])
+
+
+def heatmap_file(folder: Path) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:
+    """Return what makes heatmaps.npy, mapped into memory, once its shape is known."""
+    return lambda shape: array_file(folder / "heatmaps.npy", shape)
+
+
+def save_explained(maps: Heatmaps, outputs: Outputs, ids: Sequence[str], folder: Path) -> None:
+    """Finish heatmaps.npy, and write heatmaps.parquet, a row per image, with channels.npy and outputs.safetensors."""
+    if isinstance(maps.values, np.memmap):
+        maps.values.flush()
+    columns = {
+        "id": list(ids),
+        "target": maps.target,
+        "conservation_error": maps.conservation_error,
+        "finite": maps.finite,
+        "zero": maps.zero,
+    }
+    if maps.input_share is not None:
+        columns["input_share"] = maps.input_share
+    if maps.channels is not None:
+        np.save(folder / "channels.npy", maps.channels, allow_pickle=False)
+    table = pa.table(columns).replace_schema_metadata({CHECK: json.dumps(dict(maps.check)).encode()})
+    pq.write_table(table, folder / "heatmaps.parquet")
+    save_outputs(outputs, folder)
+
+
+def load_explained(split: Split, folder: Path) -> Explained:
+    """Return an explained split; the heatmaps' values stay on disk until they are asked for."""
+    table, channels = pq.read_table(folder / "heatmaps.parquet"), folder / "channels.npy"
+    check = (table.schema.metadata or {}).get(CHECK, b"{}")
+    maps = Heatmaps(
+        np.load(folder / "heatmaps.npy", mmap_mode="r", allow_pickle=False),
+        target=table["target"].to_numpy(),
+        conservation_error=table["conservation_error"].to_numpy(),
+        finite=table["finite"].to_numpy(),
+        zero=table["zero"].to_numpy(),
+        input_share=table["input_share"].to_numpy() if "input_share" in table.column_names else None,
+        channels=np.load(channels, mmap_mode="r", allow_pickle=False) if channels.is_file() else None,
+        check=json.loads(check),
+    )
+    return Explained(split.name, split.ids, split.labels, split.class_names, load_outputs(folder), maps)
+
+
+def save_groups(groups: Groups, explained: Explained, folder: Path) -> None:
+    """Write groups.parquet, a row per image, and groups.json: names, classes, and what the clustering said."""
+    clusters = groups.clusters.labels if groups.clusters else np.full(len(groups), -1, dtype=np.int64)
+    table = {
+        "id": list(explained.ids),
+        "class": explained.labels,
+        "cluster": clusters,
+        "group": groups.index,
+        "group_name": [groups.names[g] if g >= 0 else "unassigned" for g in groups.index],
+        "predicted": explained.predicted,
+        "correct": explained.correct,
+    }
+    pq.write_table(pa.table(table), folder / "groups.parquet")
+    record = {
+        "source": groups.source,
+        "names": groups.names,
+        "counts": groups.counts().tolist(),
+        "classes": groups.classes,
+        "parts": groups.parts,
+        "labels_used": groups.labels_used,
+        "scope": groups.clusters.scope if groups.clusters else None,
+        "fits": groups.clusters.notes if groups.clusters else (),
+    }
+    write_json(folder / "groups.json", record)
+
+
+def load_groups(folder: Path) -> Groups:
+    """Return the groups of a split."""
+    record = read_json(folder / "groups.json")
+    table = pq.read_table(folder / "groups.parquet", columns=["group", "cluster"])
+    clusters = None
+    if record["scope"] is not None:
+        clusters = Clusters(table["cluster"].to_numpy(), record["scope"], tuple(record["fits"]))
+    return Groups(
+        table["group"].to_numpy(),
+        tuple(record["names"]),
+        record["source"],
+        tuple(record["labels_used"]),
+        clusters,
+        classes=tuple(record["classes"]),
+        parts=tuple(record["parts"]),
+    )
+
+
+def save_choice(choice: AutoChoice, explained: Explained, judged: Explained, folder: Path) -> None:
+    """Write auto.json, and the chosen groups of the grouped and of the judged split in folders of their own."""
+    write_json(folder / "auto.json", choice.record.to_json())
+    for name, groups, split in (("groups", choice.groups, explained), ("judged", choice.judged, judged)):
+        (folder / name).mkdir(exist_ok=True)
+        save_groups(groups, split, folder / name)
+
+
+def load_choice(folder: Path) -> AutoChoice:
+    """Return the choice of a grouping."""
+    record = AutoRecord.from_json(read_json(folder / "auto.json"))
+    return AutoChoice(load_groups(folder / "groups"), load_groups(folder / "judged"), record.repaired, record)
+
+
+def save_fits(fits: Mapping[str, Fit], folder: Path) -> None:
+    """Write fit.json, predicted.safetensors, and the heads or the weights of the network that was fitted.
+
+    Parameters
+    ----------
+    fits : mapping of str to Fit
+        By method. Several methods come of one training where they differ in what its epoch is chosen by.
+    folder : Path
+    """
+    notes: dict[str, Any] = {}
+    for number, (method, fit) in enumerate(fits.items()):
+        save_arrays({"predicted": fit.predicted}, folder / f"predicted{_number(number)}.safetensors")
+        if fit.heads:
+            save_arrays(
+                {f"{i}.{key}": getattr(head, key) for i, head in enumerate(fit.heads) for key in ("weight", "bias")},
+                folder / f"heads{_number(number)}.safetensors",
+            )
+        if fit.network is not None:
+            save_weights(fit.network, folder / WEIGHTS.format(_number(number)))
+        notes[method] = {
+            "number": number,
+            "notes": list(fit.notes),
+            "epoch": fit.epoch,
+            "left_alone": fit.left_alone,
+            "seconds": fit.seconds,
+            "heads": [
+                {"strength": h.strength, "tuning": h.tuning, "notes": h.notes, "chosen": h.chosen} for h in fit.heads
+            ],
+        }
+    write_json(folder / "fit.json", notes)
+
+
+def load_fits(folder: Path, network: Callable[[], nn.Module]) -> dict[str, Fit]:
+    """Return fits by method.
+
+    Parameters
+    ----------
+    folder : Path
+    network : callable
+        Returns the classifier without weights, for those of whole networks.
+    """
+    fits = {}
+    for method, note in read_json(folder / "fit.json").items():
+        number = _number(note["number"])
+        heads: list[Head] = []
+        if note["heads"]:
+            arrays = load_file(folder / f"heads{number}.safetensors")
+            heads = [_head(arrays, i, row) for i, row in enumerate(note["heads"])]
+        weights, model = folder / WEIGHTS.format(number), None
+        if weights.is_file() and not heads:
+            model = network()
+            model.load_state_dict(load_weights_file(weights))
+            model.eval()
+        predicted = load_file(folder / f"predicted{number}.safetensors")["predicted"]
+        fits[method] = Fit(
+            predicted,
+            tuple(heads),
+            model,
+            tuple(note["notes"]),
+            epoch=note["epoch"],
+            left_alone=note["left_alone"],
+            seconds=note["seconds"],
+        )
+    return fits
+
+
+def _head(arrays: Mapping[str, NDArray[np.float32]], number: int, note: Mapping[str, Any]) -> Head:
+    return Head(
+        arrays[f"{number}.weight"],
+        arrays[f"{number}.bias"],
+        note["strength"],
+        note["tuning"],
+        tuple(note["notes"]),
+        note["chosen"],
+    )
+
+
+def _number(number: int) -> str:
+    """Return what tells the files of several fits apart; nothing for the first."""
+    return f"-{number}" if number else ""

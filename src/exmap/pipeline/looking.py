@@ -1,0 +1,202 @@
+"""Open what a run left: as an analysis, as a classifier, or to write its report again."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from exmap.analysis import Analysis
+from exmap.data import Task, build_task
+from exmap.data.missing import MissingImages
+from exmap.errors import DataError, RunFolderError, SettingsError
+from exmap.groups import EDITED, ExMapGroups
+from exmap.methods import Part
+from exmap.pipeline.chain import plan_run, sources_of
+from exmap.pipeline.facts import load_task
+from exmap.pipeline.graph import DATA, Graph
+from exmap.pipeline.outcome import EVALUATE, REPORT, TRUST, analysis_of
+from exmap.pipeline.plan import TRAIN, Plan, explained_name
+from exmap.pipeline.plan_groups import groups_name
+from exmap.pipeline.provenance import identity_part, made_by
+from exmap.pipeline.runner import Runner, Say, StepWork, seconds_by_stage
+from exmap.pipeline.store import RunFolder, read_json, write_json
+from exmap.records import Listener, silent
+from exmap.results import Results
+from exmap.settings import Settings, change_settings, parse_settings
+
+__all__ = [
+    "edited_step",
+    "gathered",
+    "no_task",
+    "open_analysis",
+    "publish",
+    "recorded_graph",
+    "recorded_task",
+    "report_run",
+    "trained_classifier",
+]
+
+
+def edited_step(settings: Settings) -> str:
+    """Return the name of the step whose groups a person edits."""
+    return groups_name(Part(ExMapGroups.name), settings.groups.split)
+
+
+def recorded_task(run: RunFolder, settings: Settings) -> tuple[Task, dict[str, str]] | None:
+    """Return the task that a run recorded, without images, and its inputs' digests; None if it is of other settings."""
+    if run.record(DATA) is None:
+        return None
+    made_from = read_json(run.folder(DATA) / "identity.json")["settings"]
+    tree = identity_part(settings)
+    now = json.loads(json.dumps({name: tree[name] for name in ("data", "images")}))
+    if {name: made_from[name] for name in now} != now:
+        return None
+    return load_task(run.folder(DATA)), dict(made_from["inputs"])
+
+
+def recorded_graph(run: RunFolder, settings: Settings) -> Graph | None:
+    """Return the graph of a run, of what it recorded of its data alone."""
+    recorded = recorded_task(run, settings)
+    return None if recorded is None else plan_run(settings, *recorded)
+
+
+def no_task(why: str) -> Task:
+    raise DataError(f"images are needed here, but they {why}")
+
+
+def gathered(work: StepWork, runner: Runner, run: RunFolder) -> Analysis:
+    """Return all that a run has made as an analysis."""
+    settings, graph = runner.settings, runner.graph
+    split = settings.groups.split
+    parts = {str(part): groups_name(part, split) for part in sources_of(settings, work.task)}
+    if settings.edits is not None:
+        parts[EDITED] = groups_name(Part(EDITED), split)
+    grouping = edited_step(settings)
+    fits = [step.name for step in graph if step.stage == "retrain" and not step.name.startswith("groups-")]
+    return analysis_of(
+        settings,
+        work,
+        {source: name for source, name in parts.items() if runner.is_finished(name)},
+        [name for name in fits if runner.is_finished(name)],
+        explained=explained_name(split),
+        made_by=made_by(read_json(run.path / "manifest.json") or {}),
+        grouping=graph.digest(grouping),
+        results=_with_times(runner, run) if runner.is_finished(EVALUATE) else None,
+        trust=work[TRUST] if runner.is_finished(TRUST) else None,
+    )
+
+
+def _with_times(runner: Runner, run: RunFolder) -> Results:
+    results: Results = runner.record(EVALUATE)
+    return results.changed(**seconds_by_stage(run, runner.graph))
+
+
+def publish(run: RunFolder, graph: Graph) -> Results:
+    """Write results.json at the top of the run folder: what evaluation found, with times and memory."""
+    path = run.folder(EVALUATE) / "results.json"
+    results = Results.from_json(read_json(path), where=path).changed(**seconds_by_stage(run, graph))
+    write_json(run.path / "results.json", results.to_json())
+    return results
+
+
+def trained_classifier(
+    path: Path, *, data_dir: Path | None = None, listen: Listener = silent
+) -> tuple[nn.Module, Task]:
+    """Return the classifier that a run trained, in evaluation mode, and the run's data with their images.
+
+    Raises
+    ------
+    RunFolderError
+        If there is no run, or it is not trained.
+    """
+    run, settings = _opened(path)
+    if run.record(TRAIN) is None:
+        raise RunFolderError(f"{path} holds no trained classifier; train it with exmap train {path}")
+    settings = change_settings(settings, data__dir=data_dir)
+    task = build_task(settings.data, settings.images, listen=listen)
+    return Plan(settings, task, {}).network(run.folder(TRAIN)), task
+
+
+def _opened(path: Path) -> tuple[RunFolder, Settings]:
+    run = RunFolder(path)
+    kept = run.settings()
+    assert kept is not None
+    return run, parse_settings(kept)
+
+
+def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: Path | None, listen: Listener) -> Runner:
+    """Return a runner of a run whose steps as far as a stage are finished, with images where they are at hand.
+
+    Raises
+    ------
+    RunFolderError
+        If a step is missing, or was made from what has been replaced since.
+    """
+    finish = f"bring it up to date with: exmap evaluate {run.path}"
+    if run.record(DATA) is None:
+        raise RunFolderError(f"{run.path} is not finished: its step data is missing; {finish}")
+    recorded = recorded_task(run, settings)
+    if recorded is None:
+        raise RunFolderError(f"{run.path} is not finished: its data are to be others than those it read; {finish}")
+    why, task = "", None
+    try:
+        task = build_task(change_settings(settings, data__dir=data_dir).data, settings.images, listen=listen)
+        if dict(task.digests) != recorded[1]:
+            why, task = "found are not those the run was made from", None
+    except (DataError, SettingsError, OSError) as error:
+        why = f"cannot be read ({error})"
+    graph = plan_run(settings, *recorded)
+    runner = Runner(settings, graph, partial(no_task, why), run, listen=listen)
+    runner.use(task or load_task(run.folder(DATA), why))
+    runner.gather = partial(gathered, runner=runner, run=run)
+    for step in graph.until(until):
+        if not runner.is_finished(step.name):
+            missing = "is missing" if run.record(step.name) is None else "was made with other settings since"
+            raise RunFolderError(f"{run.path} is not finished: its step {step.name} {missing}; {finish}")
+    return runner
+
+
+def open_analysis(path: Path, *, data_dir: Path | None = None, listen: Listener = silent) -> Analysis:
+    """Open a run folder whose groups are made; nothing in it is changed.
+
+    Parameters
+    ----------
+    path : Path
+    data_dir : Path, optional
+        Where the data lie now; by default where the run found them. Without them the analysis has no images.
+    listen : Listener
+
+    Raises
+    ------
+    RunFolderError
+        If there is no run, if its groups are not finished, or if they are of another classifier than the one there.
+    """
+    run, settings = _opened(path)
+    runner = _finished_runner(run, settings, "cluster", data_dir, listen)
+    return gathered(StepWork(runner, images=False), runner, run)
+
+
+def report_run(run: RunFolder, settings: Settings, *, listen: Listener = silent, say: Say) -> Results:
+    """Write the report of an evaluated run again; nothing is trained, and where images are not at hand it has none.
+
+    Raises
+    ------
+    RunFolderError
+        If the run is not finished, or its settings were changed since.
+    """
+    runner = _finished_runner(run, settings, EVALUATE, settings.data.dir, listen)
+    runner.say = say
+    task = runner.task(images=False)
+    if isinstance(task.val.images, MissingImages):
+        say(f"report: without pictures, because the images {task.val.images.why}")
+        runner.remarks = ["The images were not at hand when this page was made, so it shows their heatmaps alone."]
+    picture = run.folder(REPORT) / "strategies.png"
+    kept = picture.read_bytes() if picture.is_file() else None
+    run.discard(REPORT)
+    runner.bring_up([runner.graph[REPORT]])
+    if kept is not None and not picture.is_file():
+        picture.write_bytes(kept)
+    return publish(run, runner.graph)

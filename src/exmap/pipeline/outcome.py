@@ -1,0 +1,243 @@
+"""The last steps of a run: how far to trust heatmaps and groups, what every method achieves, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.analysis import Analysis, Fit, reported_groups
+from exmap.auto import AUTO
+from exmap.data import Split, Task
+from exmap.data.missing import MissingImages
+from exmap.draw import save_strategies
+from exmap.evaluation import group_agreement, measure
+from exmap.groups import EDITED, ExMapGroups, OracleGroups
+from exmap.groups.source import CLASS_LABELS
+from exmap.methods import ERM, Method, Part
+from exmap.pipeline.graph import Work, split_of
+from exmap.pipeline.plan import Plan
+from exmap.pipeline.plan_groups import add_choice, add_edited, add_groups
+from exmap.pipeline.store import read_json, write_json
+from exmap.records import Groups
+from exmap.report.compose import write_page
+from exmap.results import GroupInference, MethodResult, Results, Trust
+from exmap.runtime import generator
+from exmap.settings import Settings
+from exmap.trust import measure_trust
+
+__all__ = ["add_outcome", "agreement_with_truth", "analysis_of", "labels_used", "measure_on_test"]
+
+TRUST, EVALUATE, REPORT = "trust", "evaluate", "report"
+
+
+def measure_on_test(task: Task, settings: Settings, predicted: NDArray[np.int64], name: str) -> MethodResult:
+    """Return what is reported of a method's predictions, shape (R, N), by true group or, without those, by class."""
+    test, truth = task.test, task.test.truth
+    index, names = reported_groups(test)
+    train_index, _ = reported_groups(task.train)
+    return measure(
+        predicted,
+        test.labels,
+        index,
+        names,
+        rng=generator(settings.seed, "bootstrap", name),
+        train_counts=np.bincount(train_index, minlength=len(names)),
+        attributes=() if truth is None else truth.attributes,
+        coordinates=None if truth is None else truth.coordinates,
+        bootstrap=settings.evaluate.bootstrap,
+        confidence=settings.evaluate.confidence,
+    )
+
+
+def agreement_with_truth(groups: Groups, split: Split) -> dict[str, Any] | None:
+    """Return how well groups follow the true groups of their split, or None where those are not known."""
+    if split.truth is None:
+        return None
+    truth = split.true_groups()
+    return asdict(group_agreement(groups.index, truth.index, split.labels, truth.names))
+
+
+def labels_used(settings: Settings, task: Task, **steps: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the kinds of labels that each step of a method used."""
+    selected = () if settings.train.select == "last" else (CLASS_LABELS,)
+    reported = (CLASS_LABELS,) if task.test.truth is None else ("true groups",)
+    given = {name: tuple(labels) for name, labels in steps.items()}
+    return {"training": (CLASS_LABELS,), "epoch_selection": selected, **given, "evaluation": reported}
+
+
+def analysis_of(
+    settings: Settings,
+    work: Work,
+    parts: Mapping[str, str],
+    fits: Sequence[str],
+    *,
+    explained: str,
+    made_by: Mapping[str, str],
+    grouping: str,
+    results: Results | None = None,
+    trust: Trust | None = None,
+) -> Analysis:
+    """Gather records into an analysis.
+
+    Parameters
+    ----------
+    settings : Settings
+    work : Work
+        Whose records are asked for.
+    parts : mapping of str to str
+        The steps that infer groups, by source.
+    fits : sequence of str
+        The steps that fit methods.
+    explained : str
+        The step that explained the grouped split.
+    made_by, grouping, results, trust
+        As in :class:`~exmap.analysis.Analysis`.
+    """
+    task = work.task
+    split = split_of(task, settings.groups.split)
+    oracle = None
+    if split.truth is not None:
+        truth = split.true_groups()
+        oracle = Groups(truth.index, truth.names, OracleGroups.name, ("true groups",))
+    images = split.images
+    return Analysis(
+        settings,
+        task,
+        work[explained],
+        work["test"],
+        {source: work[name] for source, name in parts.items() if source != OracleGroups.name},
+        network=lambda: work["train"],
+        oracle=oracle,
+        fits={method: fit for name in fits for method, fit in work[name].items()},
+        results=results,
+        trust=trust,
+        made_by=made_by,
+        grouping=grouping,
+        no_images=f"the data are not at hand: they {images.why}" if isinstance(images, MissingImages) else "",
+    )
+
+
+def add_outcome(plan: Plan, parts: Sequence[Part], methods: Sequence[Method], fits: Sequence[str]) -> None:
+    """Add the steps ``trust``, ``evaluate`` and ``report`` to a plan."""
+    settings, split = plan.settings, plan.split
+    groups = {str(part): add_groups(plan, part, split) for part in parts}
+    if settings.edits is not None:
+        groups[EDITED] = add_edited(plan)
+    _add_trust(plan, groups[ExMapGroups.name])
+    chosen = [add_choice(plan)] if settings.groups.auto else []
+
+    def evaluate(work: Work) -> Results:
+        return evaluated(settings, work, plan.explained, groups, methods, fits, trust=work[TRUST])
+
+    needs = ("data", "test", plan.explained, TRUST, *groups.values(), *fits, *chosen)
+    plan.add(
+        EVALUATE,
+        "evaluate",
+        "results",
+        evaluate,
+        save=lambda _, results, folder: write_json(folder / "results.json", results.to_json()),
+        load=lambda _, folder: Results.from_json(read_json(folder / "results.json"), where=folder / "results.json"),
+        needs=needs,
+        settings=plan.settings_of("seed", "evaluate"),
+    )
+
+    def report(work: Any) -> None:
+        analysis = work.analysis()
+        write_page(analysis, work.folder / "report.html", remarks=work.remarks, listen=work.listen)
+        save_strategies(analysis, work.folder / "strategies.png")
+
+    plan.add(REPORT, "report", "report", report, needs=(EVALUATE, *needs))
+
+
+def _add_trust(plan: Plan, groups: str) -> None:
+    settings, split = plan.settings, plan.split
+
+    def make(work: Work) -> Trust:
+        images = split_of(work.task, split)
+        return measure_trust(
+            work[plan.explained],
+            work[groups],
+            settings,
+            model=lambda: work["train"],
+            split=None if isinstance(images.images, MissingImages) else images,
+            listen=work.listen,
+        )
+
+    plan.add(
+        TRUST,
+        "evaluate",
+        "trust",
+        make,
+        save=lambda _, trust, folder: write_json(folder / "trust.json", trust.to_json()),
+        load=lambda _, folder: Trust.from_json(read_json(folder / "trust.json"), where=folder / "trust.json"),
+        needs=(plan.explained, groups),
+        settings=plan.settings_of("seed", "cluster", "explain"),
+    )
+
+
+def evaluated(
+    settings: Settings,
+    work: Work,
+    explained: str,
+    groups: Mapping[str, str],
+    methods: Sequence[Method],
+    fits: Sequence[str],
+    *,
+    trust: Trust,
+) -> Results:
+    """Return what every method achieves on the test split, and how well groups follow the true ones."""
+    task, tested = work.task, work["test"]
+    grouped = split_of(task, settings.groups.split)
+    inferred: dict[str, Groups] = {source: work[name] for source, name in groups.items()}
+    known = {str(method): method for method in methods}
+    measured = {
+        ERM: measure_on_test(task, settings, tested.predicted[None], ERM).changed(
+            labels_used=labels_used(settings, task)
+        )
+    }
+    for name in fits:
+        for method, fit in work[name].items():
+            measured[method] = _measured(task, settings, method, known.get(method), fit, inferred)
+    agreement = {}
+    for source, found in inferred.items():
+        if (value := agreement_with_truth(found, grouped)) is not None:
+            counts = dict(zip(found.names, found.counts().tolist(), strict=True))
+            agreement[source] = GroupInference.from_json({**value, "groups": counts})
+    maps = work[explained].maps()
+    return Results(
+        dataset=task.name,
+        preset=settings.preset,
+        seed=settings.seed,
+        grouped_split=grouped.name,
+        skipped_images=dict(task.skipped),
+        methods=measured,
+        group_inference=agreement,
+        clusters={name: found.clusters.notes for name, found in inferred.items() if found.clusters},
+        heatmaps={**maps.health(), "check": maps.check},
+        auto=work["auto"].record if settings.groups.auto else None,
+        trust=trust,
+    )
+
+
+def _measured(
+    task: Task, settings: Settings, name: str, method: Method | None, fit: Fit, groups: Mapping[str, Groups]
+) -> MethodResult:
+    """Return what a fit achieves, with the labels it used and how it was chosen."""
+    seed_name = "repair" if method is None else name
+    result = measure_on_test(task, settings, fit.predicted, seed_name)
+    part = None if method is None else method.source or method.selection
+    used = (CLASS_LABELS,) if part is None or method is None else groups[str(part)].labels_used
+    tuned = "true groups" if part == Part(OracleGroups.name) else f"{AUTO if part is None else part} groups"
+    more: dict[str, Any] = {
+        "labels_used": labels_used(settings, task, groups=used, tuning=(tuned,)),
+        "notes": fit.notes,
+    }
+    if fit.heads:
+        more["strengths"] = tuple(head.strength for head in fit.heads)
+    if fit.epoch is not None and method is not None:
+        more["epoch"] = fit.epoch
+    return result.changed(**more)

@@ -1,0 +1,188 @@
+"""The ground of every graph: the data, the classifier, its heatmaps and what it says of the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from exmap.data import Task
+from exmap.explain import make_explainer
+from exmap.model import build_model, initial_model, load_weights
+from exmap.pipeline import files
+from exmap.pipeline.facts import load_task, save_task
+from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of, split_of
+from exmap.pipeline.provenance import identity_part, setting
+from exmap.pipeline.steps import explain_share, outputs_share, train_share
+from exmap.pipeline.store import digest_of_file
+from exmap.records import Outputs
+from exmap.runtime import in_processes
+from exmap.settings import Settings
+
+__all__ = ["TEST", "TRAIN", "Plan", "explained_name"]
+
+TRAIN, TEST = "train", "test"
+
+
+def explained_name(split: str) -> str:
+    """Return the name of the step that explains a split."""
+    return f"explain-{split}"
+
+
+class Plan:
+    """The steps of a run, added with all that they need.
+
+    Parameters
+    ----------
+    settings : Settings
+    task : Task or None
+        For labels and true groups; images are not read. None where the graph is only looked at.
+    inputs : mapping of str to str
+        Digests of the files that the data were read from.
+    explainer, clusterer : object, optional
+        In the place of those that the settings name.
+    start : torch.nn.Module, optional
+        What whole networks are trained from; by default the classifier as its own training began.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task | None,
+        inputs: Mapping[str, str],
+        *,
+        explainer: Any = None,
+        clusterer: Any = None,
+        start: nn.Module | None = None,
+    ) -> None:
+        self.settings, self.task, self.split = settings, task, settings.groups.split
+        self.explainer, self.clusterer, self.start = explainer, clusterer, start
+        self.tree = identity_part(settings)
+        self.steps: dict[str, Step] = {}
+        self._data(inputs)
+        self._train()
+        self._test()
+        self.explained = self.explain(self.split)
+
+    def graph(self) -> Graph:
+        """Return the steps that were added."""
+        return Graph(self.steps.values())
+
+    def add(self, name: str, stage: str, title: str, make: Callable[[Work], Any], **more: Any) -> str:
+        """Add a step once, and return its name; the arguments are those of :class:`~exmap.pipeline.graph.Step`."""
+        more["needs"] = tuple(dict.fromkeys(more.get("needs", ())))
+        self.steps.setdefault(name, Step(name, stage, title, make, **more))
+        return name
+
+    def settings_of(self, *names: str) -> dict[str, Any]:
+        """Return sections, or values as ``section.key``, of the settings that decide what is computed."""
+        return {name: setting(self.tree, name) for name in names}
+
+    def _data(self, inputs: Mapping[str, str]) -> None:
+        self.add(
+            DATA,
+            "data",
+            "data",
+            lambda work: work.task,
+            save=lambda _, task, folder: save_task(task, folder),
+            load=lambda _, folder: load_task(folder),
+            settings={**self.settings_of("data", "images"), "inputs": dict(inputs)},
+        )
+
+    def _train(self) -> None:
+        settings = self.settings
+        weights = settings.model.weights
+        given = {} if weights is None else {"weights": digest_of_file(weights)}
+
+        def make(work: Work) -> None:
+            model = initial_model(settings.model, work.task.n_classes, seed=seed_of(work, "model"))
+            task, folder = work.task, work.folder
+            share = partial(
+                train_share,
+                train=task.train,
+                val=task.val,
+                settings=settings.train,
+                seed=seed_of(work, "train"),
+                folder=folder,
+                listen=work.listen,
+            )
+            work.measured |= in_processes(settings.runtime, share, model)
+
+        self.add(
+            TRAIN,
+            "train",
+            "classifier",
+            make,
+            load=lambda _, folder: self.network(folder),
+            needs=(DATA,),
+            settings={**self.settings_of("seed", "model", "train", "runtime"), **given},
+            shared=True,
+            images=True,
+        )
+
+    def begin(self, work: Work) -> nn.Module:
+        """Return what a whole network is trained from."""
+        if self.start is not None:
+            return self.start
+        return initial_model(self.settings.model, work.task.n_classes, seed=seed_of(work, "model"))
+
+    def network(self, folder: Path | None = None) -> Any:
+        """Return the classifier, with the weights in a folder, in evaluation mode."""
+        assert self.task is not None
+        model = build_model(self.settings.model, self.task.n_classes, seed=0)
+        if folder is not None:
+            load_weights(model, folder / "model.safetensors")
+        return model.eval()
+
+    def explain(self, split: str) -> str:
+        """Add the step that explains a split, and return its name."""
+
+        def make(work: Work) -> Any:
+            share = partial(
+                explain_share,
+                settings=self.settings.explain,
+                explainer=self.explainer,
+                folder=work.folder,
+                listen=work.listen,
+            )
+            measured, found = in_processes(work.runtime, share, work[TRAIN], split_of(work.task, split))
+            work.measured |= measured
+            return found
+
+        return self.add(
+            explained_name(split),
+            "explain",
+            f"heatmaps of the {split} split",
+            make,
+            load=lambda work, folder: files.load_explained(split_of(work.task, split), folder),
+            needs=(DATA, TRAIN),
+            settings={**self.settings_of("explain"), "options": _explainer(self.settings)},
+            shared=True,
+            images=True,
+        )
+
+    def _test(self) -> None:
+        def make(work: Work) -> Outputs:
+            share = partial(outputs_share, listen=work.listen)
+            return in_processes(work.runtime, share, work[TRAIN], work.task.test)
+
+        self.add(
+            TEST,
+            "explain",
+            "outputs of the test split",
+            make,
+            save=lambda _, outputs, folder: files.save_outputs(outputs, folder),
+            load=lambda _, folder: files.load_outputs(folder),
+            needs=(DATA, TRAIN),
+            shared=True,
+            images=True,
+        )
+
+
+def _explainer(settings: Settings) -> str:
+    """Return what the explainer's options are in this version, so that a changed default makes new heatmaps."""
+    explain = settings.explain
+    return "" if explain.explainer == "lrp" else repr(make_explainer(explain.explainer, **explain.options))

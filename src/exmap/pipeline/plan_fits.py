@@ -1,0 +1,141 @@
+"""The steps that fit methods: last layers, whole networks, and the repair that a choice of groups asks for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from exmap.auto import AUTO
+from exmap.groups import EDITED
+from exmap.methods import ERM, Method, Part
+from exmap.pipeline import files
+from exmap.pipeline.graph import DATA, Work, split_of
+from exmap.pipeline.plan import TEST, TRAIN, Plan
+from exmap.pipeline.plan_groups import CHOICE, add_choice, add_edited, add_groups
+from exmap.pipeline.provenance import options_in_use
+from exmap.pipeline.steps import fit_last_layer, fit_whole_network, repair_network
+from exmap.pipeline.store import slug
+from exmap.registry import LEARNERS
+
+__all__ = ["add_methods", "add_repair", "fit_name"]
+
+REPAIR = "repair"
+NOT_REPAIRED = "the choice of groups leaves the model alone, so the last layer is the classifier's own"
+
+
+def fit_name(method: Method) -> str:
+    """Return the name of the step that fits a method; methods that differ in their choice alone share a training."""
+    shared = replace(method, selection=None) if method.whole_network else method
+    return f"fit-{slug(str(shared))}"
+
+
+def add_methods(plan: Plan, methods: Sequence[Method]) -> list[str]:
+    """Add the steps that fit methods; those that differ in their choice alone are one training."""
+    together: dict[str, list[Method]] = defaultdict(list)
+    for method in methods:
+        if method.learner.name != ERM:
+            together[fit_name(method)].append(method)
+    return [_fit(plan, name, of_one) for name, of_one in together.items()]
+
+
+def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
+    method = methods[0]
+    if method.whole_network:
+        return _fit_network(plan, name, methods)
+    part = method.source or method.selection
+    groups = None if part is None else _groups_of(plan, part, plan.split)
+    of_choice = part == Part(AUTO)
+
+    def make(work: Work) -> Any:
+        left_alone = NOT_REPAIRED if of_choice and not work[CHOICE].repair else ""
+        return {
+            str(method): fit_last_layer(
+                method,
+                plan.settings,
+                work[TRAIN],
+                split_of(work.task, plan.split),
+                work[plan.explained].outputs,
+                None if groups is None else work[groups],
+                work[TEST],
+                left_alone=left_alone,
+                listen=work.listen,
+            )
+        }
+
+    needs = [TRAIN, TEST, plan.explained, *filter(None, [groups]), *([add_choice(plan)] if of_choice else [])]
+    return _add_fit(plan, name, method, make, needs, images=False)
+
+
+def _groups_of(plan: Plan, part: Part, split: str) -> str:
+    return add_edited(plan) if part == Part(EDITED) else add_groups(plan, part, split)
+
+
+def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
+    source, settings = methods[0].source, plan.settings
+    groups = None if source is None else _groups_of(plan, source, "train")
+    selections = {m.selection: _groups_of(plan, m.selection, "val") for m in methods if m.selection is not None}
+
+    def make(work: Work) -> Any:
+        return fit_whole_network(
+            methods,
+            settings,
+            plan.begin(work),
+            work.task,
+            None if groups is None else work[groups],
+            {part: work[step] for part, step in selections.items()},
+            listen=work.listen,
+        )
+
+    needs = [DATA, *filter(None, [groups]), *selections.values()]
+    return _add_fit(plan, name, methods[0], make, needs, images=True)
+
+
+def _add_fit(
+    plan: Plan, name: str, method: Method, make: Callable[[Work], Any], needs: Iterable[str], *, images: bool
+) -> str:
+    sections = ("seed", "model", "train", "runtime") if method.whole_network else ("seed", "retrain.repeats")
+    return plan.add(
+        name,
+        "retrain",
+        str(method),
+        make,
+        save=lambda _, fits, folder: files.save_fits(fits, folder),
+        load=lambda _, folder: files.load_fits(folder, plan.network),
+        needs=needs,
+        settings={
+            "method": name,
+            "options": options_in_use(LEARNERS, method.learner.name, plan.settings.retrain.options),
+            **plan.settings_of(*sections),
+        },
+        images=images,
+    )
+
+
+def add_repair(plan: Plan, fit: str) -> str:
+    """Add the whole network's training on chosen groups, which is done where the last layer is seen not to do."""
+    choice, settings = add_choice(plan), plan.settings
+    groups, selection = (add_groups(plan, Part(AUTO), split) for split in ("train", "val"))
+
+    def make(work: Work) -> Any:
+        record = work[choice].record
+        if not record.repaired or record.repair is None or record.repair.last_layer_suffices is not False:
+            return {}
+        fitted = repair_network(
+            settings, plan.begin(work), work.task, work[groups], work[selection], listen=work.listen
+        )
+        return {f"{AUTO}+subg": fitted}
+
+    return plan.add(
+        REPAIR,
+        "retrain",
+        "whole network on the chosen groups",
+        make,
+        save=lambda _, fits, folder: files.save_fits(fits, folder),
+        load=lambda _, folder: files.load_fits(folder, plan.network),
+        needs=(choice, fit, DATA),
+        asks=(groups, selection),
+        settings=plan.settings_of("seed", "model", "train", "runtime", "auto.repair"),
+        images=True,
+    )

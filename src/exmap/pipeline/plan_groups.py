@@ -1,0 +1,212 @@
+"""The steps that infer groups, with what single sources need: early-stopped and twin networks, a choice among many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from exmap.auto import AUTO, AutoChoice, choose_groups
+from exmap.groups import EDITED, ExMapGroups, edit_groups, make_source, needs_of
+from exmap.groups.source import TRUE_GROUPS
+from exmap.methods import Part, parse_part
+from exmap.model import collect_outputs, initial_model
+from exmap.model.training import train_model
+from exmap.model.twins import train_twins
+from exmap.pipeline import files
+from exmap.pipeline.graph import DATA, Work, seed_of, split_of
+from exmap.pipeline.plan import Plan, explained_name
+from exmap.pipeline.steps import chosen_groups, infer_groups
+from exmap.pipeline.store import save_arrays, slug
+from exmap.records import Groups, Outputs
+from exmap.settings import AutoSettings
+
+__all__ = ["CHOICE", "add_choice", "add_edited", "add_groups", "groups_name"]
+
+CHOICE, REFERENCE, TWINS = "auto", "reference", "twins"
+REFERENCE_EPOCHS = 1  # of the early-stopped classifier that EIIL looks at
+AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name != "repair")
+
+
+def groups_name(part: Part, split: str) -> str:
+    """Return the name of the step that infers a source's groups of a split."""
+    return f"groups-{split}-{slug(str(part))}"
+
+
+def add_groups(plan: Plan, part: Part, split: str) -> str:
+    """Add the step that infers a source's groups of a split, and all that it needs."""
+    source: Any = make_source(part, plan.settings)
+    explained = plan.explain(split)
+    if plan.clusterer is not None and isinstance(source, ExMapGroups):
+        source = replace(source, clusterer=plan.clusterer)
+    needs = {name: _need(plan, name, split) for name in needs_of(source)}
+
+    def given(work: Work) -> dict[str, Any]:
+        return {name: _given(plan, work, name, step, split) for name, step in needs.items()}
+
+    def make(work: Work) -> Groups:
+        return infer_groups(source, work[explained], given(work), seed=seed_of(work, "groups"))
+
+    return plan.add(
+        groups_name(part, split),
+        "cluster",
+        f"groups of the {split} split by {part}",
+        make,
+        save=lambda work, groups, folder: files.save_groups(groups, work[explained], folder),
+        load=lambda _, folder: files.load_groups(folder),
+        needs=(explained, *needs.values()),
+        settings={
+            "source": str(part),
+            "options": source_record(source),
+            **plan.settings_of("seed", *getattr(source, "sections", ())),
+        },
+    )
+
+
+def _need(plan: Plan, name: str, split: str) -> str:
+    """Add the step that makes what a source needs."""
+    if name == TRUE_GROUPS:
+        return DATA
+    known = {"reference": _reference, "twins": _twins, "choice": add_choice}
+    return known[name](plan) if name in known else add_groups(plan, parse_part(name), split)
+
+
+def _given(plan: Plan, work: Work, name: str, step: str, split: str) -> Any:
+    """Return what a source needs of a split."""
+    if name == TRUE_GROUPS:
+        return split_of(work.task, split).true_groups()
+    if name == "choice":
+        return chosen_groups(
+            work[CHOICE],
+            work[explained_name(split)],
+            plan.split,
+            "val",
+            seed=plan.settings.seed,
+            listen=work.listen,
+        )
+    record = work[step]
+    return record[split] if name in ("reference", "twins") else record
+
+
+def _reference(plan: Plan) -> str:
+    settings = plan.settings
+
+    def make(work: Work) -> dict[str, Outputs]:
+        task, short = work.task, settings.train.model_copy(update={"epochs": REFERENCE_EPOCHS})
+        model = initial_model(settings.model, task.n_classes, seed=seed_of(work, "model"))
+        train_model(model, task.train, None, short, settings.runtime, seed=seed_of(work, "train"), listen=work.listen)
+        return {s.name: collect_outputs(model, s, listen=work.listen) for s in (task.train, task.val)}
+
+    def save(_: Work, record: Mapping[str, Outputs], folder: Path) -> None:
+        for name, outputs in record.items():
+            (folder / name).mkdir(exist_ok=True)
+            files.save_outputs(outputs, folder / name)
+
+    return plan.add(
+        REFERENCE,
+        "cluster",
+        "early-stopped classifier",
+        make,
+        save=save,
+        load=lambda _, folder: {name: files.load_outputs(folder / name) for name in ("train", "val")},
+        needs=(DATA,),
+        settings={**plan.settings_of("seed", "model", "train", "runtime"), "epochs": REFERENCE_EPOCHS},
+        images=True,
+    )
+
+
+def _twins(plan: Plan) -> str:
+    settings = plan.settings
+
+    def make(work: Work) -> dict[str, Any]:
+        task = work.task
+        model = initial_model(settings.model, task.n_classes, seed=seed_of(work, "model"))
+        twins = train_twins(
+            model,
+            task.train,
+            task.val,
+            settings.train,
+            settings.runtime,
+            seed=seed_of(work, "twins"),
+            listen=work.listen,
+        )
+        return {
+            "train": twins.train_predicted.astype(np.int64),
+            "val": twins.val_predicted.astype(np.int64),
+        }
+
+    return plan.add(
+        TWINS,
+        "cluster",
+        "twin networks",
+        make,
+        save=lambda _, record, folder: save_arrays(record, folder / "twins.safetensors"),
+        load=lambda _, folder: load_file(folder / "twins.safetensors"),
+        needs=(DATA,),
+        settings=plan.settings_of("seed", "model", "train", "runtime"),
+        images=True,
+    )
+
+
+def add_choice(plan: Plan) -> str:
+    """Add the step that chooses a grouping without group labels, and says whether there is a shortcut at all."""
+    explained, judged = plan.explained, plan.explain("val")  # the classifier knows its training images by heart
+
+    def make(work: Work) -> AutoChoice:
+        return choose_groups(
+            work[explained],
+            judged=None if judged == explained else work[judged],
+            settings=plan.settings.auto,
+            seed=seed_of(work, AUTO),
+            listen=work.listen,
+        )
+
+    return plan.add(
+        CHOICE,
+        "cluster",
+        "choice of a grouping",
+        make,
+        save=lambda work, choice, folder: files.save_choice(choice, work[explained], work[judged], folder),
+        load=lambda _, folder: files.load_choice(folder),
+        needs=(explained, judged),
+        settings=plan.settings_of("seed", *AUTO_SETTINGS),
+    )
+
+
+def add_edited(plan: Plan) -> str:
+    """Add the groups that a person edited."""
+    edits = plan.settings.edits
+    assert edits is not None
+    groups = add_groups(plan, parse_part(edits.source), plan.split)
+
+    def make(work: Work) -> Groups:
+        return edit_groups(work[groups], edits)
+
+    return plan.add(
+        groups_name(Part(EDITED), plan.split),
+        "retrain",
+        "edited groups",
+        make,
+        save=lambda work, groups, folder: files.save_groups(groups, work[plan.explained], folder),
+        load=lambda _, folder: files.load_groups(folder),
+        needs=(plan.explained, groups),
+        settings=plan.settings_of("edits"),
+    )
+
+
+def source_record(source: Any) -> Any:
+    """Return a source's options as JSON-able values, for the identity of its groups."""
+    fields = getattr(source, "__dataclass_fields__", {})
+    record = {}
+    for name in fields:
+        value = getattr(source, name)
+        record[name] = value.model_dump(mode="json") if hasattr(value, "model_dump") else _plain(value)
+    return record
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

@@ -1,0 +1,193 @@
+"""Make what is missing of a graph: skip what is finished, redo what its settings changed, keep the rest in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from exmap.analysis import Analysis
+from exmap.data import Task
+from exmap.pipeline.graph import DATA, Graph, Step
+from exmap.pipeline.store import RunFolder, StepFolder
+from exmap.records import Listener, silent
+from exmap.runtime import Company
+from exmap.settings import RuntimeSettings, Settings
+
+__all__ = ["Runner", "StepWork"]
+
+Say = Callable[[str], None]
+
+
+def _say_nothing(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass
+class Runner:
+    """Makes the steps of a graph and keeps their records.
+
+    Parameters
+    ----------
+    settings : Settings
+    graph : Graph
+    open_task : callable
+        Returns the task with its images; called once, when a step needs images.
+    run : RunFolder, optional
+        Where records are kept. Without one they stay in memory.
+    runtime : RuntimeSettings, optional
+        Where images are explained; by default where the classifier is trained.
+    company : Company, optional
+        The processes that were launched with this one.
+    records : dict
+        Records that are given, by step.
+    listen : Listener
+    say : callable
+        Is told in one line what happens to each step.
+    gather : callable, optional
+        Returns an analysis of what a work's records are.
+    remarks : sequence of str
+        What the report must say beside what was found.
+    """
+
+    settings: Settings
+    graph: Graph
+    open_task: Callable[[], Task]
+    run: RunFolder | None = None
+    runtime: RuntimeSettings | None = None
+    company: Company | None = None
+    records: dict[str, Any] = field(default_factory=dict)
+    listen: Listener = silent
+    say: Say = _say_nothing
+    gather: Callable[[StepWork], Analysis] | None = None
+    remarks: Sequence[str] = ()
+    _task: Task | None = None
+    _work: list[str] = field(default_factory=list)
+
+    def task(self, *, images: bool) -> Task:
+        """Return the task, with its images if they are asked for or were opened before."""
+        if self._task is None and images:
+            self._task = self.open_task()
+        if self._task is not None:
+            return self._task
+        task: Task = self.record(DATA)
+        return task
+
+    def use(self, task: Task) -> None:
+        """Take a task whose images are open."""
+        self._task = task
+
+    def is_finished(self, name: str) -> bool:
+        """Return whether a step need not be made."""
+        if name in self.records:
+            return True
+        return self.run is not None and self.run.is_finished(name, self.graph.identity(name))
+
+    def bring_up(self, steps: Iterable[Step]) -> None:
+        """Make what is missing of some steps, which come in an order in which they can be made."""
+        by_stage: dict[str, list[Step]] = {}
+        for step in steps:
+            by_stage.setdefault(step.stage, []).append(step)
+        for stage, of_stage in by_stage.items():
+            if all(self.is_finished(step.name) for step in of_stage):
+                if stage != DATA:
+                    self.say(f"{stage}: finished before, kept")
+                continue
+            for step in of_stage:
+                if not self.is_finished(step.name):
+                    self._make(step)
+
+    def record(self, name: str) -> Any:
+        """Return the record of a step, which is made if it is missing."""
+        if name not in self.records:
+            if not self.is_finished(name):
+                self._make(self.graph[name])
+            if name not in self.records and self.run is not None:
+                step = self.graph[name]
+                self.records[name] = step.load(StepWork(self, images=False), self.run.folder(name))
+        return self.records[name]
+
+    def _make(self, step: Step) -> None:
+        for need in step.needs:
+            if not self.is_finished(need):
+                self._make(self.graph[need])
+        images = step.images or step.name == DATA
+        if self.run is None:
+            self.records[step.name] = step.make(StepWork(self, images=images))
+            return
+        (self.run.path / "results.json").unlink(missing_ok=True)
+        with self.run.begin(step.name, self.graph.identity(step.name)) as part:
+            if step.name != DATA:
+                said = "continued" if part.resumed else "started"
+                self.say(f"{step.stage}: {said}" if step.title == step.stage else f"{step.stage}, {step.title}: {said}")
+            if self.company is not None and step.shared:
+                self.company.share(step.name)
+            work = StepWork(self, images=images, part=part)
+            record = step.make(work)
+            if record is not None:
+                step.save(work, record, part.path)
+                self.records[step.name] = record
+        for later in self.graph.made_from(step.name):
+            if not self.is_finished(later.name):
+                self.run.discard(later.name)  # made from what has just been replaced
+
+
+class StepWork:
+    """What a step is made with; see :class:`exmap.pipeline.graph.Work`.
+
+    Parameters
+    ----------
+    runner : Runner
+    images : bool
+        Whether images are needed.
+    part : StepFolder, optional
+        Where the step's files go.
+    """
+
+    def __init__(self, runner: Runner, *, images: bool, part: StepFolder | None = None) -> None:
+        self._runner, self._images = runner, images
+        self.settings, self.listen, self.remarks = runner.settings, runner.listen, runner.remarks
+        self.runtime = runner.runtime or runner.settings.runtime
+        self.folder: Path | None = None if part is None else part.path
+        self.measured: dict[str, float] = {} if part is None else part.measured
+
+    @property
+    def task(self) -> Task:
+        """The data: with images where the step reads them, or where they were opened before."""
+        return self._runner.task(images=self._images)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the record of another step."""
+        return self._runner.record(name)
+
+    def analysis(self) -> Analysis:
+        """Return all that was made as an analysis."""
+        assert self._runner.gather is not None
+        return self._runner.gather(self)
+
+
+def assist(path: Path, runner: Runner) -> None:
+    """Do the share of a process that was launched with others, until the first one has brought the run up to date."""
+    assert runner.company is not None
+    while (name := runner.company.share()) is not None:
+        step = runner.graph[name]
+        step.make(StepWork(runner, images=step.images, part=StepFolder(path / f"{name}.part", resumed=False)))
+
+
+def seconds_by_stage(run: RunFolder, graph: Graph) -> Mapping[str, Any]:
+    """Return what results.json says of time and memory: sums over the steps of each stage."""
+    records = {step.name: run.record(step.name) or {} for step in graph}
+    seconds: dict[str, float] = {}
+    speed: dict[str, float] = {}
+    for step in graph:
+        record = records[step.name]
+        if "seconds" in record:
+            seconds[step.stage] = round(seconds.get(step.stage, 0.0) + record["seconds"], 3)
+        if "images_per_second" in record:
+            speed.setdefault(step.stage, record["images_per_second"])
+    return {
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
+        "images_per_second": speed,
+        "peak_memory_mib": max((record.get("peak_memory_mib", 0.0) for record in records.values()), default=0.0),
+    }

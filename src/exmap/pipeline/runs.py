@@ -1,0 +1,309 @@
+"""Open a run folder and bring it up to date as far as a stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from exmap.data import Task, build_task, dataset_names
+from exmap.data.missing import MissingImages
+from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
+from exmap.explain import composite_names, explainer_names
+from exmap.groups import ExMapGroups, check_channels, check_george, edit_groups, make_source
+from exmap.methods import parse_part
+from exmap.pipeline.chain import plan_run
+from exmap.pipeline.graph import Graph
+from exmap.pipeline.looking import edited_step, gathered, no_task, publish, recorded_graph, recorded_task
+from exmap.pipeline.outcome import EVALUATE, REPORT
+from exmap.pipeline.provenance import identity_part, manifest, without_places
+from exmap.pipeline.runner import Runner, assist
+from exmap.pipeline.store import RunFolder, differences, write_json
+from exmap.records import Listener, silent
+from exmap.registry import CLUSTERERS
+from exmap.results import Results
+from exmap.runtime import Company, launched, launched_runtime
+from exmap.settings import (
+    RuntimeSettings,
+    Settings,
+    dump_settings,
+    load_edits,
+    parse_settings,
+)
+
+__all__ = ["assist_run", "open_run", "run_until", "with_edits"]
+
+Say = Callable[[str], None]
+
+
+# Opening
+
+
+def open_run(path: Path, settings: Settings | None = None, *, change: bool = False) -> tuple[RunFolder, Settings]:
+    """Open a run folder for settings, or with its own.
+
+    Parameters
+    ----------
+    path : Path
+    settings : Settings, optional
+        None reads the folder's own.
+    change : bool
+        Whether the folder may be given other settings than it was made with; steps they concern are then redone.
+
+    Raises
+    ------
+    RunFolderError
+        If there is no run there, or one made with other settings.
+    """
+    run = RunFolder(path, create=settings is not None and not change)
+    kept = run.settings()
+    if settings is None:
+        assert kept is not None
+        return run, parse_settings(kept)
+    _check_names(settings)
+    if kept is not None and change:
+        _check_edits(run, parse_settings(kept), settings)
+    if kept is not None and not change:
+        before = parse_settings(kept)
+        if settings.edits is None:  # they are of the run, not of what it was started with
+            settings = settings.model_copy(update={"edits": before.edits})
+        if before.groups.auto:  # likewise
+            settings = settings.model_copy(update={"groups": settings.groups.model_copy(update={"auto": True})})
+        known = dump_settings(before)  # with the defaults of settings that are newer than the folder
+        if found := differences(_compared(known), _compared(dump_settings(settings))):
+            raise RunFolderError(
+                f"{path} holds a run made with other settings: {'; '.join(found)}; choose another --out, or change "
+                "this run with one of its stages, for example exmap cluster RUN_DIR --set cluster.method=kmeans"
+            )
+    run.write_settings(dump_settings(settings))
+    return run, settings
+
+
+def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be the same of a run that is started again."""
+    return {**without_places(tree), "groups": {k: v for k, v in tree["groups"].items() if k != "auto"}}
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse unknown names before any work is done."""
+    if settings.data.name not in dataset_names() and ":" not in settings.data.name:
+        raise SettingsError(unknown_name("data set", settings.data.name, dataset_names()))
+    for clustering in (settings.cluster, settings.groups.george):
+        CLUSTERERS.get(clustering.method)
+    explain = settings.explain
+    if explain.explainer not in explainer_names() and ":" not in explain.explainer:
+        raise SettingsError(unknown_name("explainer", explain.explainer, explainer_names()))
+    composites = ["auto", *composite_names()]
+    if explain.composite not in composites:
+        raise SettingsError(unknown_name("composite", explain.composite, composites))
+    check_george(settings.groups.george)
+    check_channels(settings.cluster, explain)
+    for text in settings.groups.sources:
+        make_source(parse_part(text), settings)
+    if ExMapGroups.name not in settings.groups.sources:
+        raise SettingsError(f"groups.sources must contain exmap, got {', '.join(settings.groups.sources)}; add it")
+
+
+def _check_edits(run: RunFolder, before: Settings, wanted: Settings) -> None:
+    """Refuse settings that change the groups under a person's edits."""
+    if wanted.edits is None:
+        return
+    step = edited_step(before)
+    old, new = (
+        {name: value for name, value in identity_part(each).items() if name in _SETTINGS_OF_GROUPS}
+        for each in (before, wanted)
+    )
+    if (found := differences(old, new)) and run.record(step) is not None:
+        raise RunFolderError(
+            f"a person's edits belong to the groups they were made of, but other settings make others: "
+            f"{'; '.join(found)}; take the edits away with --set edits=null, too"
+        )
+
+
+_SETTINGS_OF_GROUPS = ("seed", "data", "images", "model", "train", "runtime", "explain", "cluster", "groups")
+
+
+def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
+    """Return the settings of a run with a person's edits of its groups, from a file.
+
+    Raises
+    ------
+    SettingsError
+        If the file is no file of edits, or cannot be applied to the groups.
+    RunFolderError
+        If the groups are not there, or are not those that were edited.
+    """
+    step = edited_step(settings)
+    edits, record = load_edits(path), run.record(step)
+    if record is None:
+        raise RunFolderError(f"{run.path} has no groups that could be edited; make them with exmap cluster {run.path}")
+    plan = recorded_graph(run, settings)
+    if plan is None or record["identity"] != plan.digest(step):
+        raise RunFolderError(
+            f"the groups of {run.path} are not those that its settings make here, with this version of exmap; bring it "
+            f"up to date with exmap evaluate {run.path}, look at the groups again and edit those"
+        )
+    if edits.grouping != record["identity"]:
+        raise RunFolderError(
+            f"{path} holds edits of other groups than those of {run.path}, which were made since or elsewhere; look at "
+            "the groups again and edit those"
+        )
+    runner = Runner(settings, plan, partial(no_task, "are not needed here"), run)
+    try:
+        edit_groups(runner.record(step), edits)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return settings.model_copy(update={"edits": edits})
+
+
+class _Source:
+    """Opens the data of a run once, and says how quickly that went."""
+
+    def __init__(self, settings: Settings, company: Company | None, listen: Listener, say: Say) -> None:
+        self.settings, self.company, self.listen, self.say = settings, company, listen, say
+        self._task: Task | None = None
+
+    def __call__(self) -> Task:
+        """Return the task with its images."""
+        if self._task is None:
+
+            def read() -> Task:
+                return build_task(self.settings.data, self.settings.images, listen=self.listen)
+
+            self._task = read() if self.company is None else self.company.first_of_each_host(read)
+            _say_reading(self._task, self.say)
+        return self._task
+
+
+def _say_reading(task: Task, say: Say) -> None:
+    """Say how quickly image files were opened, where they just were, and how many were left out."""
+    rate = task.reading.get("images_per_second_when_opened", math.nan)
+    if not math.isnan(rate):
+        kept = "kept decoded" if task.reading["kept_decoded"] else "not kept decoded"
+        say(f"data: {task.reading['images']:,} images opened, {rate:,.0f}/s, {kept}")
+    if task.skipped:
+        say(f"data: {len(task.skipped):,} unreadable images left out; results.json names them")
+
+
+# Running
+
+
+def run_until(
+    run: RunFolder,
+    settings: Settings,
+    *,
+    until: str = "report",
+    look: bool = True,
+    runtime: RuntimeSettings | None = None,
+    listen: Listener = silent,
+    say: Say,
+) -> Results | None:
+    """Bring a run up to date as far as a stage: skip what is finished, make what is missing or was made otherwise.
+
+    Of processes that were launched together this is for the first one; the others call :func:`assist_run`.
+
+    Parameters
+    ----------
+    run : RunFolder
+    settings : Settings
+    until : str
+        The last stage.
+    look : bool
+        Whether the data are looked at even where nothing that is missing needs images: changed data are then noticed.
+    runtime : RuntimeSettings, optional
+        Where images are explained; by default where the classifier is trained.
+    listen : Listener
+    say : callable
+        Is told in one line what happens to each step.
+
+    Returns
+    -------
+    Results or None
+        The results, once the run is evaluated.
+    """
+    runner = _runner(run, settings, look=look, runtime=runtime, listen=listen, say=say)
+    _check_grouping(run, settings, runner.graph)
+    runner.bring_up(runner.graph.until(until))
+    if runner._task is not None:
+        write_json(run.path / "manifest.json", manifest(settings, runner._task))
+    results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
+    if runner.company is not None:
+        runner.company.share(None)
+    return results
+
+
+def _runner(
+    run: RunFolder,
+    settings: Settings,
+    *,
+    look: bool,
+    runtime: RuntimeSettings | None,
+    listen: Listener,
+    say: Say,
+) -> Runner:
+    """Meet the processes that were launched with this one, read the data where that is needed, and plan."""
+    runtime = launched_runtime(runtime or settings.runtime)
+    if launched() and settings.groups.auto and settings.auto.repair == "auto":
+        raise SettingsError(
+            "auto.repair=auto trains in processes that it starts itself, but these were launched from outside; start "
+            "exmap by itself with --devices, or set auto.repair=last_layer"
+        )
+    company = Company(runtime) if launched() else None
+    source = _Source(settings, company, listen, say)
+    recorded = None if look or company is not None else recorded_task(run, settings)
+    if recorded is None:
+        task = source()
+        recorded = (task, dict(task.digests))
+    graph = plan_run(settings, *recorded)
+
+    def opened() -> Task:
+        task = source()
+        if dict(task.digests) != recorded[1]:
+            raise DataError(
+                f"the data found are not those that {run.path} was made from; say where those are with --data-dir, or "
+                f"make the run again with exmap train {run.path}"
+            )
+        return task
+
+    runner = Runner(settings, graph, opened, run, runtime, company, listen=listen, say=say)
+    runner.gather = partial(gathered, runner=runner, run=run)
+    if not isinstance(recorded[0].val.images, MissingImages):
+        runner.use(recorded[0])
+        write_json(run.path / "manifest.json", manifest(settings, recorded[0]))
+    return runner
+
+
+def _check_grouping(run: RunFolder, settings: Settings, graph: Graph) -> None:
+    """Refuse edits of groups that would now be others."""
+    edits = settings.edits
+    if edits is not None and (now := graph.digest(edited_step(settings))) != edits.grouping:
+        raise RunFolderError(
+            f"the edits of {run.path} are of groups that would now be others, because what they were made from changed "
+            f"({edits.grouping[:8]} edited, {now[:8]} here); take the edits away with --set edits=null"
+        )
+
+
+def assist_run(path: Path, settings: Settings, *, runtime: RuntimeSettings | None = None) -> None:
+    """Do the share of a process that was launched with others, until the first one has brought the run up to date.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder, the same one for all processes, on every host.
+    settings, runtime
+        As for :func:`run_until`.
+
+    Raises
+    ------
+    ProcessError
+        If another process ends before the work is done.
+    """
+    runtime = launched_runtime(runtime or settings.runtime)
+    company = Company(runtime)
+    task = _Source(settings, company, silent, lambda _: None)()
+    graph = plan_run(settings, task, dict(task.digests))
+    runner = Runner(settings, graph, lambda: task, RunFolder(path), runtime, company)
+    runner.use(task)
+    assist(path, runner)
