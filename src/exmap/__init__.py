@@ -1,6 +1,12 @@
 """exmap: find the shortcuts an image classifier takes, without group labels, and fix it.
 
-The five lines::
+A classifier of your own, in three lines::
+
+    analysis = exmap.analyze(model, images)
+    analysis.report("report.html")
+    fixed = analysis.repaired()
+
+The paper's chain, in five::
 
     task = exmap.load("cmnist", data_dir="mnist")
     model = exmap.train(task)
@@ -15,30 +21,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exmap.api import GEORGE, ExMap, evaluate, load, train
+    from exmap.analysis import Analysis, Fit
+    from exmap.api import GEORGE, ExMap, analyze, evaluate, load, train
     from exmap.cluster import embed
-    from exmap.config import Settings, load_settings
     from exmap.data import Split, Task, array_split, planted_shortcut
     from exmap.errors import ExMapError
     from exmap.explain import compute_heatmaps
     from exmap.explain.batch import heatmaps
     from exmap.explain.check import check_model
-    from exmap.records import Clusters, Groups, GroupTable, Heatmaps, Outputs
+    from exmap.pipeline.looking import open_analysis
+    from exmap.records import Clusters, Explained, Groups, GroupTable, Heatmaps, Outputs, Progress
+    from exmap.registry import CLUSTERERS, DATASETS, EXPLAINERS, LEARNERS, MODELS, SOURCES
     from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
+    from exmap.results import Results
     from exmap.retrain import AFR, BPA, DFR, JTT, RWG, SUBG, ClassBalanced, GroupDRO, LfF, Selection
+    from exmap.settings import Settings, load_settings
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "exmap.api": ("GEORGE", "ExMap", "evaluate", "load", "train"),
+    "exmap.analysis": ("Analysis", "Fit"),
+    "exmap.api": ("GEORGE", "ExMap", "analyze", "evaluate", "load", "train"),
     "exmap.cluster": ("embed",),
-    "exmap.config": ("Settings", "load_settings"),
     "exmap.data": ("Split", "Task", "array_split", "planted_shortcut"),
     "exmap.errors": ("ExMapError",),
     "exmap.explain": ("compute_heatmaps",),
     "exmap.explain.batch": ("heatmaps",),
     "exmap.explain.check": ("check_model",),
-    "exmap.records": ("Clusters", "GroupTable", "Groups", "Heatmaps", "Outputs"),
+    "exmap.pipeline.looking": ("open_analysis",),
+    "exmap.records": ("Clusters", "Explained", "GroupTable", "Groups", "Heatmaps", "Outputs", "Progress"),
+    "exmap.registry": ("CLUSTERERS", "DATASETS", "EXPLAINERS", "LEARNERS", "MODELS", "SOURCES"),
     "exmap.report": (
         "comparison_figure",
         "embedding_figure",
@@ -46,6 +58,7 @@ _HOMES = {
         "save_figure",
         "strategies_figure",
     ),
+    "exmap.results": ("Results",),
     "exmap.retrain": (
         "AFR",
         "BPA",
@@ -58,30 +71,43 @@ _HOMES = {
         "SUBG",
         "Selection",
     ),
+    "exmap.settings": ("Settings", "load_settings"),
 }
 
 __all__ = [
     "AFR",
+    "Analysis",
     "BPA",
-    "DFR",
-    "GEORGE",
-    "JTT",
-    "RWG",
-    "SUBG",
+    "CLUSTERERS",
     "ClassBalanced",
     "Clusters",
+    "DATASETS",
+    "DFR",
+    "EXPLAINERS",
     "ExMap",
     "ExMapError",
+    "Explained",
+    "Fit",
+    "GEORGE",
     "GroupDRO",
     "GroupTable",
     "Groups",
     "Heatmaps",
+    "JTT",
+    "LEARNERS",
     "LfF",
+    "MODELS",
     "Outputs",
+    "Progress",
+    "RWG",
+    "Results",
+    "SOURCES",
+    "SUBG",
     "Selection",
     "Settings",
     "Split",
     "Task",
+    "analyze",
     "array_split",
     "check_model",
     "comparison_figure",
@@ -93,6 +119,7 @@ __all__ = [
     "load",
     "load_settings",
     "mistakes_figure",
+    "open_analysis",
     "planted_shortcut",
     "save_figure",
     "strategies_figure",
