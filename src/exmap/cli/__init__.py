@@ -6,8 +6,11 @@ in one sentence; 130 interrupted.
 
 from __future__ import annotations
 
-from exmap.cli import bench, data, look, run  # noqa: F401  registers the commands, in the order of the help
+# The order is that of the help.
+# isort: off
+from exmap.cli import run, look, data, bench  # noqa: F401
 from exmap.cli.common import app, fail
+# isort: on
 
 __all__ = ["app", "main"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
-@app.command()
+@app.command(rich_help_panel="Compare")
 def bench(
     source: Annotated[
         str | None, typer.Argument(metavar="[GRID]", help="A grid that comes with exmap, or a YAML file.")

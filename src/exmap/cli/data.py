@@ -19,7 +19,7 @@ __all__ = ["data"]
 FILES_SHOWN = 20  # of each kind of defect
 
 data = typer.Typer(help="Get, check and make data sets.", no_args_is_help=True)
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", rich_help_panel="Models, data and settings")
 
 
 @data.command("list")

@@ -14,7 +14,7 @@ from exmap.cli.progress import ProgressBars
 __all__ = ["figures"]
 
 
-@app.command()
+@app.command(rich_help_panel="Look at a run")
 def figures(
     run_dir: RunDir,
     data_dir: DataDir = None,
@@ -37,7 +37,7 @@ def figures(
             print(f"Figure: {path}")
 
 
-@app.command()
+@app.command(rich_help_panel="Look at a run")
 def export(
     run_dir: RunDir,
     to: Annotated[str, typer.Option("--to", help="virelay (a ViRelAy project) or parquet (a table with pictures).")],
@@ -57,7 +57,7 @@ def export(
     print(f"Export: {path}")
 
 
-@app.command()
+@app.command(rich_help_panel="Models, data and settings")
 def settings(
     source: Annotated[
         str | None, typer.Argument(metavar="[PRESET_OR_YAML]", help="Whose values are shown. Default: the defaults.")
@@ -80,7 +80,7 @@ def settings(
     console_of().print(table)
 
 
-@app.command("check-model")
+@app.command("check-model", rich_help_panel="Models, data and settings")
 def check_model(
     model: Annotated[
         str,

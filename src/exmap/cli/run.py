@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def run(
     source: Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A preset's name or a YAML settings file.")],
     data_dir: DataDir = None,
@@ -57,7 +57,7 @@ def run(
     _bring_up(folder, settings, until="report", change=False)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def train(
     run_dir: RunDir,
     data_dir: DataDir = None,
@@ -69,7 +69,7 @@ def train(
     _stage("train", run_dir, data_dir, overrides, devices, num_nodes)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def explain(
     run_dir: RunDir,
     data_dir: DataDir = None,
@@ -81,13 +81,13 @@ def explain(
     _stage("explain", run_dir, data_dir, overrides, devices, num_nodes)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def cluster(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
     """Infer a run's groups, running earlier stages first if needed. Needs no images where heatmaps are finished."""
     _stage("cluster", run_dir, data_dir, overrides)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def retrain(
     run_dir: RunDir,
     data_dir: DataDir = None,
@@ -100,13 +100,13 @@ def retrain(
     _stage("retrain", run_dir, data_dir, overrides, edits=edits)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def evaluate(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
     """Measure a run by true groups, running earlier stages first if needed."""
     _stage("evaluate", run_dir, data_dir, overrides)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
     """Choose among many groupings without group labels, test whether there is a shortcut, and repair it."""
     from exmap.cli.tables import show_choice
@@ -114,7 +114,7 @@ def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) 
     _stage("report", run_dir, data_dir, [*(overrides or ()), "groups.auto=true"], show=show_choice)
 
 
-@app.command()
+@app.command(rich_help_panel="The chain, and its stages one by one")
 def report(run_dir: RunDir, data_dir: DataDir = None) -> None:
     """Regenerate the report of a finished run: report.html, one file that opens from disk and can be mailed."""
     from exmap.pipeline.looking import report_run
