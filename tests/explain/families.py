@@ -46,7 +46,7 @@ class Family:
     verdict : str
         ``exact`` or ``flagged``.
     heavy : bool
-        Whether it is too slow for the tests; the benchmark takes it.
+        Whether it takes seconds: its tests are among those marked ``long``.
     listed : bool
         Whether issue 14 names it.
     full : callable or None

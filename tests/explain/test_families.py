@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,47 +14,31 @@ from exmap.explain.engine import propagate
 from exmap.explain.rules import COMPOSITES
 from families import FAMILIES, PACKAGES, Family, images_for, trained_like
 
-LIGHT = [name for name, family in FAMILIES.items() if not family.heavy]
-EXACT = [name for name in LIGHT if FAMILIES[name].verdict == "exact"]
-FLAGGED = [name for name in LIGHT if FAMILIES[name].verdict == "flagged"]
-WEIGHTS = ("random", "trained-like")
+
+def named(verdict: str) -> list[Any]:
+    """Return the families of a verdict; the very large ones are for the tier of tests that takes long."""
+    chosen = [family for family in FAMILIES.values() if family.verdict == verdict]
+    return [pytest.param(f.name, marks=[pytest.mark.long] if f.heavy else []) for f in chosen]
+
+
+EXACT, FLAGGED = named("exact"), named("flagged")
 DIMENSIONS = (1, 2, 3)
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-both = pytest.mark.parametrize("weights", WEIGHTS)
 
 
-def built(name: str, weights: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Return a network of a family."""
+def as_made(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Return a network of a family with random weights, as its package makes it."""
     family = FAMILIES[name]
     if family.source != "own":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pytest.importorskip(PACKAGES[family.source])
-    model = family.build(seed=0).to(dtype)
-    if weights == "trained-like":
-        trained_like(model, images_for(family, 6, seed=1, dtype=dtype))
-    return model
+    return family.build(seed=0).to(dtype)
 
 
-@dataclass
-class Networks:
-    """A family's networks, each made once; tests leave them as they are, which one of them checks."""
-
-    family: Family
-    made: dict[tuple[str, torch.dtype], nn.Module] = field(default_factory=dict)
-
-    def get(self, weights: str, dtype: torch.dtype = torch.float64) -> nn.Module:
-        if (weights, dtype) not in self.made:
-            self.made[weights, dtype] = built(self.family.name, weights, dtype)
-        return self.made[weights, dtype]
-
-    def images(self, number: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        return images_for(self.family, number, seed=2, dtype=dtype)
-
-
-@pytest.fixture(scope="module", params=EXACT)  # of the module: pytest then runs all tests of a family together
-def networks(request: pytest.FixtureRequest) -> Networks:
-    return Networks(FAMILIES[request.param])
+def built(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Return a network of a family with weights and statistics of a trained one's kind."""
+    return trained_like(as_made(name, dtype), images_for(FAMILIES[name], 6, seed=1, dtype=dtype))
 
 
 BY_VALUE = ("own/routed tokens",)  # rows of the batch are picked by values: constants are not told apart by image
@@ -95,17 +78,16 @@ def assert_explained(family: Family, model: nn.Module, images: torch.Tensor, fou
     assert (found.logits.double() - logits).abs().max() <= tolerance * scale
 
 
-@both
-def test_input_and_constants_are_the_logit(networks: Networks, weights: str) -> None:
-    """In double precision; and an image alone has the relevance it has in a batch."""
-    model, images = networks.get(weights), networks.images(3)
-    if networks.family.name in BY_VALUE:
-        images = images[:1]
+@pytest.mark.parametrize("name", EXACT)
+def test_input_and_constants_are_the_logit(name: str) -> None:
+    """In double precision, with nothing left at zero or one; and an image alone has the relevance it has in a batch."""
+    family, model = FAMILIES[name], built(name)
+    images = images_for(family, 1 if name in BY_VALUE else 3, seed=2, dtype=torch.float64)
     found = explain(model, images)
     assert found.values.shape == images.shape
     assert_conserved(found, 1e-6)
-    assert_explained(networks.family, model, images, found, 1e-9)
-    if weights == "random" or len(images) == 1:
+    assert_explained(family, model, images, found, 1e-9)
+    if len(images) == 1:
         return
     alone = explain(model, images[1:2])
     assert (found.values[1] - alone.values[0]).abs().max() <= 1e-6 * found.values[1].abs().max()
@@ -113,15 +95,14 @@ def test_input_and_constants_are_the_logit(networks: Networks, weights: str) -> 
     assert abs(float(found.constants[1]) - float(alone.constants[0])) <= 1e-6 * largest
 
 
-@both
-def test_input_and_constants_are_the_logit_in_single_precision(networks: Networks, weights: str) -> None:
-    model, images = networks.get(weights, torch.float32), networks.images(2, torch.float32)
-    if networks.family.name in BY_VALUE:
-        images = images[:1]
-    found = explain(model, images)
+@pytest.mark.parametrize("name", EXACT)
+def test_a_new_network_in_single_precision_is_explained_and_left_alone(name: str) -> None:
+    """By the symmetric gamma rule, with the zeros and ones that a new network has."""
+    family, model = FAMILIES[name], as_made(name, torch.float32)
+    images = images_for(family, 1 if name in BY_VALUE else 2, seed=2)
+    found = assert_left_alone(family, model, images)
     assert found.values.dtype == torch.float32
     assert_conserved(found, 1e-3)
-    assert_explained(networks.family, model, images, found, 1e-4)
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -149,13 +130,14 @@ def assert_untouched(model: nn.Module, before: dict[str, Any], weights: dict[str
         assert torch.equal(tensor, weights[name]), name
 
 
-def assert_left_alone(family: Family, model: nn.Module, images: torch.Tensor) -> None:
-    """Explain, and find network and images bit for bit as they were, with a third of the parameters frozen."""
+def assert_left_alone(family: Family, model: nn.Module, images: torch.Tensor) -> Any:
+    """Explain by the symmetric gamma rule; network and images stay bit for bit, a third of the parameters frozen."""
     given, parameters = images.clone(), [p for p in model.parameters() if p.is_leaf and p.is_floating_point()]
     flags = [p.requires_grad for p in parameters]
     for k, parameter in enumerate(parameters):
         parameter.requires_grad_(k % 3 != 0)
     before, weights, logits = state(model), weights_of(model), family.logits(model, images)
+    found = None
     try:
         found = explain(model, images, "symmetric_gamma")
         assert found.values.isfinite().all()
@@ -169,18 +151,13 @@ def assert_left_alone(family: Family, model: nn.Module, images: torch.Tensor) ->
         assert torch.equal(family.logits(model, images), logits)
         for parameter, flag in zip(parameters, flags, strict=True):
             parameter.requires_grad_(flag)
-
-
-def test_the_users_network_and_images_stay_as_they_were(networks: Networks) -> None:
-    """By the symmetric gamma rule, whose maps are finite."""
-    model, images = networks.get("trained-like", torch.float32), networks.images(2, torch.float32)
-    assert_left_alone(networks.family, model, images)
+    return found
 
 
 @pytest.mark.parametrize("name", FLAGGED)
 def test_a_network_without_a_rule_stays_as_it_was(name: str) -> None:
     family = FAMILIES[name]
-    assert_left_alone(family, built(name, "trained-like", torch.float32), images_for(family, 2, seed=2))
+    assert_left_alone(family, built(name, torch.float32), images_for(family, 2, seed=2))
 
 
 @pytest.mark.parametrize("name", FLAGGED)
@@ -188,7 +165,7 @@ def test_what_has_no_rule_is_refused_or_its_error_is_seen(name: str) -> None:
     """Nobody promises a sum here, but a figure that is off has to be known to be off."""
     from exmap import check_model
 
-    family, model = FAMILIES[name], built(name, "trained-like")
+    family, model = FAMILIES[name], built(name)
     images = images_for(family, 2, seed=2, dtype=torch.float64)
     try:
         found = explain(model, images)
@@ -218,7 +195,7 @@ def test_a_network_left_in_training_mode_is_explained_in_evaluation_mode_and_put
 
 @pytest.mark.parametrize("name", ["own/y += x", "timm/vit_tiny", "transformers/swin"])
 def test_under_no_grad_and_inference_mode_it_is_the_same(name: str) -> None:
-    family, model = FAMILIES[name], built(name, "trained-like")
+    family, model = FAMILIES[name], built(name)
     images = images_for(family, 2, seed=2, dtype=torch.float64)
     wanted = explain(model, images)
     with torch.no_grad():
@@ -234,12 +211,18 @@ OTHERS = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=OTHERS)  # of the module: pytest then runs all composites of a network together
+def network(request: pytest.FixtureRequest) -> tuple[nn.Module, torch.Tensor]:
+    """Return a network, and images for it with pixels in [0, 1], for which the box rule is."""
+    name = request.param
+    return built(name, torch.float32), (images_for(FAMILIES[name], 2, seed=2) / 8 + 0.5).clamp(0, 1)
+
+
 @pytest.mark.parametrize("composite", sorted(COMPOSITES))
-@pytest.mark.parametrize("name", OTHERS)
-def test_every_composite_runs_on_every_kind_and_stays_finite(name: str, composite: str) -> None:
-    family, model = FAMILIES[name], built(name, "trained-like", torch.float32)
-    images = images_for(family, 2, seed=2)
-    found = explain(model, (images / 8 + 0.5).clamp(0, 1), composite)  # the box rule is for pixels in [0, 1]
+def test_every_composite_runs_on_every_kind_and_stays_finite(
+    network: tuple[nn.Module, torch.Tensor], composite: str
+) -> None:
+    found = explain(*network, composite)
     assert found.values.isfinite().all()
     assert found.values.abs().sum() > 0
 

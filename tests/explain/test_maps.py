@@ -184,16 +184,15 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "layer"), CASES)
 def test_a_rule_is_its_formula_written_out_with_contributions(kind: str, layer: str) -> None:
-    for mixed in (False, True):
-        for bias in (False, True):
-            made, x, g = drawn(layer, bias, mixed)
-            found = found_by(kind, made, x, g)
-            wanted, held = slow_relevance(KINDS[kind], made, x, g)
-            assert_close(found.values, wanted)
-            if kind not in FIRST:
-                assert_close(found.constants, held)
-            with torch.no_grad():
-                assert_close(found.logits[:, 0], Weighted(made, g)(x)[:, 0], 1e-12)
+    for bias, mixed in ((False, False), (True, True)):
+        made, x, g = drawn(layer, bias, mixed)
+        found = found_by(kind, made, x, g)
+        wanted, held = slow_relevance(KINDS[kind], made, x, g)
+        assert_close(found.values, wanted)
+        if kind not in FIRST:
+            assert_close(found.constants, held)
+        with torch.no_grad():
+            assert_close(found.logits[:, 0], Weighted(made, g)(x)[:, 0], 1e-12)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -249,14 +248,13 @@ def test_gamma_zero_is_the_epsilon_rule(layer: str) -> None:
     assert_close(one.constants, other.constants)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "gamma", "weak gamma"])
-@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_input_and_bias_are_the_logit(kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("kind", ["epsilon", "gamma"])
+def test_input_and_bias_are_the_logit_in_single_precision(kind: str) -> None:
     for layer in LAYERS:
         made, x, g = drawn(layer, True, True)
-        found = found_by(kind, made.to(dtype), x.to(dtype), g.to(dtype))
-        assert found.values.dtype == dtype
-        assert float(found.error().max()) < (1e-12 if dtype == DOUBLE else 1e-4)
+        found = found_by(kind, made.float(), x.float(), g.float())
+        assert found.values.dtype == torch.float32
+        assert float(found.error().max()) < 1e-4
 
 
 @pytest.mark.parametrize(("kernel", "options"), [
@@ -267,7 +265,7 @@ def test_input_and_bias_are_the_logit(kind: str, dtype: torch.dtype) -> None:
 def test_small_maps_as_matrices_are_the_convolution(
     kernel: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for size in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (3, 1), (3, 2), (4, 4)):
+    for size in ((1, 1), (2, 1), (2, 2), (1, 4), (3, 2)):
         _assert_matrix_is_convolution(size, kernel, options, monkeypatch)
 
 
@@ -276,19 +274,18 @@ def _assert_matrix_is_convolution(size: tuple[int, int], kernel: Any, options: A
     layer = nn.Conv2d(2, 4, kernel, **options).double()
     small: set[bool] = set()
     usual = LinearMap.is_small
-    for mixed in (False, True):
+    for kind, mixed in (("gamma", True), ("alpha-beta", False)):
         x = torch.randn(2, 2, *size, dtype=DOUBLE)
         x = x if mixed else x.relu()
         g = torch.randn_like(layer(x)).detach()
-        for kind in ("gamma", "alpha-beta"):
-            with monkeypatch.context() as patch:
-                patch.setattr(LinearMap, "is_small", lambda m, *a: small.add(usual(m, *a)) or usual(m, *a))
-                by_matrix = found_by(kind, layer, x, g)
-                patch.setattr(LinearMap, "is_small", lambda *_: False)
-                by_convolution = found_by(kind, layer, x, g)
-            assert_close(by_matrix.values, by_convolution.values, 1e-12)
-            assert_close(by_matrix.logits, by_convolution.logits, 1e-12)
-            assert_close(by_matrix.constants, by_convolution.constants, 1e-12)
+        with monkeypatch.context() as patch:
+            patch.setattr(LinearMap, "is_small", lambda m, *a: small.add(usual(m, *a)) or usual(m, *a))
+            by_matrix = found_by(kind, layer, x, g)
+            patch.setattr(LinearMap, "is_small", lambda *_: False)
+            by_convolution = found_by(kind, layer, x, g)
+        assert_close(by_matrix.values, by_convolution.values, 1e-12)
+        assert_close(by_matrix.logits, by_convolution.logits, 1e-12)
+        assert_close(by_matrix.constants, by_convolution.constants, 1e-12)
     few = size[0] * size[1] <= 4 and layer.groups == 1
     assert small == {few and size[0] * size[1] <= layer.weight[0, 0].numel()}
 
@@ -330,7 +327,7 @@ def fused(pair: nn.Sequential) -> nn.Module:
 )  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_normalisation_and_the_convolution_before_it_are_one_map(kind: str, layer: str) -> None:
-    for bias, affine in ((False, False), (False, True), (True, False), (True, True)):
+    for bias, affine in ((False, True), (True, False)):
         conv, x, g = drawn(layer, bias, True)
         pair = normalised(conv, affine)
         found, wanted = found_by(kind, pair, x, g), found_by(kind, fused(pair), x, g)

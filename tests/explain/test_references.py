@@ -264,13 +264,13 @@ def zennits(model: nn.Module, x: Tensor, composite: Any, upper: Callable[[Tensor
         return attributor(x, upper)[1].detach()
 
 
-@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-3), (DOUBLE, 1e-6)], ids=["float32", "float64"])
-def test_symmetric_gamma_on_a_resnet_18_is_that_of_four_modified_passes(dtype: torch.dtype, share: float) -> None:
+def test_symmetric_gamma_on_a_resnet_18_is_that_of_four_modified_passes() -> None:
     model = used_resnet(0)
-    x = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     wanted = zennits(merged(model).double(), x.double(), slow_composite(4.0, SUMS, stabilizer=1e-12))
-    found = propagate(model.to(dtype), x.to(dtype), composite="symmetric_gamma")
-    assert_close(found.values, wanted, share)
+    for dtype, share in ((torch.float32, 1e-3), (DOUBLE, 1e-6)):
+        found = propagate(model.to(dtype), x.to(dtype), composite="symmetric_gamma")
+        assert_close(found.values, wanted, share)
 
 
 # zennit --------------------------------------------------------------------------------------------------------------

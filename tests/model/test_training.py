@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from hanging import at_most
 from torch import nn
 
 from exmap.config import RuntimeSettings, TrainSettings
@@ -42,32 +38,14 @@ def small(norm: bool = False) -> Small:
         return Small(norm)
 
 
-@contextmanager
-def at_most(seconds: int) -> Iterator[None]:
-    """Turn processes that wait for each other for ever into an error, and end them."""
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-        for child in multiprocessing.active_children():
-            child.kill()
-            child.join()
-
-
+@pytest.mark.long
 def test_two_processes_end_with_the_weights_of_one_even_where_batches_do_not_divide(tmp_path: Path) -> None:
 
     task = planted_shortcut(3, (37, 60, 30), seed=1)  # batches of 16, 16 and 5: the last is shared as 3 and 2
     alone, shared = small(), small()
     expected = train_model(alone, task.train, task.val, SETTINGS, ONE, seed=0)
     checkpoint = FileCheckpoint(tmp_path / "c")
-    with at_most(240):
+    with at_most(500):
         found = train_model(shared, task.train, task.val, SETTINGS, TWO, seed=0, checkpoint=checkpoint)
     for name, tensor in alone.state_dict().items():
         assert (shared.state_dict()[name] - tensor).abs().max() < 1e-5, name
@@ -79,11 +57,12 @@ def test_two_processes_end_with_the_weights_of_one_even_where_batches_do_not_div
     assert all(torch.equal(tensor, shared.state_dict()[name]) for name, tensor in saved.weights.items())
 
 
+@pytest.mark.long
 def test_two_processes_train_batch_normalisation_with_an_odd_number_of_validation_batches() -> None:
 
     task = planted_shortcut(3, (36, 60, 30), seed=1)
     model = small(norm=True)
-    with at_most(240):
+    with at_most(500):
         history = train_model(model, task.train, task.val, SETTINGS.model_copy(update={"epochs": 2}), TWO, seed=0)
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())

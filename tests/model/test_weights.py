@@ -28,12 +28,11 @@ def refusal(model: nn.Module, path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_weights_come_back_bit_for_bit(tmp_path: Path, seed: int) -> None:
+def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
-    saved, loaded = (build_model(ModelSettings(stem="3x3"), 3, seed=s) for s in (seed, seed + 10))
+    saved, loaded = (build_model(ModelSettings(stem="3x3"), 3, seed=s) for s in (0, 10))
     saved.to(memory_format=torch.channels_last)
-    saved.get_buffer("bn1.running_mean").normal_(generator=torch.Generator().manual_seed(seed))
+    saved.get_buffer("bn1.running_mean").normal_(generator=torch.Generator().manual_seed(0))
     assert not torch.equal(saved.get_parameter("fc.weight"), loaded.get_parameter("fc.weight"))
     save_weights(saved, path)
     load_weights(loaded, path)
