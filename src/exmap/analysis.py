@@ -61,6 +61,23 @@ class Fit:
     left_alone: str = ""
     seconds: float = 0.0
 
+    def repaired(self, model: nn.Module, split: Split) -> nn.Module:
+        """Return the repaired classifier; of several repeats the first.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The classifier as it was; stays as it is.
+        split : Split
+            Some of whose images a model is run on, to see where its last layer is.
+        """
+        if self.network is not None:
+            return self.network
+        if self.left_alone or not self.heads:
+            return model
+        last = find_last_layer(model, first_images(split))
+        return replace_head(model, last, self.heads[0].weight, self.heads[0].bias)
+
     def __repr__(self) -> str:
         kind = f"{len(self.heads)} last layers" if self.heads else "whole network"
         return f"Fit({kind}, {self.predicted.shape[1]:,} test images)"
@@ -169,14 +186,7 @@ class Analysis:
         method : str, optional
             A key of `fits`; by default :attr:`last_word`.
         """
-        fit = self.fit(method)
-        if fit.network is not None:
-            return fit.network
-        model = self.network()
-        if fit.left_alone or not fit.heads:
-            return model
-        last = find_last_layer(model, first_images(self.grouped))
-        return replace_head(model, last, fit.heads[0].weight, fit.heads[0].bias)
+        return self.fit(method).repaired(self.network(), self.grouped)
 
     def report(self, path: str | Path, *, listen: Listener = silent) -> Path:
         """Write the report page: one HTML file that opens from disk and can be mailed.

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from exmap.config import Settings, change_settings, load_settings, packaged_yaml, preset_names, read_yaml
 from exmap.errors import SettingsError, unknown_name
 from exmap.methods import Method, expand_methods, parse_method
+from exmap.settings import Settings, change_settings, load_settings, packaged_yaml, preset_names, read_yaml
 
 __all__ = ["Bench", "Block", "Cell", "bench_names", "load_bench", "plan"]
 

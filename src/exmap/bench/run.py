@@ -18,7 +18,6 @@ from exmap.bench.grid import Bench, Cell
 from exmap.bench.schedule import Failure, Outcome, Task, run_tasks
 from exmap.bench.tables import Row, cells_to_csv, summarise, to_csv, to_latex, to_markdown
 from exmap.bench.work import CellPlace
-from exmap.config import change_settings
 from exmap.errors import RunFolderError
 from exmap.evaluation import Difference, worst_group_difference
 from exmap.methods import ERM, Method, parse_method
@@ -27,6 +26,7 @@ from exmap.pipeline.store import holds_others, slug, write_text
 from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator
+from exmap.settings import change_settings
 
 __all__ = ["default_jobs", "run_bench"]
 

@@ -21,7 +21,7 @@ from exmap.data import Task, build_task
 from exmap.groups import ClassGroups, OracleGroups, needs_of
 from exmap.groups.source import CLASS_LABELS, make_source
 from exmap.methods import ERM, Method, Part
-from exmap.model import find_last_layer, replace_head, save_weights
+from exmap.model import save_weights
 from exmap.pipeline.graph import Graph, split_of
 from exmap.pipeline.outcome import agreement_with_truth, labels_used, measure_on_test
 from exmap.pipeline.plan import TEST, TRAIN, Plan, explained_name
@@ -146,21 +146,9 @@ def measure_cells(
         if keep_models:
             path = folder / "models" / cell.dataset / place.path.with_suffix(".safetensors").name
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(_model(runner, fit), path)
+            save_weights(fit.repaired(runner.record(TRAIN), runner.task(images=True).val), path)
         results.append(_measured(runner, place, fit))
     return results
-
-
-def _model(runner: Runner, fit: Fit) -> Any:
-    """Return the classifier that a fit gave."""
-    if fit.network is not None:
-        return fit.network
-    model = runner.record(TRAIN)
-    if fit.left_alone or not fit.heads:
-        return model
-    task = runner.task(images=True)
-    last = find_last_layer(model, task.val.images.batch(np.arange(2, dtype=np.int64)))
-    return replace_head(model, last, fit.heads[0].weight, fit.heads[0].bias)
 
 
 def _measured(runner: Runner, place: CellPlace, fit: Fit) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from exmap.auto import AUTO
@@ -10,14 +10,14 @@ from exmap.data import Task
 from exmap.groups import EDITED, ExMapGroups, make_source, needs_of
 from exmap.groups.source import TRUE_GROUPS
 from exmap.methods import Method, Part, method_with, parse_part
-from exmap.pipeline.graph import Graph, split_of
+from exmap.pipeline.graph import Graph, Step, split_of
 from exmap.pipeline.outcome import add_outcome
 from exmap.pipeline.plan import Plan
-from exmap.pipeline.plan_fits import add_methods, add_repair, fit_name
-from exmap.pipeline.plan_groups import add_groups
+from exmap.pipeline.plan_fits import add_methods, add_repair, add_repaired, fit_name
+from exmap.pipeline.plan_groups import add_edited, add_groups
 from exmap.settings import Settings
 
-__all__ = ["methods_of", "plan_run", "sources_of"]
+__all__ = ["Chain", "methods_of", "plan_run", "sources_of"]
 
 
 def sources_of(settings: Settings, task: Task) -> list[Part]:
@@ -36,18 +36,44 @@ def methods_of(settings: Settings, task: Task) -> list[Method]:
     return list(methods.values())
 
 
-def plan_run(settings: Settings, task: Task, inputs: Mapping[str, str], **given: Any) -> Graph:
+class Chain(Graph):
+    """The graph of a run, and which of its steps hold what.
+
+    Parameters
+    ----------
+    steps : iterable of Step
+    explained : str
+        The step that explains the grouped split.
+    groups : mapping of str to str
+        The steps that infer groups of that split, by source.
+    fits : sequence of str
+        The steps that fit methods.
+    """
+
+    def __init__(self, steps: Iterable[Step], explained: str, groups: Mapping[str, str], fits: Sequence[str]) -> None:
+        super().__init__(steps)
+        self.explained, self.groups, self.fits = explained, dict(groups), tuple(fits)
+
+    @property
+    def grouping(self) -> str:
+        """Identity of ExMap's groups: what edits of them refer to."""
+        return self.digest(self.groups[ExMapGroups.name])
+
+
+def plan_run(settings: Settings, task: Task, inputs: Mapping[str, str], **given: Any) -> Chain:
     """Return the graph of ``exmap run``; what is `given` is for :class:`Plan`."""
     plan = Plan(settings, task, inputs, **given)
-    parts = sources_of(settings, task)
-    for part in parts:
-        add_groups(plan, part, plan.split)
-    methods = methods_of(settings, task)
+    learner, methods = parse_part(settings.retrain.learner), methods_of(settings, task)
+    groups = {str(part): add_groups(plan, part, plan.split) for part in sources_of(settings, task)}
+    last = Part(AUTO) if settings.groups.auto else Part(ExMapGroups.name)
     if settings.edits is not None:
-        methods.append(method_with(parse_part(settings.retrain.learner), Part(EDITED)))
+        last = Part(EDITED)
+        groups[EDITED] = add_edited(plan)
+        methods.append(method_with(learner, last))
     fits = add_methods(plan, methods)
     if settings.groups.auto and settings.auto.repair == "auto":
-        chosen = fit_name(method_with(parse_part(settings.retrain.learner), Part(AUTO)))
-        fits.append(add_repair(plan, chosen))
-    add_outcome(plan, parts, methods, fits)
-    return plan.graph()
+        fits.append(add_repair(plan, fit_name(method_with(learner, Part(AUTO)))))
+    repaired = method_with(learner, last)
+    add_repaired(plan, fit_name(repaired), repaired)
+    add_outcome(plan, groups, methods, fits)
+    return Chain(plan.steps.values(), plan.explained, groups, fits)

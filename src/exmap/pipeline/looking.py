@@ -12,14 +12,12 @@ from exmap.analysis import Analysis
 from exmap.data import Task, build_task
 from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError
-from exmap.groups import EDITED, ExMapGroups
-from exmap.methods import Part
-from exmap.pipeline.chain import plan_run, sources_of
+from exmap.pipeline.chain import Chain, plan_run
 from exmap.pipeline.facts import load_task
+from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA, Graph
-from exmap.pipeline.outcome import EVALUATE, REPORT, TRUST, analysis_of
-from exmap.pipeline.plan import TRAIN, Plan, explained_name
-from exmap.pipeline.plan_groups import groups_name
+from exmap.pipeline.outcome import EVALUATE, REPORT
+from exmap.pipeline.plan import TRAIN, Plan
 from exmap.pipeline.provenance import identity_part, made_by
 from exmap.pipeline.runner import Runner, Say, StepWork, seconds_by_stage
 from exmap.pipeline.store import RunFolder, read_json, write_json
@@ -28,21 +26,15 @@ from exmap.results import Results
 from exmap.settings import Settings, change_settings, parse_settings
 
 __all__ = [
-    "edited_step",
-    "gathered",
+    "gather_run",
     "no_task",
     "open_analysis",
     "publish",
-    "recorded_graph",
+    "recorded_chain",
     "recorded_task",
     "report_run",
     "trained_classifier",
 ]
-
-
-def edited_step(settings: Settings) -> str:
-    """Return the name of the step whose groups a person edits."""
-    return groups_name(Part(ExMapGroups.name), settings.groups.split)
 
 
 def recorded_task(run: RunFolder, settings: Settings) -> tuple[Task, dict[str, str]] | None:
@@ -57,35 +49,26 @@ def recorded_task(run: RunFolder, settings: Settings) -> tuple[Task, dict[str, s
     return load_task(run.folder(DATA)), dict(made_from["inputs"])
 
 
-def recorded_graph(run: RunFolder, settings: Settings) -> Graph | None:
+def recorded_chain(run: RunFolder, settings: Settings) -> Chain | None:
     """Return the graph of a run, of what it recorded of its data alone."""
     recorded = recorded_task(run, settings)
     return None if recorded is None else plan_run(settings, *recorded)
 
 
 def no_task(why: str) -> Task:
+    """Refuse to open the data, because they `why`."""
     raise DataError(f"images are needed here, but they {why}")
 
 
-def gathered(work: StepWork, runner: Runner, run: RunFolder) -> Analysis:
+def gather_run(work: StepWork, runner: Runner, chain: Chain, run: RunFolder) -> Analysis:
     """Return all that a run has made as an analysis."""
-    settings, graph = runner.settings, runner.graph
-    split = settings.groups.split
-    parts = {str(part): groups_name(part, split) for part in sources_of(settings, work.task)}
-    if settings.edits is not None:
-        parts[EDITED] = groups_name(Part(EDITED), split)
-    grouping = edited_step(settings)
-    fits = [step.name for step in graph if step.stage == "retrain" and not step.name.startswith("groups-")]
-    return analysis_of(
-        settings,
+    return gathered(
         work,
-        {source: name for source, name in parts.items() if runner.is_finished(name)},
-        [name for name in fits if runner.is_finished(name)],
-        explained=explained_name(split),
+        runner,
+        chain,
         made_by=made_by(read_json(run.path / "manifest.json") or {}),
-        grouping=graph.digest(grouping),
         results=_with_times(runner, run) if runner.is_finished(EVALUATE) else None,
-        trust=work[TRUST] if runner.is_finished(TRUST) else None,
+        grouping=chain.grouping,
     )
 
 
@@ -151,7 +134,7 @@ def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: P
     graph = plan_run(settings, *recorded)
     runner = Runner(settings, graph, partial(no_task, why), run, listen=listen)
     runner.use(task or load_task(run.folder(DATA), why))
-    runner.gather = partial(gathered, runner=runner, run=run)
+    runner.gather = partial(gather_run, runner=runner, chain=graph, run=run)
     for step in graph.until(until):
         if not runner.is_finished(step.name):
             missing = "is missing" if run.record(step.name) is None else "was made with other settings since"
@@ -176,7 +159,8 @@ def open_analysis(path: Path, *, data_dir: Path | None = None, listen: Listener 
     """
     run, settings = _opened(path)
     runner = _finished_runner(run, settings, "cluster", data_dir, listen)
-    return gathered(StepWork(runner, images=False), runner, run)
+    assert runner.gather is not None
+    return runner.gather(StepWork(runner, images=False))
 
 
 def report_run(run: RunFolder, settings: Settings, *, listen: Listener = silent, say: Say) -> Results:

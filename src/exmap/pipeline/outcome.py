@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.analysis import Analysis, Fit, reported_groups
+from exmap.analysis import Fit, reported_groups
 from exmap.auto import AUTO
 from exmap.data import Split, Task
 from exmap.data.missing import MissingImages
 from exmap.draw import save_strategies
 from exmap.evaluation import group_agreement, measure
-from exmap.groups import EDITED, ExMapGroups, OracleGroups
+from exmap.groups import ExMapGroups, OracleGroups
 from exmap.groups.source import CLASS_LABELS
 from exmap.methods import ERM, Method, Part
 from exmap.pipeline.graph import Work, split_of
 from exmap.pipeline.plan import Plan
-from exmap.pipeline.plan_groups import add_choice, add_edited, add_groups
+from exmap.pipeline.plan_groups import add_choice
 from exmap.pipeline.store import read_json, write_json
 from exmap.records import Groups
 from exmap.report.compose import write_page
@@ -29,7 +29,7 @@ from exmap.runtime import generator
 from exmap.settings import Settings
 from exmap.trust import measure_trust
 
-__all__ = ["add_outcome", "agreement_with_truth", "analysis_of", "labels_used", "measure_on_test"]
+__all__ = ["add_outcome", "agreement_with_truth", "labels_used", "measure_on_test"]
 
 TRUST, EVALUATE, REPORT = "trust", "evaluate", "report"
 
@@ -69,64 +69,19 @@ def labels_used(settings: Settings, task: Task, **steps: Sequence[str]) -> dict[
     return {"training": (CLASS_LABELS,), "epoch_selection": selected, **given, "evaluation": reported}
 
 
-def analysis_of(
-    settings: Settings,
-    work: Work,
-    parts: Mapping[str, str],
-    fits: Sequence[str],
-    *,
-    explained: str,
-    made_by: Mapping[str, str],
-    grouping: str,
-    results: Results | None = None,
-    trust: Trust | None = None,
-) -> Analysis:
-    """Gather records into an analysis.
+def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method], fits: Sequence[str]) -> None:
+    """Add the steps ``trust``, ``evaluate`` and ``report`` to a plan.
 
     Parameters
     ----------
-    settings : Settings
-    work : Work
-        Whose records are asked for.
-    parts : mapping of str to str
-        The steps that infer groups, by source.
+    plan : Plan
+    groups : mapping of str to str
+        The steps that infer groups of the explained split, by source.
+    methods : sequence of Method
     fits : sequence of str
-        The steps that fit methods.
-    explained : str
-        The step that explained the grouped split.
-    made_by, grouping, results, trust
-        As in :class:`~exmap.analysis.Analysis`.
+        The steps that fit them.
     """
-    task = work.task
-    split = split_of(task, settings.groups.split)
-    oracle = None
-    if split.truth is not None:
-        truth = split.true_groups()
-        oracle = Groups(truth.index, truth.names, OracleGroups.name, ("true groups",))
-    images = split.images
-    return Analysis(
-        settings,
-        task,
-        work[explained],
-        work["test"],
-        {source: work[name] for source, name in parts.items() if source != OracleGroups.name},
-        network=lambda: work["train"],
-        oracle=oracle,
-        fits={method: fit for name in fits for method, fit in work[name].items()},
-        results=results,
-        trust=trust,
-        made_by=made_by,
-        grouping=grouping,
-        no_images=f"the data are not at hand: they {images.why}" if isinstance(images, MissingImages) else "",
-    )
-
-
-def add_outcome(plan: Plan, parts: Sequence[Part], methods: Sequence[Method], fits: Sequence[str]) -> None:
-    """Add the steps ``trust``, ``evaluate`` and ``report`` to a plan."""
-    settings, split = plan.settings, plan.split
-    groups = {str(part): add_groups(plan, part, split) for part in parts}
-    if settings.edits is not None:
-        groups[EDITED] = add_edited(plan)
+    settings = plan.settings
     _add_trust(plan, groups[ExMapGroups.name])
     chosen = [add_choice(plan)] if settings.groups.auto else []
 

@@ -166,7 +166,7 @@ class Plan:
 
     def _test(self) -> None:
         def make(work: Work) -> Outputs:
-            share = partial(outputs_share, listen=work.listen)
+            share = partial(outputs_share, move=work.folder is not None, listen=work.listen)
             return in_processes(work.runtime, share, work[TRAIN], work.task.test)
 
         self.add(

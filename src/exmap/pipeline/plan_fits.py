@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
+from exmap.analysis import Fit
 from exmap.auto import AUTO
 from exmap.groups import EDITED
 from exmap.methods import ERM, Method, Part
+from exmap.model import save_weights
 from exmap.pipeline import files
 from exmap.pipeline.graph import DATA, Work, split_of
 from exmap.pipeline.plan import TEST, TRAIN, Plan
@@ -19,9 +23,9 @@ from exmap.pipeline.steps import fit_last_layer, fit_whole_network, repair_netwo
 from exmap.pipeline.store import slug
 from exmap.registry import LEARNERS
 
-__all__ = ["add_methods", "add_repair", "fit_name"]
+__all__ = ["REPAIRED", "add_methods", "add_repair", "add_repaired", "fit_name"]
 
-REPAIR = "repair"
+REPAIR, REPAIRED = "repair", "repaired"
 NOT_REPAIRED = "the choice of groups leaves the model alone, so the last layer is the classifier's own"
 
 
@@ -110,6 +114,25 @@ def _add_fit(
             **plan.settings_of(*sections),
         },
         images=images,
+    )
+
+
+def add_repaired(plan: Plan, fit: str, method: Method) -> str:
+    """Add the weights of the classifier that a method repaired, as a file that loads into the same architecture."""
+
+    def make(work: Work) -> nn.Module:
+        fitted: Fit = work[fit][str(method)]
+        return fitted.repaired(work[TRAIN], split_of(work.task, plan.split))
+
+    return plan.add(
+        REPAIRED,
+        "retrain",
+        "repaired classifier",
+        make,
+        save=lambda _, model, folder: save_weights(model, folder / "model.safetensors"),
+        load=lambda _, folder: plan.network(folder),
+        needs=(TRAIN, fit),
+        settings={"method": str(method)},
     )
 
 

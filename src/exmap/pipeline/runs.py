@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.explain import composite_names, explainer_names
 from exmap.groups import ExMapGroups, check_channels, check_george, edit_groups, make_source
-from exmap.methods import parse_part
-from exmap.pipeline.chain import plan_run
-from exmap.pipeline.graph import Graph
-from exmap.pipeline.looking import edited_step, gathered, no_task, publish, recorded_graph, recorded_task
+from exmap.methods import Part, parse_part
+from exmap.pipeline.chain import Chain, plan_run
+from exmap.pipeline.looking import gather_run, no_task, publish, recorded_chain, recorded_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
-from exmap.pipeline.provenance import identity_part, manifest, without_places
-from exmap.pipeline.runner import Runner, assist
+from exmap.pipeline.plan_groups import groups_name
+from exmap.pipeline.provenance import identity_part, manifest, setting, without_places
+from exmap.pipeline.runner import Runner, Say, assist
 from exmap.pipeline.store import RunFolder, differences, write_json
 from exmap.records import Listener, silent
 from exmap.registry import CLUSTERERS
@@ -35,7 +35,7 @@ from exmap.settings import (
 
 __all__ = ["assist_run", "open_run", "run_until", "with_edits"]
 
-Say = Callable[[str], None]
+BEHIND_GROUPS = ("seed", "data", "images", "model", "train", "runtime", "explain", "cluster", "groups.split")
 
 
 # Opening
@@ -110,19 +110,13 @@ def _check_edits(run: RunFolder, before: Settings, wanted: Settings) -> None:
     """Refuse settings that change the groups under a person's edits."""
     if wanted.edits is None:
         return
-    step = edited_step(before)
-    old, new = (
-        {name: value for name, value in identity_part(each).items() if name in _SETTINGS_OF_GROUPS}
-        for each in (before, wanted)
-    )
+    step = groups_name(Part(ExMapGroups.name), before.groups.split)
+    old, new = ({name: setting(identity_part(each), name) for name in BEHIND_GROUPS} for each in (before, wanted))
     if (found := differences(old, new)) and run.record(step) is not None:
         raise RunFolderError(
             f"a person's edits belong to the groups they were made of, but other settings make others: "
             f"{'; '.join(found)}; take the edits away with --set edits=null, too"
         )
-
-
-_SETTINGS_OF_GROUPS = ("seed", "data", "images", "model", "train", "runtime", "explain", "cluster", "groups")
 
 
 def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
@@ -135,12 +129,12 @@ def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
     RunFolderError
         If the groups are not there, or are not those that were edited.
     """
-    step = edited_step(settings)
+    step = groups_name(Part(ExMapGroups.name), settings.groups.split)
     edits, record = load_edits(path), run.record(step)
     if record is None:
         raise RunFolderError(f"{run.path} has no groups that could be edited; make them with exmap cluster {run.path}")
-    plan = recorded_graph(run, settings)
-    if plan is None or record["identity"] != plan.digest(step):
+    chain = recorded_chain(run, settings)
+    if chain is None or record["identity"] != chain.grouping:
         raise RunFolderError(
             f"the groups of {run.path} are not those that its settings make here, with this version of exmap; bring it "
             f"up to date with exmap evaluate {run.path}, look at the groups again and edit those"
@@ -150,7 +144,7 @@ def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
             f"{path} holds edits of other groups than those of {run.path}, which were made since or elsewhere; look at "
             "the groups again and edit those"
         )
-    runner = Runner(settings, plan, partial(no_task, "are not needed here"), run)
+    runner = Runner(settings, chain, partial(no_task, "are not needed here"), run)
     try:
         edit_groups(runner.record(step), edits)
     except SettingsError as error:
@@ -224,10 +218,7 @@ def run_until(
         The results, once the run is evaluated.
     """
     runner = _runner(run, settings, look=look, runtime=runtime, listen=listen, say=say)
-    _check_grouping(run, settings, runner.graph)
     runner.bring_up(runner.graph.until(until))
-    if runner._task is not None:
-        write_json(run.path / "manifest.json", manifest(settings, runner._task))
     results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
     if runner.company is not None:
         runner.company.share(None)
@@ -256,7 +247,8 @@ def _runner(
     if recorded is None:
         task = source()
         recorded = (task, dict(task.digests))
-    graph = plan_run(settings, *recorded)
+    chain = plan_run(settings, *recorded)
+    _check_grouping(run, settings, chain)
 
     def opened() -> Task:
         task = source()
@@ -265,23 +257,24 @@ def _runner(
                 f"the data found are not those that {run.path} was made from; say where those are with --data-dir, or "
                 f"make the run again with exmap train {run.path}"
             )
+        write_json(run.path / "manifest.json", manifest(settings, task))
         return task
 
-    runner = Runner(settings, graph, opened, run, runtime, company, listen=listen, say=say)
-    runner.gather = partial(gathered, runner=runner, run=run)
+    runner = Runner(settings, chain, opened, run, runtime, company, listen=listen, say=say)
+    runner.gather = partial(gather_run, runner=runner, chain=chain, run=run)
     if not isinstance(recorded[0].val.images, MissingImages):
         runner.use(recorded[0])
         write_json(run.path / "manifest.json", manifest(settings, recorded[0]))
     return runner
 
 
-def _check_grouping(run: RunFolder, settings: Settings, graph: Graph) -> None:
+def _check_grouping(run: RunFolder, settings: Settings, chain: Chain) -> None:
     """Refuse edits of groups that would now be others."""
     edits = settings.edits
-    if edits is not None and (now := graph.digest(edited_step(settings))) != edits.grouping:
+    if edits is not None and chain.grouping != edits.grouping:
         raise RunFolderError(
             f"the edits of {run.path} are of groups that would now be others, because what they were made from changed "
-            f"({edits.grouping[:8]} edited, {now[:8]} here); take the edits away with --set edits=null"
+            f"({edits.grouping[:8]} edited, {chain.grouping[:8]} here); take the edits away with --set edits=null"
         )
 
 

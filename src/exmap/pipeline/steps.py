@@ -119,7 +119,8 @@ def explain_share(
 ) -> tuple[dict[str, float], Explained | None]:
     """Explain a split in one of the run's processes; the first writes, batch by batch, or returns what was found."""
     first = is_first(fabric)
-    model = model.to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
+    if folder is not None:  # a model that was given stays where it is
+        model = model.to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     speed = Speed(listen if first else silent)
     allocate = None if folder is None else heatmap_file(folder)
     maps, outputs = explain_split(
@@ -134,9 +135,10 @@ def explain_share(
     return measured, Explained(split.name, split.ids, split.labels, split.class_names, outputs, maps)
 
 
-def outputs_share(fabric: Fabric, model: nn.Module, split: Split, *, listen: Listener) -> Outputs:
+def outputs_share(fabric: Fabric, model: nn.Module, split: Split, *, move: bool, listen: Listener) -> Outputs:
     """Collect what a classifier says of a split in one of the run's processes; the first has all of it."""
-    model = model.to(fabric.device if fabric.device.type != "mps" else "cpu")
+    if move:
+        model = model.to(fabric.device if fabric.device.type != "mps" else "cpu")
     return collect_outputs(model, split, fabric=fabric, listen=listen if is_first(fabric) else silent)
 
 
