@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_page import BREAKS_OUT, HOSTILE, sample_choice, sample_page
+from sample_page import BREAKS_OUT, HOSTILE, sample_choice, sample_maps, sample_page, sample_record, sample_trust
 
 import exmap.report
 from exmap.errors import DataError
-from exmap.report.page import Choice, Finding, Interval, Points, Trust, accounted, percent, render_page
+from exmap.report.cards import Interval
+from exmap.report.choice_card import ChoiceCard
+from exmap.report.page import render_page
+from exmap.report.percentages import percent
+from exmap.report.points import Points
+from exmap.report.trust_card import TrustCard
+from exmap.results import ClassFinding
 
 SCRIPT = (Path(exmap.report.__file__).parent / "assets" / "report.js").read_text(encoding="utf-8")
 
@@ -120,7 +126,7 @@ def test_columns_of_other_lengths_and_too_many_groups_are_refused() -> None:
 def test_an_empty_run_is_still_a_page() -> None:
     none = np.zeros(0, dtype=np.int64)
     points = Points(np.zeros((0, 2), dtype=np.float32), *[none] * 6, [], 0, "PCA")
-    text = render_page(sample_page(points=points, strategies=[], pictures=None, heats=None, means=None, fits=[]))
+    text = render_page(sample_page(points=points, strategies=[], pictures=None, heats=None, means=None, clusterings=[]))
     assert "0 of 0 images are on the map" in text
 
 
@@ -145,49 +151,89 @@ def test_an_accuracy_without_an_interval_has_no_whisker() -> None:
     assert 'class="whisker"' not in render_page(sample_page(comparisons=[row], strategies=[]))
 
 
+def test_a_page_before_retraining_shows_the_classifier_as_it_is() -> None:
+    page = sample_page()
+    points = replace(page.points, repaired=np.full(300, -1))
+    as_it_is = sample_page(
+        points=points,
+        comparisons=[replace(row, after=None) for row in page.comparisons],
+        strategies=[replace(strategy, after=None) for strategy in page.strategies],
+    )
+    text = render_page(as_it_is)
+    assert not as_it_is.retrained
+    assert 'class="track after"' not in text
+    assert "Accuracy on the test images; in brackets and as whiskers, 95 % bootstrap intervals" in text
+    assert "flatters" not in text
+    assert set(numbers(embedded(text)["repaired"])) == {65_535}
+
+
+def test_what_is_no_run_cannot_be_made_again_and_its_groups_are_not_edited() -> None:
+    text = render_page(sample_page(command="", grouping="")).replace(SCRIPT, "")
+    assert "To make the run again" not in text
+    assert "edits.yaml" not in text
+    assert "<form" not in text
+    assert all(f'id="{name}"' in text for name in ("saving", "save", "changes"))  # which the script asks for
+
+
+def test_a_page_before_evaluation_has_no_accuracies_on_test_images() -> None:
+    text = render_page(sample_page(comparisons=[], choice=None))
+    assert "Accuracy on the test images" not in text
+    assert 'class="bars"' not in text
+
+
 def test_heatmaps_that_are_all_broken_leave_an_empty_chart() -> None:
-    none = np.zeros(0, dtype=np.float32)
-    text = render_page(sample_page(trust=Trust(none, none, 5, 5, 0, [], 0.8, None)))
+    broken = sample_maps(np.ones(5), np.zeros(5), finite=False)
+    trust = sample_trust(reruns=(), gradient=None)
+    text = render_page(sample_page(trust=TrustCard(broken, trust)))
     assert "No heatmap is finite." in text
+    assert "No image is in a cluster" in text
     assert "it needs the images" in text
 
 
-def floats(*values: float) -> np.ndarray:
-    return np.array(values, dtype=np.float32)
+def test_where_trust_was_not_measured_the_page_says_so() -> None:
+    text = render_page(sample_page(trust=TrustCard(sample_maps(None, np.zeros(5)))))
+    assert text.count("That was not measured yet.") == 2
+    assert "is not known." in text
+    assert "The heatmaps are by" not in text
 
 
 @pytest.mark.parametrize(
     ("shares", "errors", "said"),
     [
         (
-            floats(0.93),
-            floats(1e-6),
+            [0.93],
+            [1e-6],
             "Of the explained logit, the image's pixels hold 93 %, biases and other constants 7 %; 0.0001 % is "
             "unaccounted for.",
         ),
         (
-            floats(-0.2, 0.1, np.nan),
-            floats(0, 0, 0.02),
+            [-0.2, 0.1, np.nan],
+            [0, 0, 0.02],
             "pixels hold -5 %, biases and other constants 105 %; 0 % is unaccounted for. These are medians over the "
             "images; for 95 % of them at most 2 % is unaccounted for.",
         ),
         (
-            floats(0.5, 0.7),
-            floats(np.nan, np.nan),
+            [0.5, 0.7],
+            [np.nan, np.nan],
             "sum to 60 % of the explained logit (median); this explainer promises no sum",
         ),
-        (floats(np.nan), floats(0.5), "How much of the explained logit the pixels hold is not known."),
-        (floats(), floats(), "is not known."),
+        ([np.nan], [0.5], "How much of the explained logit the pixels hold is not known."),
+        ([], [], "is not known."),
+        (None, [0.5], "is not known."),
     ],
 )
-def test_what_of_the_logit_is_accounted_for_is_said_in_words(shares: np.ndarray, errors: np.ndarray, said: str) -> None:
-    assert said in accounted(shares, errors).replace("\xa0", " ")
+def test_what_of_the_logit_is_accounted_for_is_said_in_words(
+    shares: list[float] | None, errors: list[float], said: str
+) -> None:
+    card = TrustCard(sample_maps(None if shares is None else np.array(shares), np.array(errors)))
+    assert said in card.accounted.replace("\xa0", " ")
+    assert (card.chart is None) == ("not known" in said)
 
 
 def test_what_made_the_heatmaps_and_whether_rules_were_needed_is_said() -> None:
     page = sample_page()
     assert "The heatmaps are by lrp with symmetric_gamma, of the predicted class." in render_page(page)
-    plain = replace(page.trust, gradient=None, plain=True)
+    plain = replace(page.trust, trust=sample_trust(gradient=None, is_gradient=True))
     assert "The heatmaps are plain input &times; gradient themselves" in render_page(sample_page(trust=plain))
 
 
@@ -208,7 +254,7 @@ def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weigh
     choice = sample_choice()
     text = render_page(sample_page(choice=choice))
     said = section(text)
-    for sentence in (choice.verdict, choice.why, choice.confidence, choice.last_layer, choice.more_images):
+    for sentence in (choice.verdict, choice.record.why, choice.confidence, choice.last_layer, choice.more_images):
         assert sentence in said
     assert "cat: found , p < 0.001, error rate +64 points (at least +48). 20 of 30 images" in said
     assert "dog: not found . Its heatmaps form no cluster that stands apart." in said
@@ -222,15 +268,24 @@ def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weigh
 
 def test_a_classifier_that_is_left_as_it_is_has_no_accuracy_after() -> None:
     said = section(render_page(sample_page(choice=sample_choice(found=False))))
-    assert said.startswith("Which grouping to believe No shortcut was found.")
+    assert said.startswith("Which grouping to believe No shortcut was found; the classifier is left as it is.")
     assert "before and after" not in said
     assert "cat: not found , p = 0.200" in said
 
 
 def test_where_nothing_can_be_concluded_the_sentence_stands_alone() -> None:
     why = "Nothing can be concluded: class cat has 3 images to judge groupings by."
-    choice = Choice(why, [Finding("cat", None, None, None, None, "not tested")], why)
-    text = render_page(sample_page(choice=choice))
+    nothing = dict.fromkeys(("chosen", "runner_up", "confidence", "judged_on", "reliance", "repair"))
+    record = sample_record().changed(
+        **nothing,
+        candidates=(),
+        data_curve=(),
+        repaired=False,
+        shortcut={"cat": ClassFinding.nothing(None, "not tested")},
+        why=why,
+        remarks=(why,),
+    )
+    text = render_page(sample_page(choice=ChoiceCard(record)))
     assert section(text).count(why) == 1
     assert "Why this grouping?" not in text
     assert "Is the last layer enough?" not in text

@@ -19,6 +19,7 @@ from exmap.evaluation import group_table
 from exmap.model import collect_outputs
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.report import outcome
+from exmap.report.cards import ClusterCard, Interval, Sample, Strategy
 from exmap.report.choose_pictures import (
     Exemplars,
     choose_exemplars,
@@ -27,9 +28,12 @@ from exmap.report.choose_pictures import (
     rows_on_map,
     small_vectors,
 )
-from exmap.report.page import Fit, Interval, Page, Points, Sample, Strategy, Trust, render_page
+from exmap.report.page import Page, render_page
+from exmap.report.points import Points
 from exmap.report.provenance import command_line, made_with, settings_text
 from exmap.report.sprites import Sheet, heat_sheet, heat_tiles
+from exmap.report.trust_card import TrustCard
+from exmap.results import ClusterFit
 from exmap.runtime import child_seed, generator
 
 if TYPE_CHECKING:
@@ -118,10 +122,11 @@ def _page(
     strategies = _strategies(analysis, pictures, repaired)
     truth = _truth(analysis)
     no_images = [NO_IMAGES] if pictures.images is None else []
+    said = dict.fromkeys([*no_images, *remarks, *outcome.remarks(analysis)])  # each once
     return Page(
         title=f"exmap report: {analysis.task.name}, seed {settings.seed}",
         headline=outcome.headline(analysis, strategies),
-        remarks=[*no_images, *remarks, *outcome.remarks(analysis)],
+        remarks=list(said),
         comparisons=outcome.comparisons(analysis),
         labels_used=outcome.labels_used(analysis),
         split=SPLITS[explained.split],
@@ -132,12 +137,12 @@ def _page(
         pictures=pictures.images,
         heats=pictures.heats,
         means=pictures.means,
-        fits=_fits(analysis),
-        trust=_trust(analysis),
+        clusterings=_clusterings(analysis),
+        trust=TrustCard(explained.maps(), analysis.trust),
         provenance=made_with(analysis),
         settings=settings_text(settings),
-        seconds={} if results is None else {stage: s for stage, s in results.seconds.items() if stage != "total"},
-        command=command_line(settings),
+        seconds={} if results is None else {k: v for k, v in results.seconds.items() if k not in ("report", "total")},
+        command=command_line(settings) if analysis.grouping else "",
         grouping=analysis.grouping,
         choice=outcome.choice(analysis),
     )
@@ -230,31 +235,20 @@ def _made_of(analysis: Analysis, rows: IntArray) -> list[tuple[str, int]]:
     return [(names[g], int(counts[g])) for g in np.argsort(-counts, kind="stable") if counts[g]]
 
 
-def _fits(analysis: Analysis) -> list[Fit]:
+def _clusterings(analysis: Analysis) -> list[ClusterCard]:
     """Return what each clustering said of itself, with its silhouette where there is more than one cluster."""
     explained, clusters = analysis.explained, analysis.pseudo_groups.clusters
     if clusters is None:
         return []
-    fits = []
-    for note in clusters.notes:
-        kind, _, number = str(note["samples_of"]).partition(" ")
+    cards = []
+    for fit in map(ClusterFit.from_json, clusters.notes):
+        kind, _, number = fit.samples_of.partition(" ")
         members, of = clusters.labels >= 0, "All classes together"
         if kind == "class":
             members, of = members & (explained.labels == int(number)), f"Class {explained.class_names[int(number)]}"
-        eigenvalues = note.get("eigenvalues")
-        fits.append(
-            Fit(
-                of,
-                note["n_samples"],
-                note["n_clusters"],
-                note["note"],
-                analysis.settings.cluster.gap,
-                None if eigenvalues is None else np.asarray(eigenvalues),
-                note.get("graph_components"),
-                _silhouette(analysis, np.flatnonzero(members), clusters.labels),
-            )
-        )
-    return fits
+        silhouette = _silhouette(analysis, np.flatnonzero(members), clusters.labels)
+        cards.append(ClusterCard(of, fit, analysis.settings.cluster.gap, silhouette))
+    return cards
 
 
 def _silhouette(analysis: Analysis, rows: IntArray, clusters: IntArray) -> float | None:
@@ -264,21 +258,3 @@ def _silhouette(analysis: Analysis, rows: IntArray, clusters: IntArray) -> float
     if not 2 <= len(np.unique(clusters[some])) < len(some):
         return None
     return float(silhouette_score(clustered_vectors(analysis)[some], clusters[some]))
-
-
-def _trust(analysis: Analysis) -> Trust:
-    """Return the card of trust, with what every heatmap holds of the logit."""
-    maps, trust = analysis.explained.maps(), analysis.trust
-    gradient = None if trust is None else trust.gradient
-    return Trust(
-        np.zeros(0, dtype=np.float32) if maps.input_share is None else maps.input_share[maps.finite],
-        maps.conservation_error[maps.finite],
-        len(maps),
-        int((~maps.finite).sum()),
-        int(maps.zero.sum()),
-        [] if trust is None else [(rerun.images, rerun.groups, rerun.ari) for rerun in trust.reruns],
-        0.0 if trust is None else trust.rerun_share,
-        None if gradient is None else (gradient.images, gradient.ari, gradient.own_ari),
-        "" if trust is None else trust.explained_by,
-        trust is not None and trust.is_gradient,
-    )

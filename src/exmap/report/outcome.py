@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.auto import AUTO, words
+from exmap.auto import AUTO
 from exmap.evaluation import group_table
 from exmap.groups import EDITED
 from exmap.methods import ERM
 from exmap.records import IntArray
-from exmap.report.page import Amount, Choice, Comparison, Finding, Interval, Strategy, Weighed, percent
+from exmap.report.cards import Comparison, Interval, Strategy
+from exmap.report.choice_card import ChoiceCard
+from exmap.report.percentages import percent
 from exmap.results import MethodResult, Results
 from exmap.runtime import generator
 from exmap.settings import Settings
@@ -163,33 +165,12 @@ def _mean(predicted: NDArray[np.int64], labels: IntArray, settings: Settings) ->
     return Interval(float(table.accuracy[0]), float(table.low[0]), float(table.high[0]))
 
 
-def choice(analysis: Analysis) -> Choice | None:
+def choice(analysis: Analysis) -> ChoiceCard | None:
     """Return which grouping was chosen without group labels, and why; None where none was chosen."""
     record = None if analysis.results is None else analysis.results.auto
     if analysis.results is None or record is None:
         return None
-    marks = {record.chosen: "chosen", record.runner_up: "runner-up"}
-    findings = [
-        Finding(name, row.found, row.p_value, row.effect, row.effect_low, row.why)
-        for name, row in record.shortcut.items()
-    ]
-    weighed = [
-        Weighed(row.name, row.also, row.groups, row.score, row.like_chosen, row.eligible, marks.get(row.name, ""))
-        for row in record.candidates
-    ]
-    return Choice(
-        words.verdict(record),
-        findings,
-        record.why,
-        words.confidence(record),
-        weighed,
-        None if record.reliance is None else -record.reliance.classifier,
-        words.last_layer(record),
-        words.more_images(record),
-        [Amount(p.images, p.smallest_group, p.worst_group_accuracy, p.spread) for p in record.data_curve],
-        words.remarks(record),
-        _of_chosen_groups(analysis, analysis.results) if record.repaired else (),
-    )
+    return ChoiceCard(record, _of_chosen_groups(analysis, analysis.results) if record.repaired else ())
 
 
 def _of_chosen_groups(analysis: Analysis, results: Results) -> list[Comparison]:

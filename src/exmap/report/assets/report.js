@@ -45,6 +45,7 @@
   const [x, y, group, label, predicted, repaired, truth, picture] = [
     data.x, data.y, data.group, data.label, data.predicted, data.repaired, data.truth, data.picture,
   ].map(unpack);
+  const retrained = repaired.some((value) => value !== NONE);
   const groupName = new Map(data.groups.map((g) => [g.group, g.name]));
 
   // ---- light and dark
@@ -96,7 +97,8 @@
     const lines = [
       id,
       `${groupName.get(group[point]) ?? "in no cluster"}`,
-      `class ${data.classes[label[point]]}, predicted ${data.classes[predicted[point]]}, after retraining ${data.classes[repaired[point]]}`,
+      `class ${data.classes[label[point]]}, predicted ${data.classes[predicted[point]]}` +
+        (retrained ? `, after retraining ${data.classes[repaired[point]]}` : ""),
     ];
     if (truth[point] !== NONE) lines.push(`true group: ${data.truths[truth[point]]}`);
     return lines;
@@ -141,10 +143,13 @@
       of: (i) => (position.has(group[i]) ? Number(position.get(group[i])) : data.groups.length),
     }),
     class: () => ({ names: data.classes.map((name) => `class ${name}`), of: (i) => label[i] }),
-    correctness: () => ({
-      names: ["right before and after", "repaired: right after retraining only", "wrong before and after", "right before retraining only"],
-      of: (i) => (predicted[i] === label[i] ? (repaired[i] === label[i] ? 0 : 3) : repaired[i] === label[i] ? 1 : 2),
-    }),
+    correctness: () =>
+      retrained
+        ? {
+            names: ["right before and after", "repaired: right after retraining only", "wrong before and after", "right before retraining only"],
+            of: (i) => (predicted[i] === label[i] ? (repaired[i] === label[i] ? 0 : 3) : repaired[i] === label[i] ? 1 : 2),
+          }
+        : { names: ["right", "wrong"], of: (i) => (predicted[i] === label[i] ? 0 : 1) },
     truth: () => ({ names: data.truths, of: (i) => truth[i] }),
   };
   const position = new Map(data.groups.map((g, number) => [g.group, number]));
