@@ -8,15 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exmap.errors import RunFolderError
-from exmap.store import (
+from exmap.pipeline.store import (
     FORMAT,
     RunFolder,
     array_file,
     differences,
     digest_of,
+    digest_of_file,
     read_json,
+    save_arrays,
+    slug,
     sole_writer,
     write_json,
     write_text,
@@ -43,21 +48,21 @@ def interrupt(run: RunFolder, identity: dict[str, object], text: str) -> None:
         killed()
 
 
-def test_a_finished_stage_is_found_by_its_identity_alone(run: RunFolder) -> None:
+def test_a_finished_step_is_found_by_its_identity_alone(run: RunFolder) -> None:
     assert not run.is_finished("train", IDENTITY)
     with run.begin("train", IDENTITY) as part:
         assert not part.resumed
         (part.path / "weights.txt").write_text("w")
         assert not run.is_finished("train", IDENTITY)
-        assert not run.stage("train").exists()
+        assert not run.folder("train").exists()
     assert run.is_finished("train", IDENTITY)
     assert not run.is_finished("train", OTHER)
     assert not run.is_finished("explain", IDENTITY)
-    assert (run.stage("train") / "weights.txt").read_text() == "w"
+    assert (run.folder("train") / "weights.txt").read_text() == "w"
     assert sorted(path.name for path in run.path.iterdir()) == ["settings.yaml", "train"]
 
 
-def test_a_finished_stage_says_how_long_it_took_in_all_processes(run: RunFolder) -> None:
+def test_a_finished_step_says_how_long_it_took_in_all_processes(run: RunFolder) -> None:
     interrupt(run, IDENTITY, "half")
     part = run.path / "train.part"
     attempt = json.loads((part / "attempt.json").read_text())
@@ -73,11 +78,11 @@ def test_a_finished_stage_says_how_long_it_took_in_all_processes(run: RunFolder)
     assert record["images_per_second"] is None
 
 
-def test_an_interrupted_stage_is_never_taken_for_finished(run: RunFolder) -> None:
+def test_an_interrupted_step_is_never_taken_for_finished(run: RunFolder) -> None:
     interrupt(run, IDENTITY, "half")
     assert run.record("train") is None
     assert not run.is_finished("train", IDENTITY)
-    assert not run.stage("train").exists()
+    assert not run.folder("train").exists()
 
 
 def test_the_same_identity_continues_from_what_was_left(run: RunFolder) -> None:
@@ -97,7 +102,7 @@ def test_another_identity_drops_what_was_left(run: RunFolder) -> None:
     assert not run.is_finished("train", IDENTITY)
 
 
-def test_a_stage_made_again_replaces_the_old_one_only_when_it_is_whole(run: RunFolder) -> None:
+def test_a_step_made_again_replaces_the_old_one_only_when_it_is_whole(run: RunFolder) -> None:
     with run.begin("train", IDENTITY) as part:
         (part.path / "old.txt").write_text("old")
     interrupt(run, OTHER, "half")
@@ -105,7 +110,7 @@ def test_a_stage_made_again_replaces_the_old_one_only_when_it_is_whole(run: RunF
     with run.begin("train", OTHER) as part:
         (part.path / "new.txt").write_text("new")
     assert run.is_finished("train", OTHER)
-    assert sorted(path.name for path in run.stage("train").iterdir()) == [
+    assert sorted(path.name for path in run.folder("train").iterdir()) == [
         "done.json",
         "half.txt",
         "identity.json",
@@ -113,32 +118,32 @@ def test_a_stage_made_again_replaces_the_old_one_only_when_it_is_whole(run: RunF
     ]
 
 
-def test_a_stage_without_a_whole_marker_is_not_finished(run: RunFolder) -> None:
+def test_a_step_without_a_whole_marker_is_not_finished(run: RunFolder) -> None:
     with run.begin("train", IDENTITY):
         pass
-    marker = run.stage("train") / "done.json"
+    marker = run.folder("train") / "done.json"
     marker.write_text(marker.read_text()[:20])
     assert not run.is_finished("train", IDENTITY)
 
 
 @pytest.mark.parametrize("old_moved_away", [False, True])
-def test_a_stage_killed_between_its_marker_and_its_rename_is_recovered(run: RunFolder, old_moved_away: bool) -> None:
+def test_a_step_killed_between_its_marker_and_its_rename_is_recovered(run: RunFolder, old_moved_away: bool) -> None:
     with run.begin("train", OTHER) as part:
         (part.path / "old.txt").write_text("old")
-    os.rename(run.stage("train"), run.path / "kept")
+    os.rename(run.folder("train"), run.path / "kept")
     with run.begin("train", IDENTITY) as part:
         (part.path / "new.txt").write_text("new")
-    os.rename(run.stage("train"), run.path / "train.part")
+    os.rename(run.folder("train"), run.path / "train.part")
     os.rename(run.path / "kept", run.path / ("train.old" if old_moved_away else "train"))
     assert run.is_finished("train", IDENTITY)
-    assert (run.stage("train") / "new.txt").read_text() == "new"
+    assert (run.folder("train") / "new.txt").read_text() == "new"
     assert sorted(path.name for path in run.path.iterdir()) == ["settings.yaml", "train"]
 
 
 def test_a_marker_left_by_a_kill_does_not_finish_the_next_attempt(run: RunFolder) -> None:
     with run.begin("train", IDENTITY):
         pass
-    os.rename(run.stage("train"), run.path / "train.part")  # killed between the marker and the rename
+    os.rename(run.folder("train"), run.path / "train.part")  # killed between the marker and the rename
     interrupt(run, IDENTITY, "half")
     assert not run.is_finished("train", IDENTITY)
 
@@ -187,15 +192,15 @@ def test_reading_what_is_no_run_folder_is_refused_and_makes_nothing(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("format: 2\nsettings: {}\n", "2"), ("settings: {}\n", "None"), ("", "None")]
+    ("text", "found"), [("format: 1\nsettings: {}\n", "1"), ("settings: {}\n", "None"), ("", "None")]
 )
 def test_a_folder_of_another_format_is_refused(tmp_path: Path, text: str, found: str) -> None:
     (tmp_path / "settings.yaml").write_text(text)
     with pytest.raises(RunFolderError) as caught:
         RunFolder(tmp_path, create=True)
     assert str(caught.value) == (
-        f"{tmp_path} must be of run-folder format 1, found {found}; use the version of exmap it was made with, or "
-        "choose another --out"
+        f"{tmp_path} must be of run-folder format {FORMAT}, found {found}; look at it with the version of exmap it was "
+        "made with, or run it again with another --out"
     )
 
 
@@ -209,7 +214,7 @@ def test_a_folder_with_a_settings_file_of_something_else_is_refused(tmp_path: Pa
 HOLD = """
 import sys, time
 from pathlib import Path
-from exmap.store import sole_writer
+from exmap.pipeline.store import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -295,7 +300,7 @@ def test_an_array_file_has_its_size_at_once_and_holds_zeros(tmp_path: Path) -> N
 def test_an_array_file_without_room_is_an_error_at_once(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys, pathlib\n"
-        "from exmap.store import array_file\n"
+        "from exmap.pipeline.store import array_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "array_file(pathlib.Path(sys.argv[1]), (900,))\n"
@@ -306,3 +311,44 @@ def test_an_array_file_without_room_is_an_error_at_once(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.bin"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("refused:")
+
+
+def test_arrays_that_cannot_be_written_are_the_errors_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="could not be written"):
+        save_arrays({"a": np.zeros(3)}, tmp_path / "nowhere" / "a.safetensors")
+
+
+def test_a_file_that_is_not_there_has_the_digest_of_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "full").write_bytes(b"x")
+    digests = [digest_of_file(tmp_path / name) for name in ("missing", "empty", "full")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_discarded_step_is_made_again(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY):
+        pass
+    run.discard("train")
+    run.discard("never made")
+    assert not run.is_finished("train", IDENTITY)
+    assert not run.folder("train").exists()
+
+
+# Names of files
+
+
+@given(st.text(min_size=1).filter(lambda text: text.strip(".")))
+def test_a_name_of_a_file_is_safe_and_always_the_same(text: str) -> None:
+    name = slug(text)
+    assert slug(text) == name
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+@=.,_-")
+    assert 0 < len(name) <= 85
+    assert name not in (".", "..")
+
+
+def test_different_texts_have_different_names() -> None:
+    rng = np.random.default_rng(0)
+    texts = {"".join(rng.choice(list("ab+@[]=,/ _\u00e4"), size=size)) for size in rng.integers(1, 12, 3000)}
+    texts |= {"x" * size for size in range(70, 120)} | {f"exmap[size={n}]+dfr" for n in range(100)}
+    assert len(texts) > 2000
+    assert len({slug(text) for text in texts}) == len(texts)
