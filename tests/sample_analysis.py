@@ -20,7 +20,7 @@ from exmap.explain import explain_split
 from exmap.groups import ExMapGroups, edit_groups
 from exmap.model import collect_outputs
 from exmap.records import Explained, Groups
-from exmap.results import AutoRecord, MethodResult, Results
+from exmap.results import AutoRecord, Results
 from exmap.retrain import Head
 from exmap.runtime import generator
 from exmap.settings import Edits, GroupEdit, Settings, load_settings
@@ -134,9 +134,8 @@ def results_of(task: Task, settings: Settings, predicted: dict[str, Any], explai
             train_counts=task.train.true_groups().counts(),
             bootstrap=50,
         )
-        row = measured if isinstance(measured, MethodResult) else MethodResult.from_json(measured)
         used = {"training": ("class labels",), "epoch_selection": (), "evaluation": ("true groups",)}
-        methods[name] = row.changed(labels_used=used)
+        methods[name] = measured.changed(labels_used=used)
     maps = explained.maps()
     return Results(
         dataset=task.name,

@@ -1,113 +1,124 @@
-"""The figures of a finished run, and what is said of those that cannot be drawn."""
+"""The figures of an analysis, and what is said of those that cannot be drawn."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from exmap.draw import draw_figures, figure_names
+from exmap.analysis import Analysis
+from exmap.draw import draw_figures, figure_names, sample_rows, save_strategies
 from exmap.errors import SettingsError
-from exmap.finished import open_finished
-from running import Said, command, copy_run, finished_run, moved_run
+from sample_analysis import sample_analysis, without_images
 
-Give = Callable[..., Said]
 NEED_IMAGES = {"comparison", "strategies", "true-groups", "mistakes"}
+FEW = {"COMPARED": 3, "MISTAKES": 3, "PSEUDO_GROUPS_SHOWN": 2, "PSEUDO_GROUP_SAMPLES": 2, "TRUE_GROUP_SAMPLES": 2}
 
 
-@pytest.fixture
-def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Give:
-    monkeypatch.delenv("EXMAP_DATA_DIR", raising=False)
-    return lambda *words: command(monkeypatch, capsys, *words)
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw few images: figures of many take seconds."""
+    for name, value in FEW.items():
+        monkeypatch.setattr(f"exmap.draw.{name}", value)
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(tmp_path_factory.getbasetemp())
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    return sample_analysis()
 
 
-@pytest.fixture
-def moved(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
-    return copy_run(moved_run(tmp_path_factory.getbasetemp()), tmp_path / "moved")
-
-
-def test_every_figure_of_a_finished_run_is_drawn(give: Give, finished: Path, tmp_path: Path) -> None:
+def test_every_figure_is_drawn_as_png_and_pdf(analysis: Analysis, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "figures"
-    said = give("figures", finished, "--out", out)
-    assert said.code == 0, said.err
-    assert sorted(path.name for path in out.iterdir()) == sorted(
-        f"{name}.{kind}" for name in figure_names() for kind in ("png", "pdf")
-    )
-    assert said.out.splitlines() == [
-        f"Figure: {out / f'{n}.{kind}'}" for n in figure_names() for kind in ("png", "pdf")
-    ]
-    assert all(path.stat().st_size < 1_000_000 for path in out.iterdir())
+    drawn = draw_figures(analysis, out)
+    assert [each.name for each in drawn] == figure_names()
+    assert [each.note for each in drawn] == [""] * len(drawn)
+    wanted = [out / f"{name}.{kind}" for name in figure_names() for kind in ("png", "pdf")]
+    assert [path for each in drawn for path in each.paths] == wanted
+    assert all(0 < path.stat().st_size < 1_000_000 for path in wanted)
 
 
-def test_the_same_run_gives_the_same_files(finished: Path, tmp_path: Path) -> None:
-    names = ["comparison", "mistakes", "true-groups"]
-    first, second = (draw_figures(open_finished(finished), tmp_path / place, names) for place in ("a", "b"))
+def test_the_same_analysis_gives_the_same_files(analysis: Analysis, tmp_path: Path) -> None:
+    names = ["strategies"]
+    first, second = (draw_figures(analysis, tmp_path / place, names) for place in ("a", "b"))
     for one, other in zip(first, second, strict=True):
         assert [path.read_bytes() for path in one.paths] == [path.read_bytes() for path in other.paths]
 
 
-def test_only_the_figures_asked_for_are_drawn_into_the_run_folder(give: Give, finished: Path, tmp_path: Path) -> None:
-    run = copy_run(finished, tmp_path / "run")
-    assert give("figures", run, "--only", "true-groups, comparison").code == 0
-    assert sorted(path.stem for path in (run / "figures").glob("*.pdf")) == ["comparison", "true-groups"]
+def test_only_the_figures_asked_for_are_drawn(analysis: Analysis, tmp_path: Path) -> None:
+    draw_figures(analysis, tmp_path, ["strategies"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["strategies.pdf", "strategies.png"]
 
 
-def test_an_unknown_figure_is_refused_with_the_closest_name(finished: Path, tmp_path: Path) -> None:
+def test_an_unknown_figure_is_refused_with_the_closest_name(analysis: Analysis, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="did you mean 'mistakes'"):
-        draw_figures(open_finished(finished), tmp_path / "out", ["mistake"])
+        draw_figures(analysis, tmp_path / "out", ["mistake"])
     assert not (tmp_path / "out").exists()
 
 
-def test_where_the_data_moved_what_needs_no_images_is_drawn_and_the_rest_is_named(
-    give: Give, moved: Path, tmp_path_factory: pytest.TempPathFactory
+def test_without_images_what_needs_none_is_drawn_and_the_rest_is_named(analysis: Analysis, tmp_path: Path) -> None:
+    moved = without_images(analysis)
+    drawn = {each.name: each for each in draw_figures(moved, tmp_path)}
+    assert {path.name for path in tmp_path.iterdir()} == {"embedding.png", "embedding.pdf"}
+    assert {name for name, each in drawn.items() if each.note == moved.no_images} == NEED_IMAGES
+    save_strategies(moved, tmp_path / "strategies.png")
+    assert not (tmp_path / "strategies.png").exists()
+
+
+def test_before_retraining_there_is_no_figure_of_the_repaired_classifier(analysis: Analysis, tmp_path: Path) -> None:
+    drawn = draw_figures(replace(analysis, fits={}), tmp_path, ["comparison", "mistakes"])
+    assert [each.paths for each in drawn] == [(), ()]
+    assert all("exmap evaluate" in each.note for each in drawn)
+
+
+def test_without_true_groups_the_figures_of_them_are_left_out_with_a_sentence(
+    analysis: Analysis, tmp_path: Path
 ) -> None:
-    said = give("figures", moved)
-    assert said.code == 0, said.err
-    assert {path.name for path in (moved / "figures").iterdir()} == {"embedding.png", "embedding.pdf"}
-    left = [line for line in said.out.splitlines() if "left out" in line]
-    assert {line.split(":")[0] for line in left} == NEED_IMAGES
-    assert sum("--data-dir" in line for line in left) == 2
-    assert sum(f"exmap evaluate {moved}" in line for line in left) == 2  # this run is not retrained
-    said = give("figures", moved, "--data-dir", tmp_path_factory.getbasetemp() / "moved-data", "--only", "true-groups")
-    assert (moved / "figures" / "true-groups.pdf").exists()
-
-
-def test_without_true_groups_the_figures_of_them_are_left_out_with_a_sentence(moved: Path) -> None:
-    notes = json.loads((moved / "cluster" / "clusters.json").read_text())
-    del notes["oracle"]
-    (moved / "cluster" / "clusters.json").write_text(json.dumps(notes))
-    drawn = {each.name: each for each in draw_figures(open_finished(moved), moved / "f", ["true-groups", "embedding"])}
+    drawn = {
+        each.name: each for each in draw_figures(replace(analysis, oracle=None), tmp_path, ["true-groups", "embedding"])
+    }
     assert drawn["true-groups"].paths == ()
     assert "no true groups" in drawn["true-groups"].note
-    assert [path.name for path in drawn["embedding"].paths] == ["embedding.png", "embedding.pdf"]
+    assert len(drawn["embedding"].paths) == 2
     assert "stand alone" in drawn["embedding"].note
 
 
-def test_an_unfinished_run_is_refused_in_one_sentence(give: Give, moved: Path) -> None:
-    (moved / "cluster" / "done.json").unlink()
-    said = give("figures", moved)
-    assert (said.code, said.is_one_sentence()) == (2, True)
-    assert f"exmap evaluate {moved}" in said.err
-    said = give("figures", moved / "nothing")
-    assert (said.code, said.is_one_sentence()) == (2, True)
+def test_a_repaired_classifier_without_mistakes_has_no_figure_of_them(analysis: Analysis, tmp_path: Path) -> None:
+    fit = replace(analysis.fits["exmap+dfr"], predicted=analysis.task.test.labels[None])
+    (drawn,) = draw_figures(replace(analysis, fits={"exmap+dfr": fit}), tmp_path, ["mistakes"])
+    assert drawn.note == "the repaired classifier gets every test image right"
 
 
-def test_the_classifiers_of_the_comparison_say_what_they_predicted(finished: Path) -> None:
-    found = open_finished(finished)
-    head, outputs, test = found.repaired_head(), found.outputs("test"), found.splits["test"]
-    assert head is not None
-    import torch
-
-    images = torch.from_numpy(test.images.batch(np.arange(40)))
+@pytest.mark.parametrize("network", [False, True])
+def test_the_classifiers_of_the_comparison_say_what_they_predicted(network: bool) -> None:
+    analysis = sample_analysis(network=network)
+    images = torch.from_numpy(analysis.task.test.images.batch(np.arange(90)))
     with torch.no_grad():
-        trained, repaired = (found.model(stage)(images).argmax(dim=1).numpy() for stage in ("train", "retrain"))
-    np.testing.assert_array_equal(trained, outputs.predicted[:40])
-    np.testing.assert_array_equal(repaired, head.predict(outputs.features[:40]))
+        trained, repaired = (
+            model(images).argmax(dim=1).numpy() for model in (analysis.network(), analysis.repaired(analysis.method))
+        )
+    np.testing.assert_array_equal(trained, analysis.test.predicted)
+    np.testing.assert_array_equal(repaired, analysis.fit(analysis.method).predicted[0])
+
+
+def test_a_repaired_network_is_shown_on_test_images(tmp_path: Path) -> None:
+    drawn = draw_figures(sample_analysis(network=True), tmp_path, ["comparison", "mistakes"])
+    assert [len(each.paths) for each in drawn] == [2, 2]
+
+
+def test_the_groups_that_are_wrong_most_come_first(analysis: Analysis) -> None:
+    groups, correct = analysis.pseudo_groups, analysis.explained.correct
+    rows = sample_rows(analysis, groups, 2, 4, np.random.default_rng(0))
+    order = sorted(range(len(groups.names)), key=lambda g: correct[groups.index == g].mean())
+    assert [row[0].split("\n")[0] for row in rows] == [groups.names[g] for g in order[:2]]
+    for (_, images, maps), group in zip(rows, order, strict=False):
+        assert len(images) == len(maps) == min(4, groups.counts()[group])
+
+
+def test_the_picture_of_strategies_is_a_png(analysis: Analysis, tmp_path: Path) -> None:
+    save_strategies(analysis, tmp_path / "strategies.png")
+    with Image.open(tmp_path / "strategies.png") as picture:
+        assert picture.format == "PNG"

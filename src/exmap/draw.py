@@ -1,28 +1,33 @@
-"""The paper's figures of a finished run, as files: what is shown is chosen here, how it is drawn is in ``report``."""
+"""The paper's figures of an analysis, as files: what is shown is chosen here, how it is drawn is in ``report``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
-from exmap.data import Split, array_split
+from exmap.analysis import Analysis, reported_groups
+from exmap.data import array_split
 from exmap.errors import SettingsError, unknown_name
 from exmap.explain import compute_heatmaps
-from exmap.finished import FinishedRun
-from exmap.records import Heatmaps, IntArray, Listener, silent
+from exmap.model import collect_outputs
+from exmap.records import Groups, Heatmaps, IntArray, Listener, silent
 from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
 from exmap.runtime import generator
-from exmap.stages import reported_groups, sample_rows
 
-__all__ = ["Drawn", "draw_figures", "figure_names"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Drawn", "draw_figures", "figure_names", "save_strategies"]
 
 COMPARED, MISTAKES = 8, 12  # images shown
-GROUPS_SHOWN, SAMPLES_SHOWN = 16, 5
+PSEUDO_GROUPS_SHOWN, PSEUDO_GROUP_SAMPLES = 8, 6
+TRUE_GROUPS_SHOWN, TRUE_GROUP_SAMPLES = 16, 5
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,12 @@ class Drawn:
 Made = tuple[Any, str]  # a figure, or None, and what is to be said
 
 
-def draw_figures(
-    finished: FinishedRun, out: Path, names: Sequence[str] = (), *, listen: Listener = silent
-) -> list[Drawn]:
+def draw_figures(analysis: Analysis, out: Path, names: Sequence[str] = (), *, listen: Listener = silent) -> list[Drawn]:
     """Write figures as PNG and PDF into a folder.
 
     Parameters
     ----------
-    finished : FinishedRun
+    analysis : Analysis
     out : Path
         Made if it does not exist.
     names : sequence of str
@@ -63,7 +66,7 @@ def draw_figures(
     Returns
     -------
     list of Drawn
-        In order. A figure whose images, true groups or retrained head are not there is left out, with a sentence.
+        In order. A figure whose images, true groups or repaired classifier are not there is left out, with a sentence.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def draw_figures(
     for name, make in FIGURES.items():
         if names and name not in names:
             continue
-        figure, note = make(finished, listen)
+        figure, note = make(analysis, listen)
         if figure is None:
             drawn.append(Drawn(name, (), note))
             continue
@@ -91,25 +94,32 @@ def figure_names() -> list[str]:
     return list(FIGURES)
 
 
-def _comparison(finished: FinishedRun, listen: Listener) -> Made:
+def save_strategies(analysis: Analysis, path: Path) -> None:
+    """Draw what the classifier looks at in the groups it gets wrong most, as a PNG file; nothing without the images."""
+    figure, _ = _strategies(analysis, silent)
+    if figure is not None:
+        figure.savefig(path, dpi=130)
+
+
+def _comparison(analysis: Analysis, listen: Listener) -> Made:
     """Show test images by the trained and by the repaired classifier (the paper's figure 4)."""
-    if why := _no_repair(finished):
+    if why := _no_repair(analysis):
         return None, why
-    test, trained, repaired = _test_predictions(finished)
-    mended = np.flatnonzero((trained != test.labels) & (repaired == test.labels))
-    found = f"{len(mended):,} of {len(test):,} test images that only the repaired classifier gets right"
-    title = f"{found}: drawn at random, classes in turn"
-    candidates = mended
-    if not len(mended):
-        candidates = np.arange(len(test))
+    test, trained, repaired = analysis.task.test, analysis.test.predicted, analysis.fit(analysis.method).predicted[0]
+    rows = np.flatnonzero((trained != test.labels) & (repaired == test.labels))
+    title = (
+        f"{len(rows):,} of {len(test):,} test images that only the repaired classifier gets right: drawn at random, "
+        "classes in turn"
+    )
+    if not len(rows):
+        rows = np.arange(len(test))
         title = "Test images drawn at random, classes in turn; none is right after retraining that was wrong before"
-    rows = _in_turn(candidates, test.labels, COMPARED, generator(finished.settings.seed, "figures", "comparison"))
-    images, classes = test.images.pixels(rows), test.class_names
-    index, names = reported_groups(test)
+    rows = _in_turn(rows, test.labels, COMPARED, generator(analysis.settings.seed, "figures", "comparison"))
+    classes, (index, names) = test.class_names, reported_groups(test)
     return comparison_figure(
-        images,
-        _explained(finished, "train", test, rows, listen).values,
-        _explained(finished, "retrain", test, rows, listen).values,
+        test.images.pixels(rows),
+        _test_heatmaps(analysis, analysis.network(), rows, listen).values,
+        _test_heatmaps(analysis, analysis.repaired(analysis.method), rows, listen).values,
         titles=[names[index[row]] for row in rows],
         said_before=[f"says {classes[trained[row]]}" for row in rows],
         said_after=[f"says {classes[repaired[row]]}" for row in rows],
@@ -117,73 +127,77 @@ def _comparison(finished: FinishedRun, listen: Listener) -> Made:
     ), ""
 
 
-def _strategies(finished: FinishedRun, _: Listener) -> Made:
+def _strategies(analysis: Analysis, _: Listener) -> Made:
     """Show sample images by pseudo-group."""
-    if not finished.splits:
-        return None, finished.no_images
-    grouped, correct = finished.splits["grouped"], finished.predicted == finished.labels
-    rng = generator(finished.settings.seed, "report")  # as in the run's own picture
-    rows = sample_rows(finished.groups, grouped.images, finished.heatmaps, correct, rng=rng)
-    return strategies_figure(rows), ""
+    if analysis.no_images:
+        return None, analysis.no_images
+    rng = generator(analysis.settings.seed, "report")
+    rows = sample_rows(analysis, analysis.pseudo_groups, PSEUDO_GROUPS_SHOWN, PSEUDO_GROUP_SAMPLES, rng)
+    return strategies_figure(rows, columns=PSEUDO_GROUP_SAMPLES), ""
 
 
-def _true_groups(finished: FinishedRun, _: Listener) -> Made:
+def _true_groups(analysis: Analysis, _: Listener) -> Made:
     """Show sample images by true group (the paper's figure 5)."""
-    if finished.oracle is None:
+    if analysis.oracle is None:
         return None, "the data set has no true groups"
-    if not finished.splits:
-        return None, finished.no_images
-    correct, truth = finished.predicted == finished.labels, finished.oracle
-    rows = sample_rows(
-        truth,
-        finished.splits["grouped"].images,
-        finished.heatmaps,
-        correct,
-        rng=generator(finished.settings.seed, "figures", "groups"),
-        most=GROUPS_SHOWN,
-        samples=SAMPLES_SHOWN,
-    )
-    there = int((truth.counts() > 0).sum())
-    shown = f" ({len(rows)} of {there})" if len(rows) < there else ""
+    if analysis.no_images:
+        return None, analysis.no_images
+    rng = generator(analysis.settings.seed, "figures", "groups")
+    rows = sample_rows(analysis, analysis.oracle, TRUE_GROUPS_SHOWN, TRUE_GROUP_SAMPLES, rng)
+    filled = int((analysis.oracle.counts() > 0).sum())
+    shown = f" ({len(rows)} of {filled})" if len(rows) < filled else ""
     title = f"Heatmaps by true group{shown}: image | relevance (red for, blue against); those it gets wrong most, first"
-    return strategies_figure(rows, columns=SAMPLES_SHOWN, title=title), ""
+    return strategies_figure(rows, columns=TRUE_GROUP_SAMPLES, title=title), ""
 
 
-def _embedding(finished: FinishedRun, _: Listener) -> Made:
+def sample_rows(
+    analysis: Analysis, groups: Groups, most: int, samples: int, rng: np.random.Generator
+) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+    """Return a row per group for :func:`exmap.report.strategies_figure`: the groups that are wrong most, first."""
+    correct, values, images = analysis.explained.correct, analysis.explained.maps().values, analysis.grouped.images
+    members = [np.flatnonzero(groups.index == number) for number in range(len(groups.names))]
+    filled = [number for number in range(len(members)) if len(members[number])]
+    rows = []
+    for number in sorted(filled, key=lambda number: correct[members[number]].mean())[:most]:
+        drawn = np.sort(rng.permutation(members[number])[:samples])
+        title = f"{groups.names[number]}\nn = {len(members[number]):,}, right {correct[members[number]].mean():.0%}"
+        rows.append((title, images.pixels(drawn), np.asarray(values[drawn])))
+    return rows
+
+
+def _embedding(analysis: Analysis, _: Listener) -> Made:
     """Show true groups beside pseudo-groups (the supplement's figure 3)."""
-    panels = [("pseudo-groups (no group label used)", finished.groups.index, finished.groups.names)]
+    groups, truth, explained = analysis.pseudo_groups, analysis.oracle, analysis.explained
+    panels = [("pseudo-groups (no group label used)", groups.index, groups.names)]
     note = "the data set has no true groups: the pseudo-groups stand alone"
-    if finished.oracle is not None:
+    if truth is not None:
         note = ""
-        panels.insert(0, ("true groups", finished.oracle.index, finished.oracle.names))
-    title = f"Heatmaps of {len(finished.ids):,} images ({finished.split_name}) in the plane"
-    return embedding_figure(finished.coordinates, panels, title=title), note
+        panels.insert(0, ("true groups", truth.index, truth.names))
+    title = f"Heatmaps of {len(explained):,} images ({explained.split}) in the plane"
+    return embedding_figure(analysis.coordinates, panels, title=title), note
 
 
-def _mistakes(finished: FinishedRun, listen: Listener) -> Made:
+def _mistakes(analysis: Analysis, listen: Listener) -> Made:
     """Show what the repaired classifier gets wrong most surely (the supplement's figure 2)."""
-    if why := _no_repair(finished):
+    if why := _no_repair(analysis):
         return None, why
-    head, features = finished.repaired_head(), finished.outputs("test").features
-    assert head is not None
-    test, _, repaired = _test_predictions(finished)
+    test, repaired = analysis.task.test, analysis.fit(analysis.method).predicted[0]
     wrong = np.flatnonzero(repaired != test.labels)
     if not len(wrong):
         return None, "the repaired classifier gets every test image right"
-    sure = softmax(features[wrong] @ head.weight.T + head.bias, axis=1).max(axis=1)
+    sure = softmax(_repaired_logits(analysis, listen)[wrong], axis=1).max(axis=1)
     order = np.argsort(-sure, kind="stable")[:MISTAKES]
-    rows, classes = wrong[order], test.class_names
-    index, names = reported_groups(test)
+    rows, classes, (index, names) = wrong[order], test.class_names, reported_groups(test)
     captions = [
         f"{names[index[row]]}:\nsays {classes[repaired[row]]}, {share:.0%} sure"
         for row, share in zip(rows, sure[order], strict=True)
     ]
     title = f"The surest of {len(wrong):,} mistakes of the repaired classifier on {len(test):,} test images"
-    maps = _explained(finished, "retrain", test, rows, listen)
+    maps = _test_heatmaps(analysis, analysis.repaired(analysis.method), rows, listen)
     return mistakes_figure(test.images.pixels(rows), maps.values, captions, title=title), ""
 
 
-FIGURES: dict[str, Callable[[FinishedRun, Listener], Made]] = {
+FIGURES: dict[str, Callable[[Analysis, Listener], Made]] = {
     "comparison": _comparison,
     "strategies": _strategies,
     "true-groups": _true_groups,
@@ -192,18 +206,19 @@ FIGURES: dict[str, Callable[[FinishedRun, Listener], Made]] = {
 }
 
 
-def _no_repair(finished: FinishedRun) -> str:
+def _no_repair(analysis: Analysis) -> str:
     """Return why the repaired classifier cannot be shown on images, or nothing if it can."""
-    if finished.repaired_head() is None:
-        return f"the run is not retrained; finish it with exmap evaluate {finished.run.path}"
-    return finished.no_images
+    if analysis.method is None:
+        return "nothing was retrained yet; bring a run that far with exmap evaluate RUN_DIR"
+    return analysis.no_images
 
 
-def _test_predictions(finished: FinishedRun) -> tuple[Split, IntArray, IntArray]:
-    """Return the test split, and the classes that the trained and the repaired classifier predict for it."""
-    head, outputs = finished.repaired_head(), finished.outputs("test")
-    assert head is not None
-    return finished.splits["test"], outputs.predicted, head.predict(outputs.features)
+def _repaired_logits(analysis: Analysis, listen: Listener) -> NDArray[np.float32]:
+    """Return the logits of the repaired classifier for the test images."""
+    fit = analysis.fit(analysis.method)
+    if fit.heads:
+        return np.asarray(analysis.test.features @ fit.heads[0].weight.T + fit.heads[0].bias)
+    return collect_outputs(analysis.repaired(analysis.method), analysis.task.test, listen=listen).logits
 
 
 def _in_turn(rows: IntArray, labels: IntArray, count: int, rng: np.random.Generator) -> IntArray:
@@ -223,9 +238,8 @@ def _in_turn(rows: IntArray, labels: IntArray, count: int, rng: np.random.Genera
     return np.asarray(first[np.argsort(labels[first], kind="stable")])
 
 
-def _explained(finished: FinishedRun, stage: str, split: Split, rows: IntArray, listen: Listener) -> Heatmaps:
-    """Return heatmaps of a few images by the classifier that a stage left."""
-    images = split.images.batch(rows)
-    few = array_split(images, split.labels[rows], name=split.name, class_names=split.class_names)
-    settings = finished.settings.explain.model_copy(update={"layer": "none"})
-    return compute_heatmaps(finished.model(stage), few, settings, listen=listen)
+def _test_heatmaps(analysis: Analysis, model: nn.Module, rows: IntArray, listen: Listener) -> Heatmaps:
+    """Return heatmaps of a few test images by a classifier."""
+    test = analysis.task.test
+    few = array_split(test.images.batch(rows), test.labels[rows], name=test.name, class_names=test.class_names)
+    return compute_heatmaps(model, few, analysis.settings.explain, listen=listen)

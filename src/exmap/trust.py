@@ -17,7 +17,7 @@ from exmap.evaluation import rerun_agreement, within_class_ari
 from exmap.explain import compute_heatmaps
 from exmap.groups import ExMapGroups
 from exmap.records import Explained, Groups, Heatmaps, IntArray, Listener, silent
-from exmap.results import GradientAgreement, Quantiles, Rerun, Trust
+from exmap.results import GradientAgreement, Quantiles, Trust
 from exmap.runtime import child_seed, generator
 from exmap.settings import ExplainSettings, Settings
 
@@ -82,7 +82,7 @@ def measure_trust(
         input_share=None if maps.input_share is None else Quantiles.of(maps.input_share[maps.finite]),
         conservation_error=Quantiles.of(maps.conservation_error[maps.finite]),
         rerun_share=RERUN_SHARE,
-        reruns=tuple(Rerun(images=each.images, groups=each.groups, ari=each.ari) for each in reruns),
+        reruns=reruns,
         gradient=gradient,
     )
 

@@ -1,4 +1,4 @@
-"""A finished run in the formats of tools for looking at images: ViRelAy's project, and a flat table."""
+"""An analysis in the formats of tools for looking at images: ViRelAy's project, and a flat table."""
 
 from exmap.export.folder import check_target, export_run, export_targets
 

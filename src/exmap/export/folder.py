@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from exmap.analysis import Analysis
 from exmap.errors import RunFolderError, SettingsError, unknown_name
 from exmap.export.table import write_table
 from exmap.export.virelay import import_h5py, write_virelay
-from exmap.finished import FinishedRun
+from exmap.pipeline.store import move_into_place, read_json, write_json
 from exmap.records import Listener, silent
-from exmap.store import move_into_place, read_json, write_json
 
 __all__ = ["check_target", "export_run", "export_targets"]
 
@@ -37,12 +37,12 @@ def check_target(target: str) -> None:
         import_h5py()
 
 
-def export_run(finished: FinishedRun, target: str, out: Path, *, listen: Listener = silent) -> Path:
-    """Write a run in another format into a folder, in place of an earlier export.
+def export_run(analysis: Analysis, target: str, out: Path, *, listen: Listener = silent) -> Path:
+    """Write an analysis in another format into a folder, in place of an earlier export.
 
     Parameters
     ----------
-    finished : FinishedRun
+    analysis : Analysis
     target : str
         Of :func:`export_targets`.
     out : Path
@@ -67,16 +67,15 @@ def export_run(finished: FinishedRun, target: str, out: Path, *, listen: Listene
             f"an export needs a new folder, an empty one or an earlier export, but {out} holds something else; choose "
             "another --out"
         )
-    if target == "virelay" and not finished.splits:
-        raise RunFolderError(f"a project for ViRelAy holds the images, but {finished.no_images}")
+    if target == "virelay" and analysis.no_images:
+        raise RunFolderError(f"a project for ViRelAy holds the images, but {analysis.no_images}")
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     if target == "virelay":
-        write_virelay(finished, finished.splits["grouped"], part, listen)
+        write_virelay(analysis, part, listen)
     else:
-        write_table(finished, part, listen)
-    groups = finished.run.record("cluster") or {}
-    write_json(part / MARKER, {"format": FORMAT, "target": target, "grouping": groups.get("identity")})
+        write_table(analysis, part, listen)
+    write_json(part / MARKER, {"format": FORMAT, "target": target, "grouping": analysis.grouping})
     move_into_place(part, out)
     return out / ("project.yaml" if target == "virelay" else "images.parquet")
