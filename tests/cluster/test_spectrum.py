@@ -45,13 +45,11 @@ def test_eigenvalues_are_those_of_the_dense_laplacian(n: int, seed: int) -> None
 @pytest.mark.parametrize("n", [120, DENSE_BELOW + 60])
 @pytest.mark.parametrize("k", [2, 3, 6, 9, 12])
 def test_as_many_eigenvalues_are_zero_as_there_are_components(n: int, k: int) -> None:
-    for seed in range(3):
-        graph = neighbor_graph(blobs(n, k, seed), 6)
-        found = laplacian_spectrum(graph, 10, seed)
-        assert found.components == k
-
-        assert int((found.values < 1e-8).sum()) == min(k, 10)
-        np.testing.assert_allclose(found.values, np.linalg.eigvalsh(slow_laplacian(graph))[:10], atol=1e-8)
+    graph = neighbor_graph(blobs(n, k, seed=k), 6)
+    found = laplacian_spectrum(graph, 10, 0)
+    assert found.components == k
+    assert int((found.values < 1e-8).sum()) == min(k, 10)
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(slow_laplacian(graph))[:10], atol=1e-8)
 
 
 @pytest.mark.parametrize("n", [60, DENSE_BELOW + 60])

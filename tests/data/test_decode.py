@@ -289,7 +289,7 @@ def test_damage_anywhere_raises_nothing_else(kind: str, mask: bool) -> None:
     options = {"exif": tag} if kind == "JPEG" else {}
     whole = stored(Image.fromarray(COLOURS), kind, **options)
     rng = np.random.default_rng(3)
-    for _ in range(150):
+    for _ in range(60):
         data = bytearray(whole[: rng.integers(1, len(whole) + 1)] if rng.random() < 0.3 else whole)
         for place in rng.integers(0, min(len(data), rng.choice([32, 128, 10**6])), size=rng.choice([1, 2, 8])):
             data[place] = rng.choice([0, 255, rng.integers(256)])
@@ -410,11 +410,11 @@ def test_random_parts_are_distributed_as_those_of_torchvision() -> None:
     image = torch.zeros(3, 200, 200)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        boxes = [RandomResizedCrop.get_params(image, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
-    theirs, ours = np.array(boxes, dtype=float), draws(3000, (0.5, 1.0))[:, :4]
+        boxes = [RandomResizedCrop.get_params(image, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(1500)]
+    theirs, ours = np.array(boxes, dtype=float), draws(1500, (0.5, 1.0))[:, :4]
     for column in range(4):
-        assert largest_gap(ours[:, column].round(), theirs[:, column]) < 0.06  # 0.05 at p = 0.001
-    assert largest_gap(ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]) < 0.06
+        assert largest_gap(ours[:, column].round(), theirs[:, column]) < 0.08  # 0.071 at p = 0.001
+    assert largest_gap(ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]) < 0.08
 
 
 def largest_gap(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

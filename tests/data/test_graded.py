@@ -14,7 +14,7 @@ from exmap.data.coloured import TEN_COLOURS
 from exmap.data.graded import draw_figures, graded
 from exmap.data.idx import FILES, read_pair
 from exmap.errors import DataError, SettingsError
-from exmap.stages import identity_part
+from exmap.pipeline.provenance import identity_part
 
 SPLITS = ("train", "val", "test")
 SHORTCUTS = ("colour", "patch", "texture", "position")

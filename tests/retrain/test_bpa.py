@@ -113,12 +113,6 @@ def test_three_classes_are_learned_and_the_given_model_stays(three_classes: Task
     assert len(bpa.history_[0]) == 4
 
 
-def test_the_same_seed_gives_the_same_bits(three_classes: Task) -> None:
-    groups = truth(three_classes.train)
-    one, again = (learner(epochs=2).fit(net(), three_classes.train, groups).state_dict() for _ in range(2))
-    assert all(torch.equal(one[name], again[name]) for name in one)
-
-
 def test_groups_are_needed_and_must_be_those_of_the_split(three_classes: Task) -> None:
     assert (BPA.name, BPA.part, BPA.fits_groups, BPA.tunes_groups) == ("bpa", "whole network", True, True)
     with pytest.raises(DataError, match="the learner bpa needs groups of the split it trains on, got none; infer them"):
