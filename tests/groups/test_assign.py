@@ -5,14 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from exmap.cluster import SampledKMeans, make_clusterer, rows
-from exmap.config import ClusterSettings
 from exmap.errors import DataError, NumericalError
-from exmap.groups import cluster_samples, groups_from_clusters
+from exmap.groups import cluster_samples, crossed_groups
 from exmap.groups.assign import by_size
 from exmap.runtime import child_seed
+from exmap.settings import ClusterSettings
+
+NEAR: dict[str, dict[str, int]] = {"spectral": {"n_neighbors": 8}, "kmeans": {}}
 
 
 def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -32,7 +37,7 @@ def settings(method: str = "kmeans", **changes: Any) -> ClusterSettings:
 @pytest.mark.parametrize("seed", range(3))
 def test_local_scope_clusters_inside_each_class(seed: int, method: str) -> None:
     vectors, labels, kinds = planted(seed)
-    found = cluster_samples(vectors, labels, settings(method, scope="local", n_clusters=2, n_neighbors=8), seed=seed)
+    found = cluster_samples(vectors, labels, settings(method, scope="local", n_clusters=2, **NEAR[method]), seed=seed)
     assert found.scope == "local"
     for label in (0, 1):
         members = labels == label
@@ -47,7 +52,7 @@ def test_local_scope_clusters_inside_each_class(seed: int, method: str) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_global_scope_clusters_all_samples_together(seed: int, method: str) -> None:
     vectors, labels, kinds = planted(seed)
-    found = cluster_samples(vectors, labels, settings(method, scope="global", n_clusters=4, n_neighbors=8), seed=seed)
+    found = cluster_samples(vectors, labels, settings(method, scope="global", n_clusters=4, **NEAR[method]), seed=seed)
     place = np.where(kinds == 4, 0, kinds)
     assert adjusted_rand_score(found.labels, place) == 1
     assert [(note["samples_of"], note["n_samples"]) for note in found.notes] == [("all", 102)]
@@ -182,42 +187,89 @@ def test_spectral_notes_hold_eigenvalues_components_and_the_reason() -> None:
         assert note["note"].startswith(f"{note['n_clusters']} clusters")
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_by_size_numbers_the_same_clusters_by_falling_size(seed: int) -> None:
-    labels = np.random.default_rng(seed).integers(0, 6, 40) * 3 - 4
-    found = by_size(labels)
+# An estimator that is given
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_an_estimator_is_cloned_for_each_fit(scope: str) -> None:
+    vectors, labels, _ = planted()
+    given = KMeans(2, n_init=3)
+    found = cluster_samples(vectors, labels, settings(scope=scope), seed=0, clusterer=given)
+    again = cluster_samples(vectors, labels, settings(scope=scope), seed=0, clusterer=given)
+    assert np.array_equal(found.labels, again.labels)
+    assert given.random_state is None
+    assert not hasattr(given, "labels_")
+    assert [note["n_clusters"] for note in found.notes] == [2] * (3 if scope == "local" else 1)
+
+
+def test_what_an_estimator_takes_for_noise_is_in_no_cluster() -> None:
+    vectors, labels, kinds = planted()
+    vectors[7] = 1000
+    found = cluster_samples(
+        vectors, labels, settings(scope="global"), seed=0, clusterer=HDBSCAN(min_cluster_size=8, copy=True)
+    )
+    assert found.labels[7] == -1
+    rest = found.labels >= 0
+    assert rest.mean() > 0.9
+    assert adjusted_rand_score(found.labels[rest], np.where(kinds == 4, 0, kinds)[rest]) > 0.95
+    assert (np.diff(np.bincount(found.labels[rest])) <= 0).all()
+
+
+@given(st.lists(st.integers(-2, 4), max_size=30))
+def test_by_size_keeps_negative_labels_apart(labels: list[int]) -> None:
+    found = by_size(np.array(labels, dtype=np.int64))
+    assert [number == -1 for number in found] == [label < 0 for label in labels]
+    pairs = {(label, number) for label, number in zip(labels, found.tolist(), strict=True) if label >= 0}
+    assert len(pairs) == len({label for label, _ in pairs}) == len({number for _, number in pairs})
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30))
+def test_by_size_numbers_the_same_clusters_by_falling_size(labels: list[int]) -> None:
+    found = by_size(np.array(labels))
     assert adjusted_rand_score(found, labels) == 1
     counts = np.bincount(found)
     assert (counts > 0).all()
     assert (np.diff(counts) <= 0).all()
 
 
+# Crossed with the class
+
+
 def test_groups_are_named_by_class_and_cluster_and_numbered_in_that_order() -> None:
     labels = np.array([1, 0, 2, 1, 0, 1])
     clusters = np.array([0, 1, 0, 2, 0, -1])
-    index, names = groups_from_clusters(labels, clusters, ("cat", "dog / wolf", "owl"))
-    assert names == (
+    groups = crossed_groups(labels, clusters, ("cat", "dog / wolf", "owl"), source="mine")
+    assert groups.names == (
         "class cat / cluster 0",
         "class cat / cluster 1",
         "class dog / wolf / cluster 0",
         "class dog / wolf / cluster 2",
         "class owl / cluster 0",
     )
-    assert index.tolist() == [2, 1, 4, 3, 0, -1]
+    assert groups.index.tolist() == [2, 1, 4, 3, 0, -1]
+    assert (groups.classes, groups.parts) == ((0, 0, 1, 1, 2), (0, 1, 0, 2, 0))
+    assert (groups.source, groups.labels_used, groups.clusters) == ("mine", ("class labels",), None)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_only_crossings_with_samples_become_groups(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels, clusters = rng.integers(0, 3, 25), rng.integers(-1, 4, 25)
-    index, names = groups_from_clusters(labels, clusters, ("a", "b", "c"))
-    pairs = sorted({(int(y), int(c)) for y, c in zip(labels, clusters, strict=True) if c >= 0})
-    assert names == tuple(f"class {'abc'[y]} / cluster {c}" for y, c in pairs)
-    wanted = [pairs.index((y, c)) if c >= 0 else -1 for y, c in zip(labels.tolist(), clusters.tolist(), strict=True)]
-    assert index.tolist() == wanted
+SPLITS = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 5)), max_size=40)
+
+
+@given(SPLITS, st.booleans())
+def test_crossed_groups_are_a_partition_of_what_has_a_part(pairs: list[tuple[int, int]], named: bool) -> None:
+    labels, parts = (np.array([pair[side] for pair in pairs], dtype=np.int64) for side in (0, 1))
+    part_names = [f"part {n}" for n in range(6)] if named else None
+    groups = crossed_groups(labels, parts, list("abcde"), source="mine", part_names=part_names)
+    there = sorted({pair for pair in pairs if pair[1] >= 0})
+    assert list(zip(groups.classes, groups.parts, strict=True)) == there  # groups without samples are not there
+    wanted = [there.index(pair) if pair[1] >= 0 else -1 for pair in pairs]
+    assert groups.index.tolist() == wanted
+    assert groups.counts().sum() == sum(part >= 0 for part in parts)
+    assert (groups.counts() > 0).all()
+    word = "part" if named else "cluster"
+    assert groups.names == tuple(f"class {'abcde'[label]} / {word} {part}" for label, part in there)
 
 
 def test_no_assigned_sample_makes_no_group() -> None:
-    index, names = groups_from_clusters(np.array([0, 1]), np.array([-1, -1]), ("a", "b"))
-    assert index.tolist() == [-1, -1]
-    assert names == ()
+    groups = crossed_groups(np.array([0, 1]), np.array([-1, -1]), ("a", "b"), source="mine")
+    assert groups.index.tolist() == [-1, -1]
+    assert groups.names == groups.classes == groups.parts == ()

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from exmap.config import Edits, load_edits
 from exmap.errors import SettingsError
-from exmap.groups import edit_groups
+from exmap.groups import crossed_groups, edit_groups
 from exmap.records import Groups
+from exmap.settings import Edits, load_edits
 
 A0, A1, A2, B0, B1 = NAMES = ("a / cluster 0", "a / cluster 1", "a / cluster 2", "b / cluster 0", "b / cluster 1")
 INDEX = np.array([0, 0, 0, 1, 1, 2, 2, 3, 4, -1, 4])  # sizes 3, 2, 2, 1, 2, and one unassigned
-GROUPS = Groups(INDEX, NAMES, "exmap", ("class labels",))
+GROUPS = Groups(INDEX, NAMES, "exmap", ("class labels",), classes=(0, 0, 0, 1, 1), parts=(0, 1, 2, 0, 1))
 
 
 def edited(*edits: dict[str, Any]) -> Groups:
@@ -34,7 +36,7 @@ def mark(group: str) -> dict[str, Any]:
 def test_without_edits_the_groups_are_the_same_under_a_name_of_their_own() -> None:
     found = edited()
     np.testing.assert_array_equal(found.index, INDEX)
-    assert found.names == NAMES
+    assert (found.names, found.classes) == (NAMES, GROUPS.classes)
     assert found.source == "exmap-edited"
     assert found.labels_used == ("class labels", "a person's edits")
 
@@ -109,8 +111,8 @@ def test_edits_give_what_was_worked_out_by_hand(edits: list[dict[str, Any]], ind
         ([merge(A0, A1), merge(A1, B1)], "'a / cluster 1' goes into 'b / cluster 1'"),
         ([merge(A0, A0)], "a / cluster 0 -> a / cluster 0"),
         ([merge(A0, A1), merge(A1, A2), merge(A2, A1)], "they go round"),
-        ([mark(B0), mark(B1)], "all of b are marked"),
-        ([merge(B0, B1), mark(B1)], "all of b are marked"),
+        ([mark(B0), mark(B1)], "at least one group of a class must stay, but all of that of 'b / cluster 0'"),
+        ([merge(B0, B1), mark(B1)], "all of that of 'b / cluster 1' are marked"),
         ([{"group": A0, "name": A1}], "'a / cluster 1' is given twice"),
         ([{"group": A0, "name": "x"}, {"group": B0, "name": "x"}], "'x' is given twice"),
     ],
@@ -120,6 +122,38 @@ def test_edits_that_cannot_be_applied_are_refused_in_one_sentence(edits: list[di
         edited(*edits)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SPLITS = st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 3)), min_size=1, max_size=40)
+CHOICES = st.lists(st.tuples(st.integers(0, 11), st.none() | st.integers(0, 11), st.booleans()), max_size=6)
+
+
+@given(SPLITS, CHOICES)
+def test_edited_groups_are_a_partition_that_never_mixes_classes(
+    pairs: list[tuple[int, int]], choices: list[tuple[int, int | None, bool]]
+) -> None:
+    labels, parts = (np.array([pair[side] for pair in pairs], dtype=np.int64) for side in (0, 1))
+    groups = crossed_groups(labels, parts, ("a", "b", "c"), source="exmap")
+    assume(groups.names)
+    drawn = {}
+    for place, other, marked in choices:
+        name = groups.names[place % len(groups.names)]
+        into = None if other is None else groups.names[other % len(groups.names)]
+        drawn[name] = {"group": name, "merge_into": into, "not_a_shortcut": marked}
+    edits = Edits.model_validate({"format": 1, "source": "exmap", "grouping": "g", "edits": [*drawn.values()]})
+    try:
+        found = edit_groups(groups, edits)
+    except SettingsError:  # across classes, in a circle, or nothing left of a class
+        assume(False)
+    assert np.array_equal(found.index < 0, groups.index < 0)
+    assert found.counts().sum() == groups.counts().sum()
+    assert (found.counts() > 0).all()
+    assert len(set(found.names)) == len(found.names) == len(found.classes)
+    assert set(found.classes) == set(groups.classes)  # no class loses all its groups
+    for number, label in enumerate(found.classes):
+        assert set(labels[found.index == number]) == {label}
+    for number in range(len(groups.names)):  # groups move as a whole
+        assert len(set(found.index[groups.index == number])) == 1
 
 
 HEAD = "format: 1\nsource: exmap\ngrouping: abc\n"

@@ -5,13 +5,31 @@ import pytest
 import torch
 
 from exmap.errors import DataError, NumericalError
-from exmap.groups import ErrorSetGroups, Evidence
-from exmap.groups.environments import EIILGroups, XRMGroups, invariance_gap, scale_gradients
+from exmap.groups import EIILGroups, ErrorSetGroups, XRMGroups
+from exmap.groups.environments import invariance_gap, scale_gradients
+from exmap.records import Explained, Groups, Outputs
 
 CLASSES = ("cat", "dog", "cow")
 
 
-def planted(n: int = 300, seed: int = 0) -> tuple[np.ndarray, Evidence, np.ndarray]:
+def explained(labels: np.ndarray, logits: np.ndarray, **given: object) -> Explained:
+    """A split whose classifier has these logits, and what a source asks for."""
+    outputs = Outputs(np.zeros((len(labels), 2), dtype=np.float32), logits)
+    return Explained("val", tuple(map(str, range(len(labels)))), labels, CLASSES, outputs, given=given)
+
+
+def eiil(labels: np.ndarray, logits: np.ndarray, steps: int, seed: int = 0) -> Groups:
+    """The environments between which these logits are least invariant; the classifier itself has none."""
+    reference = Outputs(np.zeros((len(logits), 2), dtype=np.float32), logits)
+    given = explained(labels, np.zeros((len(labels), 3)), reference=reference)
+    return EIILGroups(steps=steps).infer(given, seed=seed)
+
+
+def xrm(labels: np.ndarray, predicted: np.ndarray) -> Groups:
+    return XRMGroups().infer(explained(labels, np.eye(3)[labels], twins=predicted), seed=0)
+
+
+def planted(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits of a classifier that follows an attribute, which in a tenth of the samples is not the class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, n)
@@ -19,7 +37,7 @@ def planted(n: int = 300, seed: int = 0) -> tuple[np.ndarray, Evidence, np.ndarr
     followed = np.where(minority, (labels + 1) % 3, labels)
     logits = rng.normal(0, 0.5, (n, 3)).astype(np.float32)
     logits[np.arange(n), followed] += 4
-    return logits, Evidence(labels, logits.argmax(axis=1), CLASSES), minority
+    return logits, labels, minority
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,34 +81,34 @@ def test_the_penalty_and_its_derivative_are_right(seed: int) -> None:
 
 
 def test_steps_are_those_of_torchs_adam() -> None:
-    logits, evidence, _ = planted(40)
-    gradients = scale_gradients(logits, evidence.labels)
+    logits, labels, _ = planted(40)
+    gradients = scale_gradients(logits, labels)
     start = np.random.default_rng(5).standard_normal(40)
     assigned = torch.from_numpy(start.copy()).requires_grad_()
     adam = torch.optim.Adam([assigned], lr=0.01)
     for _ in range(50):
         adam.zero_grad()
-        penalty = slow_penalty(assigned, torch.from_numpy(logits).double(), torch.from_numpy(evidence.labels))
+        penalty = slow_penalty(assigned, torch.from_numpy(logits).double(), torch.from_numpy(labels))
         (-penalty).backward()
         adam.step()
-    found = EIILGroups(logits, 50, 0.01)._soft(gradients, np.random.default_rng(5))
+    found = EIILGroups(50, 0.01)._soft(gradients, np.random.default_rng(5))
     assert np.abs(found - start).max() > 0.1
     assert found == pytest.approx(assigned.detach().numpy(), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_minority_that_misleads_the_classifier_is_an_environment(seed: int) -> None:
-    logits, evidence, minority = planted(seed=seed)
-    groups = EIILGroups(logits, steps=4000).infer(evidence, seed=seed)
+    logits, labels, minority = planted(seed=seed)
+    groups = eiil(labels, logits, 4000, seed)
     assert groups.names == tuple(f"class {c} / environment {e}" for c in CLASSES for e in range(2))
     assert np.mean((groups.index % 2 == 1) == minority) > 0.97  # environment 0 is the larger one
-    assert np.array_equal(groups.index // 2, evidence.labels)
+    assert np.array_equal(groups.index // 2, labels)
     assert (groups.source, groups.labels_used) == ("eiil", ("class labels",))
 
 
 def test_the_same_seed_gives_the_same_environments() -> None:
-    logits, evidence, _ = planted()
-    one, again, other = (EIILGroups(logits, steps=20).infer(evidence, seed=seed) for seed in (0, 0, 1))
+    logits, labels, _ = planted()
+    one, again, other = (eiil(labels, logits, 20, seed) for seed in (0, 0, 1))
     assert np.array_equal(one.index, again.index)
     assert not np.array_equal(one.index, other.index)
 
@@ -98,34 +116,34 @@ def test_the_same_seed_gives_the_same_environments() -> None:
 def test_a_classifier_that_fails_nowhere_alike_leaves_one_environment() -> None:
     labels = np.array([0, 1, 2] * 20)
     logits = 3.0 * np.eye(3)[labels]
-    groups = EIILGroups(logits, steps=6000).infer(Evidence(labels, labels, CLASSES), seed=0)
+    groups = eiil(labels, logits, 6000)
     assert groups.names == tuple(f"class {c} / environment 0" for c in CLASSES)
     assert groups.counts().tolist() == [20, 20, 20]
 
 
 def test_logits_of_nothing_leave_the_environments_to_chance() -> None:
     labels = np.array([0, 1, 2] * 20)
-    groups = EIILGroups(np.zeros((60, 3)), steps=50).infer(Evidence(labels, labels, CLASSES), seed=0)
+    groups = eiil(labels, np.zeros((60, 3)), 50)
     assert groups.counts().sum() == 60
     assert len(groups.names) == 6
 
 
 def test_logits_must_be_finite_and_those_of_the_split() -> None:
-    logits, evidence, _ = planted(30)
+    logits, labels, _ = planted(30)
     for wrong in (logits[:29], logits[:, :2]):
         with pytest.raises(
             DataError, match=r"the eiil source needs logits of shape \(30, 3\), one row per sample, got"
         ):
-            EIILGroups(wrong).infer(evidence, seed=0)
+            eiil(labels, wrong, 5)
     logits[4, 1], logits[7, 0] = np.nan, np.inf
     with pytest.raises(NumericalError, match="environments need finite logits, but those of 2 of 30 samples are NaN"):
-        EIILGroups(logits).infer(evidence, seed=0)
+        eiil(labels, logits, 5)
 
 
 def test_cross_mistakes_split_each_class_as_the_error_set_does() -> None:
     labels, predicted = np.array([0, 0, 1, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 1, 0, 1])
-    groups = XRMGroups(predicted).infer(Evidence(labels, labels, CLASSES), seed=0)
-    errors = ErrorSetGroups().infer(Evidence(labels, predicted, CLASSES), seed=0)
+    groups = xrm(labels, predicted)
+    errors = ErrorSetGroups().infer(explained(labels, np.eye(3)[predicted]), seed=0)
     assert (
         groups.names
         == errors.names
@@ -136,6 +154,5 @@ def test_cross_mistakes_split_each_class_as_the_error_set_does() -> None:
 
 
 def test_cross_mistakes_must_be_those_of_the_split() -> None:
-    evidence = Evidence(np.array([0, 1, 2]), np.array([0, 1, 2]), CLASSES)
     with pytest.raises(DataError, match="the xrm source needs one prediction per sample, got 2 for 3 samples; use the"):
-        XRMGroups(np.array([0, 1])).infer(evidence, seed=0)
+        xrm(np.array([0, 1, 2]), np.array([0, 1]))
