@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from exmap.cluster.rows import finite_rows
-from exmap.errors import NumericalError
+from exmap.errors import NumericalError, SettingsError
 
-__all__ = ["embed", "umap_coordinates"]
+__all__ = ["embed", "embedding_method", "umap_coordinates"]
 
 ENOUGH_FOR_UMAP = 500  # below, principal components show as much, at once
 NEIGHBORS = 15  # UMAP's default
+UMAP, COMPONENTS = "UMAP", "two principal components"
 KEPT_FIRST = 50  # principal components that UMAP is given; the rest costs time and is noise
 
 
 def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
     """Return coordinates in the plane: alike vectors lie near each other.
 
-    Above 500 samples by UMAP of the first 50 principal components (McInnes, Healy and Melville, 2018), otherwise by the
-    first two principal components. Distances between far clusters mean nothing with UMAP.
+    Above 500 samples by UMAP of the first 50 principal components (McInnes, Healy and Melville, 2018), where it is
+    installed, otherwise by the first two principal components; :func:`embedding_method` says which. Distances between
+    far clusters mean nothing with UMAP.
 
     Parameters
     ----------
@@ -45,7 +48,7 @@ def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
             "them out"
         )
     samples, features = vectors.shape
-    many = samples > ENOUGH_FOR_UMAP
+    many = embedding_method(samples) == UMAP
     components = min(KEPT_FIRST if many else 2, samples, features)
     if components == 0:
         return np.zeros((samples, 2), dtype=np.float32)
@@ -62,13 +65,29 @@ def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
     return umap_coordinates(found.astype(np.float32), 2, NEIGHBORS, seed)
 
 
+def embedding_method(samples: int) -> str:
+    """Return what so many samples are embedded by, in words."""
+    return UMAP if samples > ENOUGH_FOR_UMAP and find_spec("umap") is not None else COMPONENTS
+
+
 def umap_coordinates(
     vectors: NDArray[np.floating], n_components: int, n_neighbors: int, seed: int
 ) -> NDArray[np.float32]:
-    """Return UMAP's coordinates, shape (N, n_components); one thread, so that the seed decides them."""
+    """Return UMAP's coordinates, shape (N, n_components); one thread, so that the seed decides them.
+
+    Raises
+    ------
+    SettingsError
+        If umap-learn is not installed.
+    """
+    if find_spec("umap") is None:
+        raise SettingsError(
+            "cluster.method=umap_kmeans needs the package umap-learn, which is not installed; install it with "
+            "pip install 'exmap[umap]', or choose another method, such as kmeans"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries that are not installed, and of graphs in several parts
-        from umap import UMAP
+        import umap
 
-        reducer = UMAP(n_components=n_components, n_neighbors=n_neighbors, random_state=seed, n_jobs=1)
+        reducer = umap.UMAP(n_components=n_components, n_neighbors=n_neighbors, random_state=seed, n_jobs=1)
         return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import silhouette_score
 
 from exmap.cluster import embed, group_means
-from exmap.cluster.embedding import ENOUGH_FOR_UMAP
+from exmap.cluster.embedding import embedding_method
 from exmap.cluster.rows import sample_rows
 from exmap.data.missing import MissingImages
-from exmap.evaluation import group_table
 from exmap.model import collect_outputs
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.report import outcome
@@ -119,20 +118,21 @@ def _page(
     remarks: Sequence[str],
 ) -> Page:
     explained, settings, results = analysis.explained, analysis.settings, analysis.results
-    strategies = _strategies(analysis, pictures, repaired)
+    before = outcome.accuracy_by_group(analysis, explained.predicted, "before")
+    after = None if repaired is None else outcome.accuracy_by_group(analysis, repaired, "after")
     truth = _truth(analysis)
     no_images = [NO_IMAGES] if pictures.images is None else []
     said = dict.fromkeys([*no_images, *remarks, *outcome.remarks(analysis)])  # each once
     return Page(
         title=f"exmap report: {analysis.task.name}, seed {settings.seed}",
-        headline=outcome.headline(analysis, strategies),
+        headline=outcome.headline(analysis, before),
         remarks=list(said),
         comparisons=outcome.comparisons(analysis),
         labels_used=outcome.labels_used(analysis),
         split=SPLITS[explained.split],
         class_names=explained.class_names,
         truth_names=() if truth is None else truth[1],
-        strategies=strategies,
+        strategies=_strategies(analysis, pictures, before, after),
         points=_points(analysis, places, pictures, repaired),
         pictures=pictures.images,
         heats=pictures.heats,
@@ -169,15 +169,15 @@ def _points(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures,
         picture=pictures.tiles(len(explained))[on_map],
         ids=[explained.ids[row] for row in pictures.pictured],
         total=len(explained),
-        method="UMAP" if len(on_map) > ENOUGH_FOR_UMAP else "two principal components",
+        method=embedding_method(len(on_map)),
     )
 
 
-def _strategies(analysis: Analysis, pictures: Pictures, repaired: IntArray | None) -> list[Strategy]:
+def _strategies(
+    analysis: Analysis, pictures: Pictures, before: Sequence[Interval], after: Sequence[Interval] | None
+) -> list[Strategy]:
     """Return a strategy per group, the weakest of each class first."""
     explained, groups = analysis.explained, analysis.pseudo_groups
-    before = _accuracy(analysis, explained.predicted, "before")
-    after = None if repaired is None else _accuracy(analysis, repaired, "after")
     tile, in_class = pictures.tiles(len(explained)), np.bincount(explained.labels)
 
     def samples(rows: IntArray) -> list[Sample]:
@@ -207,22 +207,6 @@ def _strategies(analysis: Analysis, pictures: Pictures, repaired: IntArray | Non
             )
         )
     return sorted(strategies, key=lambda strategy: (groups.classes[strategy.group], strategy.before.value))
-
-
-def _accuracy(analysis: Analysis, predicted: IntArray, name: str) -> list[Interval]:
-    """Return the accuracy on the images of each group, with its interval."""
-    settings, groups = analysis.settings, analysis.pseudo_groups
-    table = group_table(
-        predicted,
-        analysis.explained.labels,
-        groups.index,
-        groups.names,
-        rng=generator(settings.seed, "report", "bootstrap", name),
-        bootstrap=settings.evaluate.bootstrap,
-        confidence=settings.evaluate.confidence,
-    )
-    rows = zip(table.accuracy.tolist(), table.low.tolist(), table.high.tolist(), strict=True)
-    return [Interval(*row) for row in rows]
 
 
 def _made_of(analysis: Analysis, rows: IntArray) -> list[tuple[str, int]]:

@@ -1,0 +1,7 @@
+"""The Python front door: load, train, infer groups, retrain, evaluate, analyze; nothing here touches a run folder."""
+
+from exmap.api.analyze import analyze
+from exmap.api.chain import evaluate, load, train
+from exmap.api.sources import GEORGE, ExMap
+
+__all__ = ["GEORGE", "ExMap", "analyze", "evaluate", "load", "train"]

@@ -1,0 +1,117 @@
+"""The ends of the paper's chain: load a data set, train a classifier, evaluate one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exmap.data import Split, Task, build_task, dataset_names
+from exmap.errors import SettingsError, unknown_name
+from exmap.evaluation import group_table
+from exmap.model import check_inputs, collect_outputs, initial_model
+from exmap.model.training import train_model
+from exmap.records import Groups, GroupTable, Listener, silent
+from exmap.runtime import child_seed, generator
+from exmap.settings import ImageSettings, Settings, load_settings, preset_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["check_fits", "evaluate", "load", "train"]
+
+
+def load(name: str, *, data_dir: str | Path | None = None, listen: Listener = silent, **changes: Any) -> Task:
+    """Load a data set by its own name or a preset's.
+
+    Parameters
+    ----------
+    name : str
+        A data set's name (``exmap data list`` shows them) or a preset's. ``folder`` and ``table`` are your own images.
+    data_dir : path, optional
+        Folder of the data set's files; by default that in the environment variable EXMAP_DATA_DIR.
+    listen : Listener
+        Called with progress while image files are opened for the first time.
+    **changes
+        Other settings of the data, for example ``correlation=0.5`` or ``table="labels.csv"``, and of the images, for
+        example ``resize=128, crop=112``.
+
+    Examples
+    --------
+    >>> load("digits").train.class_names
+    ('digit 0-4', 'digit 5-9')
+    """
+    folder = data_dir or os.environ.get("EXMAP_DATA_DIR") or None
+    if name in preset_names():
+        source: str = name
+    elif name in dataset_names():
+        source, changes = "digits", {"name": name, **changes}
+    else:
+        raise SettingsError(unknown_name("data set", name, {*dataset_names(), *preset_names()}))
+    sections = {key: "images" if key in ImageSettings.model_fields else "data" for key in changes}
+    fields = {f"{sections[key]}__{key}": value for key, value in changes.items()}
+    settings = load_settings(source, (), data__dir=folder, **fields)
+    return build_task(settings.data, settings.images, listen=listen)
+
+
+def train(task: Task, settings: Settings | None = None, *, seed: int = 0, listen: Listener = silent) -> nn.Module:
+    """Train a classifier by empirical risk minimisation.
+
+    Parameters
+    ----------
+    task : Task
+    settings : Settings, optional
+        Its model, train and runtime sections are used. By default the preset of the task's name, or plain defaults.
+    seed : int
+    listen : Listener
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode, with the weights of the epoch of best worst-class validation accuracy.
+    """
+    if settings is None:
+        settings = load_settings(task.name) if task.name in preset_names() else Settings()
+    model = initial_model(settings.model, task.n_classes, seed=child_seed(seed, "model"))
+    train_model(
+        model,
+        task.train,
+        task.val,
+        settings.train,
+        settings.runtime,
+        seed=child_seed(seed, "train"),
+        listen=listen,
+    )
+    return model.eval()
+
+
+def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, seed: int = 0) -> GroupTable:
+    """Return the model's accuracy by group, with counts and bootstrap intervals.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any classifier: see :func:`exmap.model.logits_of` for what it may return.
+    split : Split
+    groups : Groups, optional
+        Groups of this split to report by; by default its true groups, or its classes where it has none.
+    seed : int
+        Of the bootstrap.
+    """
+    if groups is not None:
+        index, names = groups.index, groups.names
+    elif split.truth is not None:
+        index, names = split.true_groups().index, split.true_groups().names
+    else:
+        index, names = split.labels, split.class_names
+    check_fits(model, split, gradient=False)
+    predicted = collect_outputs(model, split).predicted
+    return group_table(np.asarray(predicted), split.labels, index, names, rng=generator(seed, "bootstrap"))
+
+
+def check_fits(model: nn.Module, split: Split, *, gradient: bool = True) -> None:
+    """Refuse a model that cannot be worked with on the split, before any work."""
+    images = split.images.batch(np.arange(min(2, len(split)), dtype=np.int64))
+    check_inputs(model, images, split.n_classes, split.class_names, gradient=gradient)

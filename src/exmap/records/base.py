@@ -1,0 +1,42 @@
+"""What all records share: types of arrays, progress, and the check that arrays belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exmap.errors import DataError
+
+__all__ = ["FloatArray", "IntArray", "Listener", "Progress", "check_same_length", "silent"]
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long piece of work has come: `done` of `total` units, with a short note."""
+
+    task: str
+    done: int
+    total: int
+    unit: str = "images"
+    note: str = ""
+
+
+Listener = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """Ignore progress."""
+
+
+def check_same_length(what: str, **arrays: Any) -> None:
+    """Raise DataError unless all arrays have one length."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the arrays of {what} must have one length, got {lengths}")
