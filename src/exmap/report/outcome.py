@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exmap.auto import AUTO
 from exmap.evaluation import group_table
 from exmap.groups import EDITED
 from exmap.methods import ERM
-from exmap.records import IntArray
-from exmap.report.cards import Comparison, Interval, Strategy
+from exmap.records import GroupTable, IntArray
+from exmap.report.cards import Comparison, Interval
 from exmap.report.choice_card import ChoiceCard
 from exmap.report.percentages import percent
 from exmap.results import MethodResult, Results
@@ -24,30 +23,60 @@ from exmap.settings import Settings
 if TYPE_CHECKING:
     from exmap.analysis import Analysis
 
-__all__ = ["choice", "comparisons", "headline", "labels_used", "remarks"]
+__all__ = ["accuracy_by_group", "choice", "comparisons", "headline", "labels_used", "remarks"]
 
 
-def headline(analysis: Analysis, strategies: Sequence[Strategy]) -> str:
-    """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it."""
-    return " ".join(filter(None, (_split_in_strategies(analysis, strategies), _on_test_images(analysis))))
+def accuracy_by_group(analysis: Analysis, predicted: IntArray, name: str) -> list[Interval]:
+    """Return the accuracy on the images of each pseudo-group; `name` is that of the intervals' random numbers."""
+    groups = analysis.pseudo_groups
+    table = _table(
+        analysis.settings, predicted, analysis.explained.labels, groups.index, groups.names, "bootstrap", name
+    )
+    rows = zip(table.accuracy.tolist(), table.low.tolist(), table.high.tolist(), strict=True)
+    return [Interval(*row) for row in rows]
 
 
-def _split_in_strategies(analysis: Analysis, strategies: Sequence[Strategy]) -> str:
-    explained = analysis.explained
-    counts = {name: sum(s.class_name == name for s in strategies) for name in explained.class_names}
-    split = [strategy for strategy in strategies if counts[strategy.class_name] > 1]
+def _table(
+    settings: Settings, predicted: IntArray, labels: IntArray, index: IntArray, names: Sequence[str], *name: str
+) -> GroupTable:
+    return group_table(
+        predicted,
+        labels,
+        index,
+        names,
+        rng=generator(settings.seed, "report", *name),
+        bootstrap=settings.evaluate.bootstrap,
+        confidence=settings.evaluate.confidence,
+    )
+
+
+def headline(analysis: Analysis, before: Sequence[Interval]) -> str:
+    """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    before : sequence of Interval
+        From :func:`accuracy_by_group`, with what the classifier predicts.
+    """
+    return " ".join(filter(None, (_split_in_strategies(analysis, before), _on_test_images(analysis))))
+
+
+def _split_in_strategies(analysis: Analysis, before: Sequence[Interval]) -> str:
+    explained, groups = analysis.explained, analysis.pseudo_groups
+    in_order = sorted(range(len(before)), key=lambda group: (groups.classes[group], before[group].value))
+    split = [group for group in in_order if groups.classes.count(groups.classes[group]) > 1]
     if not split:
         return "No class splits into several strategies: the heatmaps of each class are of one kind."
-    weakest = min(split, key=lambda strategy: strategy.before.value)
-    of_class = explained.labels == explained.class_names.index(weakest.class_name)
-    rest = of_class & (analysis.pseudo_groups.index != weakest.group)
-    right = float(explained.correct[rest].mean())
-    whole = round(weakest.size / weakest.share)
+    weakest = min(split, key=lambda group: before[group].value)
+    label, accuracy = groups.classes[weakest], before[weakest]
+    of_class, members = explained.labels == label, groups.index == weakest
+    right = float(explained.correct[of_class & ~members].mean())
     splits = (
-        f"Class {weakest.class_name} splits into {counts[weakest.class_name]} strategies: on {weakest.size:,} of its "
-        f"{whole:,} images the model is right {_spoken(weakest.before.value)} of the time"
+        f"Class {explained.class_names[label]} splits into {groups.classes.count(label)} strategies: on "
+        f"{members.sum():,} of its {of_class.sum():,} images the model is right {_spoken(accuracy.value)} of the time"
     )
-    if weakest.before.high is not None and weakest.before.high >= right:
+    if accuracy.high is not None and accuracy.high >= right:
         return f"{splits}, which is not clearly less than on the others ({_spoken(right)})."
     return f"{splits}, on the others {_spoken(right)}."
 
@@ -72,7 +101,7 @@ def _measured(analysis: Analysis) -> tuple[MethodResult | None, MethodResult | N
 def _spoken(share: float) -> str:
     """Return a share in whole per cent, where that calls nothing 0 or 100 that is not."""
     whole = f"{100 * share:.0f}"
-    if whole in ("0", "100"):
+    if whole in ("0", "100", "nan"):
         return percent(share).replace(">\xa0", "over ").replace("<\xa0", "under ")
     return f"{whole}\xa0%"
 
@@ -152,16 +181,8 @@ def _worst_interval(result: MethodResult) -> Interval:
     return Interval(result.worst_group_accuracy, *((None, None) if group is None else (group.low, group.high)))
 
 
-def _mean(predicted: NDArray[np.int64], labels: IntArray, settings: Settings) -> Interval:
-    table = group_table(
-        predicted,
-        labels,
-        np.zeros_like(labels),
-        ["all"],
-        rng=generator(settings.seed, "report", "mean"),
-        bootstrap=settings.evaluate.bootstrap,
-        confidence=settings.evaluate.confidence,
-    )
+def _mean(predicted: IntArray, labels: IntArray, settings: Settings) -> Interval:
+    table = _table(settings, predicted, labels, np.zeros_like(labels), ["all"], "mean")
     return Interval(float(table.accuracy[0]), float(table.low[0]), float(table.high[0]))
 
 
