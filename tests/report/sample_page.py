@@ -102,6 +102,16 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
     return replace(page, **changes)
 
 
+def as_it_is(page: Page) -> Page:
+    """Return a page of the same before anything was retrained."""
+    return replace(
+        page,
+        points=replace(page.points, repaired=np.full(len(page.points.repaired), -1)),
+        comparisons=[replace(row, after=None) for row in page.comparisons],
+        strategies=[replace(strategy, after=None) for strategy in page.strategies],
+    )
+
+
 def sample_fit(n_samples: int) -> ClusterFit:
     return ClusterFit(
         samples_of="all",

@@ -4,12 +4,23 @@ import base64
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sample_page import BREAKS_OUT, HOSTILE, sample_choice, sample_maps, sample_page, sample_record, sample_trust
+from sample_page import (
+    BREAKS_OUT,
+    HOSTILE,
+    as_it_is,
+    sample_choice,
+    sample_maps,
+    sample_page,
+    sample_record,
+    sample_trust,
+)
 
 import exmap.report
 from exmap.errors import DataError
@@ -24,6 +35,18 @@ from exmap.results import ClassFinding
 SCRIPT = (Path(exmap.report.__file__).parent / "assets" / "report.js").read_text(encoding="utf-8")
 
 
+@cache
+def whole() -> str:
+    """Return the page with everything in it."""
+    return render_page(sample_page(choice=sample_choice()))
+
+
+def without_charts(**changes: Any) -> str:
+    """Return a page that is drawn quickly."""
+    quick = {"clusterings": [], "trust": TrustCard(sample_maps(None, np.zeros(5)), sample_trust())}
+    return render_page(sample_page(**(quick | changes)))
+
+
 def embedded(text: str) -> dict[str, object]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found is not None
@@ -35,11 +58,11 @@ def numbers(packed: object) -> np.ndarray:
 
 
 def test_the_same_page_gives_the_same_text() -> None:
-    assert render_page(sample_page()) == render_page(sample_page())
+    assert render_page(sample_page(choice=sample_choice())) == whole()
 
 
 def test_the_page_needs_nothing_but_itself() -> None:
-    text = render_page(sample_page())
+    text = whole()
     assert not re.search(r"""(src|href)=(?!["']?(#|data:))""", text.replace(SCRIPT, ""))
     assert not re.search(r"url\((?!data:|#)", text)
     assert "@import" not in text
@@ -63,13 +86,13 @@ def test_the_script_cannot_end_its_own_element() -> None:
 
 
 def test_no_id_is_given_twice() -> None:
-    ids = re.findall(r'\sid="([^"]+)"', render_page(sample_page(choice=sample_choice())))
+    ids = re.findall(r'\sid="([^"]+)"', whole())
     assert len(ids) == len(set(ids))
 
 
 def test_the_map_keeps_places_and_groups() -> None:
     page = sample_page()
-    data = embedded(render_page(page))
+    data = embedded(whole())
     x, y = numbers(data["x"]).astype(float), numbers(data["y"]).astype(float)
     places = page.points.places
     across, down = np.ptp(places, axis=0) / 65_534
@@ -81,7 +104,7 @@ def test_the_map_keeps_places_and_groups() -> None:
 def test_a_long_map_is_widened_to_half_its_length_at_most() -> None:
     points = sample_page().points
     long = replace(points, places=points.places * np.array([100, 1], dtype=np.float32))
-    data = embedded(render_page(sample_page(points=long)))
+    data = embedded(without_charts(points=long))
     y = numbers(data["y"])
     assert np.ptp(numbers(data["x"])) == 65_534
     assert np.ptp(y) == pytest.approx(65_534 * 2 * np.ptp(points.places[:, 1]) / np.ptp(long.places[:, 0]), abs=2)
@@ -103,7 +126,7 @@ def test_what_has_no_group_or_picture_is_marked_so() -> None:
         300,
         "PCA",
     )
-    data = embedded(render_page(sample_page(points=changed)))
+    data = embedded(without_charts(points=changed))
     assert set(numbers(data["group"])) == set(numbers(data["picture"])) == set(numbers(data["truth"])) == {65_535}
 
 
@@ -112,7 +135,7 @@ def test_a_map_of_many_points_stays_small() -> None:
     rng = np.random.default_rng(0)
     column = rng.integers(0, 3, n)
     points = Points(rng.normal(size=(n, 2)).astype(np.float32), *[column] * 6, [], n, "UMAP")
-    assert len(render_page(sample_page(points=points))) < 1_500_000
+    assert len(without_charts(points=points)) < 1_500_000
 
 
 def test_columns_of_other_lengths_and_too_many_groups_are_refused() -> None:
@@ -126,7 +149,7 @@ def test_columns_of_other_lengths_and_too_many_groups_are_refused() -> None:
 def test_an_empty_run_is_still_a_page() -> None:
     none = np.zeros(0, dtype=np.int64)
     points = Points(np.zeros((0, 2), dtype=np.float32), *[none] * 6, [], 0, "PCA")
-    text = render_page(sample_page(points=points, strategies=[], pictures=None, heats=None, means=None, clusterings=[]))
+    text = without_charts(points=points, strategies=[], pictures=None, heats=None, means=None, clusterings=[])
     assert "0 of 0 images are on the map" in text
 
 
@@ -148,19 +171,13 @@ def test_shares_are_written_as_percentages(value: float, text: str) -> None:
 def test_an_accuracy_without_an_interval_has_no_whisker() -> None:
     page = sample_page()
     row = page.comparisons[1].__class__("All", Interval(0.5), Interval(0.6))
-    assert 'class="whisker"' not in render_page(sample_page(comparisons=[row], strategies=[]))
+    assert 'class="whisker"' not in without_charts(comparisons=[row], strategies=[])
 
 
 def test_a_page_before_retraining_shows_the_classifier_as_it_is() -> None:
-    page = sample_page()
-    points = replace(page.points, repaired=np.full(300, -1))
-    as_it_is = sample_page(
-        points=points,
-        comparisons=[replace(row, after=None) for row in page.comparisons],
-        strategies=[replace(strategy, after=None) for strategy in page.strategies],
-    )
-    text = render_page(as_it_is)
-    assert not as_it_is.retrained
+    page = as_it_is(replace(sample_page(), clusterings=[]))
+    text = render_page(page)
+    assert not page.retrained
     assert 'class="track after"' not in text
     assert "Accuracy on the test images; in brackets and as whiskers, 95 % bootstrap intervals" in text
     assert "flatters" not in text
@@ -168,7 +185,7 @@ def test_a_page_before_retraining_shows_the_classifier_as_it_is() -> None:
 
 
 def test_what_is_no_run_cannot_be_made_again_and_its_groups_are_not_edited() -> None:
-    text = render_page(sample_page(command="", grouping="")).replace(SCRIPT, "")
+    text = without_charts(command="", grouping="").replace(SCRIPT, "")
     assert "To make the run again" not in text
     assert "edits.yaml" not in text
     assert "<form" not in text
@@ -176,7 +193,7 @@ def test_what_is_no_run_cannot_be_made_again_and_its_groups_are_not_edited() -> 
 
 
 def test_a_page_before_evaluation_has_no_accuracies_on_test_images() -> None:
-    text = render_page(sample_page(comparisons=[], choice=None))
+    text = without_charts(comparisons=[], choice=None)
     assert "Accuracy on the test images" not in text
     assert 'class="bars"' not in text
 
@@ -231,10 +248,9 @@ def test_what_of_the_logit_is_accounted_for_is_said_in_words(
 
 
 def test_what_made_the_heatmaps_and_whether_rules_were_needed_is_said() -> None:
-    page = sample_page()
-    assert "The heatmaps are by lrp with symmetric_gamma, of the predicted class." in render_page(page)
-    plain = replace(page.trust, trust=sample_trust(gradient=None, is_gradient=True))
-    assert "The heatmaps are plain input &times; gradient themselves" in render_page(sample_page(trust=plain))
+    assert "The heatmaps are by lrp with symmetric_gamma, of the predicted class." in whole()
+    plain = TrustCard(sample_maps(None, np.zeros(5)), sample_trust(gradient=None, is_gradient=True))
+    assert "The heatmaps are plain input &times; gradient themselves" in without_charts(trust=plain)
 
 
 def section(text: str) -> str:
@@ -246,13 +262,13 @@ def section(text: str) -> str:
 
 
 def test_a_run_that_does_not_choose_its_groups_has_no_section_of_it() -> None:
-    assert "Which grouping to believe" not in render_page(sample_page())
-    assert 'href="#choice"' not in render_page(sample_page())
+    text = without_charts()
+    assert "Which grouping to believe" not in text
+    assert 'href="#choice"' not in text
 
 
 def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weighed() -> None:
-    choice = sample_choice()
-    text = render_page(sample_page(choice=choice))
+    choice, text = sample_choice(), whole()
     said = section(text)
     for sentence in (choice.verdict, choice.record.why, choice.confidence, choice.last_layer, choice.more_images):
         assert sentence in said
@@ -267,7 +283,7 @@ def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weigh
 
 
 def test_a_classifier_that_is_left_as_it_is_has_no_accuracy_after() -> None:
-    said = section(render_page(sample_page(choice=sample_choice(found=False))))
+    said = section(without_charts(choice=sample_choice(found=False)))
     assert said.startswith("Which grouping to believe No shortcut was found; the classifier is left as it is.")
     assert "before and after" not in said
     assert "cat: not found , p = 0.200" in said
@@ -285,7 +301,7 @@ def test_where_nothing_can_be_concluded_the_sentence_stands_alone() -> None:
         why=why,
         remarks=(why,),
     )
-    text = render_page(sample_page(choice=ChoiceCard(record)))
+    text = without_charts(choice=ChoiceCard(record))
     assert section(text).count(why) == 1
     assert "Why this grouping?" not in text
     assert "Is the last layer enough?" not in text

@@ -14,7 +14,7 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Download, sync_playwright
 from playwright.sync_api import Page as Tab
-from sample_page import GROUPS, HOSTILE, sample_choice, sample_page
+from sample_page import GROUPS, HOSTILE, as_it_is, sample_choice, sample_page
 
 from exmap.config import load_edits
 from exmap.report.page import render_page
@@ -115,7 +115,7 @@ def test_all_groupings_that_were_weighed_open_by_keyboard(opened: Open) -> None:
 def test_the_page_of_a_real_run_opens_and_its_cards_filter_the_map(
     opened: Open, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    run = finished_run(tmp_path_factory.getbasetemp())
+    run = finished_run(tmp_path_factory)
     tab = opened((run / "report" / "report.html").read_text(encoding="utf-8"))
     assert selected(tab).startswith("450 of 450 images selected")
     count = int(tab.locator("article .facts").first.inner_text().split()[0])
@@ -157,6 +157,16 @@ def test_the_map_can_be_coloured_otherwise(opened: Open, way: str, names: list[s
     tab = opened()
     tab.locator("#colour").select_option(way)
     assert tab.locator("#legend li").all_inner_texts() == names
+
+
+def test_before_retraining_images_are_right_or_wrong_and_what_is_no_run_has_no_edits(opened: Open) -> None:
+    tab = opened(as_it_is(sample_page(grouping="", command="")))
+    tab.locator("#colour").select_option("correctness")
+    assert tab.locator("#legend li").all_inner_texts() == ["right (285)", "wrong (15)"]
+    assert "after retraining" not in tab.locator("#chosen").inner_text()
+    assert "class cat, predicted dog" in tab.locator("#chosen").inner_text()
+    assert not tab.locator("#save").is_visible()
+    assert tab.locator("form").count() == 0
 
 
 def test_a_card_filters_the_map_and_the_samples(opened: Open) -> None:
