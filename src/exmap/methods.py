@@ -122,12 +122,11 @@ def parse_method(text: str) -> Method:
         if source or selection or learner.options:
             raise SettingsError(f"{ERM} is the classifier as it is and takes no groups, got {text!r}; write {ERM}")
         return Method(learner)
-    if learner.name not in LEARNERS.names() and ":" not in learner.name:
-        raise SettingsError(unknown_name("learner", learner.name, [ERM, *LEARNERS.names()]))
-    _check_options("learner", learner, set(LEARNERS.options(learner.name)))
+    _learner(learner)
+    LEARNERS.check_options(learner.name, dict(learner.options))
     for part in (source, selection):
         if part is not None:
-            _check_options("group source", part, source_options(part))
+            _check_options(part, source_options(part))
     return _combined(text, learner, source, selection)
 
 
@@ -168,7 +167,18 @@ def source_options(part: Part) -> set[str]:
 
 
 def _learner(part: Part) -> Any:
-    return LEARNERS.get(part.name)
+    try:
+        kind = LEARNERS.get(part.name)
+    except SettingsError:
+        if ":" in part.name or part.name in LEARNERS.names():  # it is there, and cannot be imported
+            raise
+        raise SettingsError(unknown_name("learner", part.name, [ERM, *LEARNERS.names()])) from None
+    if not hasattr(kind, "part"):  # a dotted path may lead to anything
+        raise SettingsError(
+            f"a learner must say what it trains by a class variable part, but {part.name} has none; give another path, "
+            f"or one of {', '.join(LEARNERS.names())}"
+        )
+    return kind
 
 
 def _own_source(learner: Part) -> Part | None:
@@ -191,18 +201,30 @@ def parse_part(text: str) -> Part:
         key, sep, value = item.partition("=")
         if not sep or key in options:
             raise SettingsError(f"options are written key=value, each once, got {item!r} in {text!r}")
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SettingsError(
+                f"the value of an option is a number, a word or null, got {item!r} in {text!r}; change it"
+            ) from None
     return Part(name, tuple(sorted(options.items())))
 
 
-def _check_options(what: str, part: Part, allowed: set[str]) -> None:
-    for key, _ in part.options:
+def _check_options(source: Part, allowed: set[str]) -> None:
+    for key, _ in source.options:
         if key not in allowed:
             if not allowed:
-                raise SettingsError(f"the {what} {part.name} has no options, got {key!r}; leave it out")
-            raise SettingsError(unknown_name(f"option of the {what} {part.name}", key, allowed))
+                raise SettingsError(f"the group source {source.name} has no options, got {key!r}; leave it out")
+            raise SettingsError(unknown_name(f"option of the group source {source.name}", key, allowed))
 
 
 def text_of(value: Any) -> str:
-    """Return a value as YAML reads it back."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a value as YAML reads it back.
+
+    Examples
+    --------
+    >>> text_of(None), text_of(True), text_of(1e-05), text_of("kmeans"), text_of("7")
+    ('null', 'true', '1.0e-05', 'kmeans', "'7'")
+    """
+    text: str = yaml.safe_dump(value, allow_unicode=True)
+    return text.partition("\n")[0]

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from exmap.data import compose as module
+from exmap.data import compose_plan
 from exmap.data.compose import Recipe, blend, compose
 from exmap.errors import DataError, SettingsError
 from exmap.records import Progress
@@ -242,7 +242,7 @@ def test_thin_and_tall_cut_outs_are_placed_inside_the_canvas(tmp_path: Path) -> 
     ],
 )
 def test_two_shortcuts_agree_in_expected_numbers(n: int, own: str, wanted: dict[tuple[int, int], int]) -> None:
-    assert Counter(module._cells(n, 0, 2, 2, Fraction(own))) == Counter(wanted)
+    assert Counter(compose_plan._cells(n, 0, 2, 2, Fraction(own))) == Counter(wanted)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 10, 30, 50, 101, 999])
@@ -251,12 +251,12 @@ def test_two_shortcuts_agree_in_expected_numbers(n: int, own: str, wanted: dict[
 def test_the_uncommon_are_rounded_and_even_over_the_kinds_in_every_shortcut(n: int, own: str, k: int) -> None:
     share = Fraction(own)
     for label in range(k):
-        count = Counter(module._cells(n, label, k, 1, share))
+        count = Counter(compose_plan._cells(n, label, k, 1, share))
         assert sum(count.values()) == n
         assert n - count[(label,)] == int((1 - share) * n + Fraction(1, 2))
         others = [count[(kind,)] for kind in range(k) if kind != label]
         assert max(others) - min(others) <= 1
-        cells = module._cells(n, label, k, 2, share)
+        cells = compose_plan._cells(n, label, k, 2, share)
         assert len(cells) == n
         for shortcut in range(2):
             marginal = Counter(cell[shortcut] for cell in cells)

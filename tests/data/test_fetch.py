@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from exmap.data import fetch
-from exmap.data.fetch import Remote, checksum, download, extract
+from exmap.data.fetch import Remote, checksum, download
+from exmap.data.unpack import extract
 from exmap.errors import DataError
 from exmap.records import Progress
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fetch import entry, tar_bytes, write, zip_bytes
 
-from exmap.data.fetch import extract
 from exmap.data.table import relative_name
+from exmap.data.unpack import extract
 from exmap.errors import DataError
 
 PARTS = st.sampled_from(["..", ".", "", "a", "b", "C:", "c:a", "..\\..", "\\", "~", "a..", "a\0b", " "])

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from exmap.errors import SettingsError, unknown_name
+from exmap.groups import make_source
 from exmap.methods import Method, expand_methods, parse_method
 from exmap.settings import Settings, change_settings, load_settings, packaged_yaml, preset_names, read_yaml
 
@@ -180,6 +181,8 @@ def plan(bench: Bench, data_dirs: Mapping[str, Path] | None = None) -> list[Cell
                 folder = dirs.get(base.preset, dirs.get(""))
                 settings = made.setdefault((base.preset, seed), change_settings(base, seed=seed, data__dir=folder))
                 for method in methods:
+                    for part, _ in method.groupings(settings.groups.split):
+                        make_source(part, settings)  # a value that cannot be is refused before any work
                     cells.setdefault((base.preset, seed, str(method)), Cell(base.preset, seed, method, settings))
     known = {*preset_names(), *(cell.dataset for cell in cells.values()), ""}
     for name in dirs:

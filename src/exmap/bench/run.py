@@ -16,13 +16,15 @@ from safetensors.numpy import load_file
 from exmap.bench import work
 from exmap.bench.grid import Bench, Cell
 from exmap.bench.schedule import Failure, Outcome, Task, run_tasks
-from exmap.bench.tables import Row, cells_to_csv, summarise, to_csv, to_latex, to_markdown
+from exmap.bench.tables import Row, cells_to_csv, summarise, to_csv
+from exmap.bench.typeset import to_latex, to_markdown
 from exmap.bench.work import CellPlace
 from exmap.errors import RunFolderError
 from exmap.evaluation import Difference, worst_group_difference
 from exmap.methods import ERM, Method, parse_method
+from exmap.pipeline.disk import slug, write_text
 from exmap.pipeline.plan_fits import fit_name
-from exmap.pipeline.store import holds_others, slug, write_text
+from exmap.pipeline.store import holds_others
 from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator

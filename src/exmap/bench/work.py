@@ -22,6 +22,7 @@ from exmap.groups import ClassGroups, OracleGroups, needs_of
 from exmap.groups.source import CLASS_LABELS, make_source
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
+from exmap.pipeline.disk import digest_of, read_json, save_arrays, slug, write_json
 from exmap.pipeline.graph import Graph, split_of
 from exmap.pipeline.outcome import agreement_with_truth, labels_used, measure_on_test
 from exmap.pipeline.plan import TEST, TRAIN, Plan, explained_name
@@ -30,7 +31,7 @@ from exmap.pipeline.plan_groups import CHOICE, add_groups, groups_name
 from exmap.pipeline.provenance import identity_part
 from exmap.pipeline.runner import Runner
 from exmap.pipeline.runs import open_run
-from exmap.pipeline.store import RunFolder, digest_of, read_json, save_arrays, slug, write_json
+from exmap.pipeline.store import RunFolder
 from exmap.records import Listener
 from exmap.results import GroupInference, read_cell
 from exmap.settings import Settings, dump_settings, parse_settings

@@ -99,7 +99,7 @@ def _bench_table(dataset: str, rows: list[Row]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from exmap.bench.tables import against_text, spread_text
+    from exmap.bench.typeset import against_text, spread_text
 
     table = Table(title=f"{dataset}: test accuracy, %", title_justify="left")
     table.add_column("method")

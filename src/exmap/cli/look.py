@@ -111,7 +111,7 @@ def check_model(
     """Check that a classifier is explained right: input + constants = logit. Exit code 1 if it is not."""
     with loading():
         from exmap.model_source import check_named, check_record
-        from exmap.pipeline.store import write_json
+        from exmap.pipeline.disk import write_json
     with ProgressBars() as bars:
         checked = check_named(
             model,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from exmap.config import DataSettings
 from exmap.data.catalog import entry, read_images
-from exmap.data.fetch import download, extract
+from exmap.data.fetch import download
 from exmap.data.idx import download_set, find_set
+from exmap.data.unpack import extract
 from exmap.errors import DataError
 from exmap.records import Listener, silent
+from exmap.settings import DataSettings
 
 __all__ = ["prepare_data"]
 

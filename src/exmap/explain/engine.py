@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,9 +22,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from exmap.errors import DataError, SettingsError
+from exmap.errors import DataError
 from exmap.explain.constants import LAYOUTS, Constants, Layout, Place, times
 from exmap.explain.operations import Call, data_of, marked_attribute, of_each_entry, operation_name, visible
+from exmap.explain.recorded import recorded
 from exmap.explain.rules import (
     DEFAULT,
     DEFAULT_ATTENTION,
@@ -282,7 +283,7 @@ def propagate(
             engine.constants.layouts = _layouts(model, x[:2], engine.composite)
         leaf = x.detach().clone() if x.is_inference() else x.detach()
         leaf.requires_grad_()
-        with _recorded(model, layers) as seen:
+        with recorded(model, layers) as seen:
             logits = _run(model, leaf, engine)
             chosen, explained = explained_logit(logits, target)
             gradient = _back(explained, leaf, engine)
@@ -378,48 +379,3 @@ def _logits(output: Any, n: int) -> torch.Tensor:
     """Return the logits of a model's output, shape (n, K), before a softmax or sigmoid that ends the model."""
     tensor = raw_logits(output, n)
     return logits_of(getattr(tensor, "_exmap_before", tensor), n)
-
-
-@contextmanager
-def _recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Keep the relevance of the outputs of modules, as it becomes known on the way back."""
-    seen: dict[str, torch.Tensor] = {}
-    modules = dict(model.named_modules())
-    if unknown := [name for name in layers if name not in modules]:
-        raise SettingsError(f"layers must be paths of the model's modules, found no {', '.join(unknown)}")
-
-    def keep(name: str, output: Any) -> Any:
-        tensor = next((t for t in _tensors(output) if t.requires_grad), None)
-        if tensor is None:
-            return output
-        with torch._C.DisableTorchFunction():
-            value = tensor.detach().clone()  # the model may overwrite it
-        vars(tensor).pop("_exmap_made", None)  # a normalisation that follows is then a map of its own
-        seen[name] = made = torch.zeros_like(value)  # of a module that runs several times, the last run
-
-        def came(g: torch.Tensor | None) -> None:
-            if g is not None:
-                torch.mul(value, g, out=made)
-
-        on_the_way_back(tensor, came)
-        return output
-
-    hooks = [
-        modules[name].register_forward_hook(lambda _m, _i, output, name=name: keep(name, output)) for name in layers
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _tensors(output: Any) -> Iterator[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for item in output:
-            yield from _tensors(item)
-    elif isinstance(output, Mapping):
-        for item in output.values():
-            yield from _tensors(item)

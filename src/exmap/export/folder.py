@@ -9,7 +9,8 @@ from exmap.analysis import Analysis
 from exmap.errors import RunFolderError, SettingsError, unknown_name
 from exmap.export.table import write_table
 from exmap.export.virelay import import_h5py, write_virelay
-from exmap.pipeline.store import move_into_place, read_json, write_json
+from exmap.pipeline.disk import read_json, write_json
+from exmap.pipeline.store import move_into_place
 from exmap.records import Listener, silent
 
 __all__ = ["check_target", "export_run", "export_targets"]

@@ -17,7 +17,7 @@ from exmap.data import batch_slices
 from exmap.errors import SettingsError
 from exmap.export.pixels import as_bytes, enlarged, in_colour
 from exmap.export.table import cluster_of_each
-from exmap.pipeline.store import write_json, write_text
+from exmap.pipeline.disk import write_json, write_text
 from exmap.records import Groups, IntArray, Listener, Progress
 
 if TYPE_CHECKING:

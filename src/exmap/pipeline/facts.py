@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from exmap.data import Split, Task
 from exmap.data.dataset import TrueGroups
 from exmap.data.missing import MissingImages
-from exmap.pipeline.store import read_json, write_json
+from exmap.pipeline.disk import read_json, write_json
 
 __all__ = ["load_task", "save_task"]
 

@@ -19,7 +19,7 @@ from exmap.analysis import Fit
 from exmap.auto import AutoChoice
 from exmap.data import Split
 from exmap.model import save_weights
-from exmap.pipeline.store import array_file, read_json, save_arrays, write_json
+from exmap.pipeline.disk import array_file, read_json, save_arrays, write_json
 from exmap.records import Clusters, Explained, Groups, Heatmaps, Outputs
 from exmap.results import AutoRecord
 from exmap.retrain import Head

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from exmap.data import Split, Task
-from exmap.pipeline.store import digest_of
+from exmap.pipeline.disk import digest_of
 from exmap.records import Listener
 from exmap.runtime import child_seed
 from exmap.settings import RuntimeSettings, Settings

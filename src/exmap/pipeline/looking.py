@@ -13,6 +13,7 @@ from exmap.data import Task, build_task
 from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError
 from exmap.pipeline.chain import Chain, plan_run
+from exmap.pipeline.disk import read_json, write_json
 from exmap.pipeline.facts import load_task
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA, Graph
@@ -20,7 +21,7 @@ from exmap.pipeline.outcome import EVALUATE, REPORT
 from exmap.pipeline.plan import TRAIN, Plan
 from exmap.pipeline.provenance import identity_part, made_by
 from exmap.pipeline.runner import Runner, Say, StepWork, seconds_by_stage
-from exmap.pipeline.store import RunFolder, read_json, write_json
+from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
 from exmap.results import Results
 from exmap.settings import Settings, change_settings, parse_settings

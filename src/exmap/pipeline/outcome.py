@@ -18,10 +18,10 @@ from exmap.evaluation import group_agreement, measure
 from exmap.groups import ExMapGroups, OracleGroups
 from exmap.groups.source import CLASS_LABELS
 from exmap.methods import ERM, Method, Part
+from exmap.pipeline.disk import read_json, write_json
 from exmap.pipeline.graph import Work, split_of
 from exmap.pipeline.plan import Plan
 from exmap.pipeline.plan_groups import add_choice
-from exmap.pipeline.store import read_json, write_json
 from exmap.records import Groups
 from exmap.report.compose import write_page
 from exmap.results import GroupInference, MethodResult, Results, Trust

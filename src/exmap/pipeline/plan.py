@@ -13,11 +13,11 @@ from exmap.data import Task
 from exmap.explain import make_explainer
 from exmap.model import build_model, initial_model, load_weights
 from exmap.pipeline import files
+from exmap.pipeline.disk import digest_of_file
 from exmap.pipeline.facts import load_task, save_task
 from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of, split_of
 from exmap.pipeline.provenance import identity_part, setting
 from exmap.pipeline.steps import explain_share, outputs_share, train_share
-from exmap.pipeline.store import digest_of_file
 from exmap.records import Outputs
 from exmap.runtime import in_processes
 from exmap.settings import Settings

@@ -15,12 +15,12 @@ from exmap.groups import EDITED
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
 from exmap.pipeline import files
+from exmap.pipeline.disk import slug
 from exmap.pipeline.graph import DATA, Work, split_of
 from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice, add_edited, add_groups
 from exmap.pipeline.provenance import options_in_use
 from exmap.pipeline.steps import fit_last_layer, fit_whole_network, repair_network
-from exmap.pipeline.store import slug
 from exmap.registry import LEARNERS
 
 __all__ = ["REPAIRED", "add_methods", "add_repair", "add_repaired", "fit_name"]

@@ -18,10 +18,10 @@ from exmap.model import collect_outputs, initial_model
 from exmap.model.training import train_model
 from exmap.model.twins import train_twins
 from exmap.pipeline import files
+from exmap.pipeline.disk import save_arrays, slug
 from exmap.pipeline.graph import DATA, Work, seed_of, split_of
 from exmap.pipeline.plan import Plan, explained_name
 from exmap.pipeline.steps import chosen_groups, infer_groups
-from exmap.pipeline.store import save_arrays, slug
 from exmap.records import Groups, Outputs
 from exmap.settings import AutoSettings
 

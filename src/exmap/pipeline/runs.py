@@ -15,12 +15,13 @@ from exmap.explain import composite_names, explainer_names
 from exmap.groups import ExMapGroups, check_channels, check_george, edit_groups, make_source
 from exmap.methods import Part, parse_part
 from exmap.pipeline.chain import Chain, plan_run
+from exmap.pipeline.disk import differences, write_json
 from exmap.pipeline.looking import gather_run, no_task, publish, recorded_chain, recorded_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
 from exmap.pipeline.plan_groups import groups_name
 from exmap.pipeline.provenance import identity_part, manifest, setting, without_places
 from exmap.pipeline.runner import Runner, Say, assist
-from exmap.pipeline.store import RunFolder, differences, write_json
+from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
 from exmap.registry import CLUSTERERS
 from exmap.results import Results

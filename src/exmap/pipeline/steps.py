@@ -24,8 +24,8 @@ from exmap.methods import Method, Part
 from exmap.model import LastLayer, collect_outputs, find_last_layer, fit, save_weights
 from exmap.model.batches import is_first
 from exmap.model.training import FileCheckpoint
+from exmap.pipeline.disk import write_json
 from exmap.pipeline.files import heatmap_file, save_explained
-from exmap.pipeline.store import write_json
 from exmap.records import Explained, Groups, Listener, Outputs, Progress, silent
 from exmap.registry import LEARNERS
 from exmap.retrain import SUBG, Head, Selection

@@ -1,0 +1,144 @@
+"""Files that appear under their names only when they are whole: text, JSON, arrays; and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+__all__ = [
+    "array_file",
+    "differences",
+    "digest_of",
+    "digest_of_file",
+    "no_nan",
+    "read_json",
+    "save_arrays",
+    "slug",
+    "write_json",
+    "write_text",
+]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when it is whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted sections as given and NaN as null, whole or not at all."""
+    write_text(path, json.dumps(no_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def no_nan(value: Any) -> Any:
+    """Return a JSON-able value with NaN as None."""
+    if isinstance(value, Mapping):
+        return {str(key): no_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [no_nan(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`, or None if the file is missing or not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(no_nan(value), sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, or that of nothing where there is no file."""
+    if not path.is_file():
+        return hashlib.sha256(b"").hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slug(text: str) -> str:
+    """Return a name for files: readable, and another one for another text.
+
+    Examples
+    --------
+    >>> slug("exmap+dfr")
+    'exmap+dfr'
+    >>> slug("exmap[size=7]+dfr")
+    'exmap_size=7_+dfr-3035'
+    """
+    plain = re.sub(r"[^A-Za-z0-9+@=.,_-]", "_", text)
+    return plain if plain == text and len(text) <= 80 else f"{plain[:80]}-{digest_of(text)[:4]}"
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names at which two nested mappings differ, with both values.
+
+    Examples
+    --------
+    >>> differences({"seed": 0, "data": {"name": "digits"}}, {"seed": 1, "data": {"name": "digits"}})
+    ['seed (0 there, 1 here)']
+    """
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [item for key in keys for item in differences(old.get(key), new.get(key), f"{prefix}.{key}".strip("."))]
+    return [] if old == new else [f"{prefix} ({old!r} there, {new!r} here)"]
+
+
+def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write named arrays as safetensors.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    try:
+        save_file(dict(arrays), path)
+    except SafetensorError as error:  # the library wraps the system's error; give back what a caller can catch
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def array_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Make a float32 array file of zeros, mapped into memory, with its space reserved on disk.
+
+    Without the reservation a full disk would not be an error but a fault while writing to the map. What is assigned to
+    rows of the array goes to the file and does not stay in this process's memory.
+
+    Raises
+    ------
+    OSError
+        If the space is not there.
+    """
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped.view(_Written)
+
+
+class _Written(np.memmap[Any, np.dtype[np.float32]]):
+    """A mapped array whose pages leave this process once they are assigned to: the system writes them to the file."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        file = getattr(self.base, "base", None)
+        if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
