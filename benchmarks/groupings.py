@@ -59,7 +59,7 @@ def examine(path: Path, data_dir: dict[str, Path], repeats: int) -> list[dict[st
     for weighed in record["candidates"]:
         heads = [
             DFR(
-                **settings.retrain.model_dump(exclude={"repeats"}), seed=child_seed(settings.seed, "retrain", n)
+                **settings.retrain.options, seed=child_seed(settings.seed, "retrain", n)
             ).fit_head(evidence.features, evidence.labels, known[weighed["name"]].groups, n_classes=task.n_classes)
             for n in range(repeats)
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,10 +31,6 @@ class RetrainSettings(ChoosingSection):
 
     learner: str = "dfr"
     repeats: int = Field(5, ge=1)
-
-    def model_dump(self, **keywords: Any) -> dict[str, Any]:
-        """Return the section without the learner's name: what stages pass to DFR until they ask for `options`."""
-        return {key: value for key, value in super().model_dump(**keywords).items() if key != "learner"}
 
 
 class EvaluateSettings(Section):
