@@ -171,13 +171,13 @@ def check_model(
     parts = [alone(twin, used, x[i : i + 1], chosen, target) for i in range(len(x))]
     exact = all(is_exact for _, _, is_exact in parts)
     errors = [float(made.error().max()) for made, _, _ in parts]
-    alone = alone_difference(used, x, whole, chosen, target)
+    by_batch = alone_difference(used, x, whole, chosen, target)
     found = _Found(
         error=max(errors, default=0.0),
         error_float32=max((alone_error(used, x[i : i + 1], chosen, target) for i in range(len(x))), default=0.0),
         exact=exact,
         logits=float((plain - whole.logits).abs().max()) / scale,
-        alone=alone,
+        alone=by_batch,
         unknown=sorted({name for name, rule in counts if rule == UNKNOWN.name}),
     )
     limit = tolerance if tolerance is not None else (EXACT if exact else ROUNDED)
@@ -195,7 +195,7 @@ def check_model(
         operations=tuple(Operation(name, rule, count) for (name, rule), count in counts.items()),
         composite=chosen.name,
         logits_difference=found.logits,
-        alone_difference=alone,
+        alone_difference=by_batch,
         cost=cost,
         memory=memory,
         memory_per_image=per_image,
