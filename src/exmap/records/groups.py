@@ -87,7 +87,7 @@ class Groups:
         return (self.names, self.source) == (other.names, other.source) and np.array_equal(self.index, other.index)
 
     def __hash__(self) -> int:
-        return hash((self.names, self.source, self.index.tobytes()))
+        return hash((self.names, self.source, self.index.astype(np.int64).tobytes()))  # equal whatever their type
 
     def __repr__(self) -> str:
         return f"Groups({self.source}, {len(self.names)} groups of {len(self):,} samples)"
