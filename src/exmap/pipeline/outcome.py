@@ -186,7 +186,9 @@ def _measured(
     result = measure_on_test(task, settings, fit.predicted, seed_name)
     part = None if method is None else method.source or method.selection
     used = (CLASS_LABELS,) if part is None or method is None else groups[str(part)].labels_used
-    tuned = "true groups" if part == Part(OracleGroups.name) else f"{AUTO if part is None else part} groups"
+    tuned = "true groups" if part == Part(OracleGroups.name) else f"{part or AUTO} groups"
+    if part is None and method is not None:  # a learner that takes no groups
+        tuned = CLASS_LABELS
     more: dict[str, Any] = {
         "labels_used": labels_used(settings, task, groups=used, tuning=(tuned,)),
         "notes": fit.notes,
