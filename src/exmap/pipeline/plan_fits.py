@@ -11,6 +11,7 @@ from torch import nn
 
 from exmap.analysis import Fit
 from exmap.auto import AUTO
+from exmap.errors import SettingsError
 from exmap.groups import EDITED
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
@@ -45,6 +46,7 @@ def add_methods(plan: Plan, methods: Sequence[Method]) -> list[str]:
 
 
 def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
+    """Add the step that fits methods which differ in their choice alone."""
     method = methods[0]
     if method.whole_network:
         return _fit_network(plan, name, methods)
@@ -73,6 +75,11 @@ def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
 
 
 def _groups_of(plan: Plan, part: Part, split: str) -> str:
+    if part == Part(EDITED) and split != plan.split:
+        raise SettingsError(
+            f"a person's edits are of groups of the {plan.split} split, but the learner {plan.settings.retrain.learner} "
+            f"needs groups of the {split} split, too; set retrain.learner=dfr, or take the edits away with edits=null"
+        )
     return add_edited(plan) if part == Part(EDITED) else add_groups(plan, part, split)
 
 
@@ -81,7 +88,12 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
     groups = None if source is None else _groups_of(plan, source, "train")
     selections = {m.selection: _groups_of(plan, m.selection, "val") for m in methods if m.selection is not None}
 
-    def make(work: Work) -> Any:
+    of_choice = source == Part(AUTO)
+
+    def make(work: Work) -> dict[str, Fit]:
+        if of_choice and not work[CHOICE].repair:
+            left = Fit(work[TEST].predicted[None], notes=(NOT_REPAIRED,), left_alone=NOT_REPAIRED)
+            return {str(method): left for method in methods}
         return fit_whole_network(
             methods,
             settings,
@@ -92,7 +104,7 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
             listen=work.listen,
         )
 
-    needs = [DATA, *filter(None, [groups]), *selections.values()]
+    needs = [DATA, *filter(None, [groups]), *selections.values(), *([add_choice(plan), TEST] if of_choice else [])]
     return _add_fit(plan, name, methods[0], make, needs, images=True)
 
 

@@ -63,7 +63,6 @@ class Runner:
     gather: Callable[[StepWork], Analysis] | None = None
     remarks: Sequence[str] = ()
     _task: Task | None = None
-    _work: list[str] = field(default_factory=list)
 
     def task(self, *, images: bool) -> Task:
         """Return the task, with its images if they are asked for or were opened before."""
