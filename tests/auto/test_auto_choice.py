@@ -283,6 +283,20 @@ def test_a_model_that_knows_the_images_is_judged_by_others(known: Planted) -> No
     assert made.record.data_curve[-1].images == 240  # not half of them
 
 
+def test_settings_say_how_often_images_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Effort] = []
+
+    def stop(*_: object, effort: Effort, **__: object) -> None:
+        seen.append(effort)
+        raise InterruptedError
+
+    monkeypatch.setattr("exmap.auto.choice.find_candidates", stop)
+    for settings in (AutoSettings(halvings=1, draws=7), None):
+        with pytest.raises(InterruptedError):
+            choose_groups(planted(n=80).explained, settings=settings)
+    assert [(effort.halvings(80), effort.draws) for effort in seen] == [(1, 7), (6, 100)]
+
+
 # What cannot be chosen among
 
 

@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exmap.auto.candidates import AUTO, Candidate, find_candidates
+from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.effort import Effort
 from exmap.auto.margins import Images, all_margins, margins_of
 from exmap.auto.ranking import Ranking, rank
 from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
-from exmap.config import AutoSettings
 from exmap.groups import ClassGroups
 from exmap.records import Explained, Groups, Listener, silent
 from exmap.results import AutoRecord, ClassFinding, Reliance, ScoredGrouping
 from exmap.runtime import child_seed
+from exmap.settings import AutoSettings
 
 __all__ = ["JUDGED", "AutoChoice", "choose_groups"]
 
@@ -79,7 +79,7 @@ def choose_groups(
         on, for it is right there. By default halves of the one split are judged by heads of the other.
     settings : AutoSettings, optional
     effort : Effort, optional
-        How many groupings, fits and draws.
+        How many groupings, fits and draws; by default as the settings have it.
     seed : int
     listen : Listener
 
@@ -93,16 +93,15 @@ def choose_groups(
     Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
     groups are the classes, and the record's ``why`` says so.
     """
-    settings, effort, judge = settings or AutoSettings(), effort or Effort(), judged or explained
+    settings, judge = settings or AutoSettings(), judged or explained
+    effort = effort or Effort.of(settings)
     if (why := _cannot_say(explained, judge)) is not None:
-        classes = _classes(explained, AUTO)
-        record = _nothing_chosen(why, judge.class_names)
-        return AutoChoice(classes, classes if judged is None else _classes(judge, JUDGED), False, record)
+        return _nothing_chosen(why, explained, judged)
     known = find_candidates(judge, seed=child_seed(seed, "judges"), effort=effort, listen=listen)
-    pairs = [(candidate, candidate) for candidate in known.each]
+    made = known
     if judged is not None:
-        made = find_candidates(explained, seed=child_seed(seed, "candidates"), effort=effort, listen=listen).names()
-        pairs = [(made[candidate.name], candidate) for candidate in known.each if candidate.name in made]
+        made = find_candidates(explained, seed=child_seed(seed, "candidates"), effort=effort, listen=listen)
+    pairs = _pairs(made, known)
     margins = all_margins(
         [(candidate.name, candidate.groups) for candidate, _ in pairs],
         Images.of(explained),
@@ -114,19 +113,22 @@ def choose_groups(
     own = margins_of(judge.outputs.logits, judge.labels)
     ranking = rank([seen for _, seen in pairs], judge, margins, own, draws=effort.draws, seed=seed)
     chosen, seen = (replace(candidate.groups, source=AUTO) for candidate in pairs[ranking.best])
-    test = find_shortcuts(known, judge, settings)
-    repair = judge_last_layer(margins[ranking.best], own, judge.labels, seen)
-    curve = data_curve(
-        explained,
-        chosen,
-        None if judged is None else (judged, seen),
-        draws=effort.curve_draws,
-        seed=child_seed(seed, "curve"),
-    )
-    record = _record([candidate for candidate, _ in pairs], ranking, test, settings).changed(
-        judged_on="held-out halves" if judged is None else "the validation split", repair=repair, data_curve=curve
+    other = None if judged is None else (judged, seen)
+    record = _record([candidate for candidate, _ in pairs], ranking, find_shortcuts(known, judge, settings), settings)
+    record = record.changed(
+        judged_on="held-out halves" if judged is None else "the validation split",
+        repair=judge_last_layer(margins[ranking.best], own, judge.labels, seen),
+        data_curve=data_curve(explained, chosen, other, draws=effort.curve_draws, seed=child_seed(seed, "curve")),
     )
     return AutoChoice(chosen, chosen if judged is None else replace(seen, source=JUDGED), record.repaired, record)
+
+
+def _pairs(made: Candidates, known: Candidates) -> list[tuple[Candidate, Candidate]]:
+    """Return the candidates that both splits have: of the images that are fitted to, and of those that are judged."""
+    if made is known:
+        return [(candidate, candidate) for candidate in known.each]
+    names = made.names()
+    return [(names[candidate.name], candidate) for candidate in known.each if candidate.name in names]
 
 
 def _classes(explained: Explained, source: str) -> Groups:
@@ -154,22 +156,24 @@ def _cannot_say(explained: Explained, judge: Explained) -> str | None:
     return None
 
 
-def _nothing_chosen(why: str, class_names: Sequence[str]) -> AutoRecord:
-    """Return the record of a choice that was not made."""
-    return AutoRecord(
+def _nothing_chosen(why: str, explained: Explained, judged: Explained | None) -> AutoChoice:
+    """Return a choice that was not made: the classes as groups, and the reason."""
+    record = AutoRecord(
         chosen=None,
         runner_up=None,
         confidence=None,
         judged_on=None,
         reliance=None,
         candidates=(),
-        shortcut={name: ClassFinding.nothing(None, "not tested") for name in class_names},
+        shortcut={name: ClassFinding.nothing(None, "not tested") for name in explained.class_names},
         repair=None,
         data_curve=(),
         repaired=False,
         why=why,
         remarks=(why,),
     )
+    classes = _classes(explained, AUTO)
+    return AutoChoice(classes, classes if judged is None else _classes(judged, JUDGED), False, record)
 
 
 def _record(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from exmap.settings import AutoSettings
+
 __all__ = ["Effort"]
 
 
@@ -46,6 +48,11 @@ class Effort:
     strengths: tuple[float, ...] = (1.0, 0.3, 0.1, 0.03)
     tuning_splits: int = 2
     subsamples: int = 5
+
+    @classmethod
+    def of(cls, settings: AutoSettings) -> Effort:
+        """Return the effort that settings ask for."""
+        return cls(most_halvings=settings.halvings, refits=min(settings.halvings, cls.refits), draws=settings.draws)
 
     def halvings(self, images: int) -> int:
         """Return how often so many images are halved."""

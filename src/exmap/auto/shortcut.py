@@ -25,9 +25,9 @@ from scipy.special import expit
 from scipy.stats import beta, binom
 
 from exmap.auto.candidates import Candidates
-from exmap.config import AutoSettings
 from exmap.records import Explained, IntArray
 from exmap.results import ClassFinding
+from exmap.settings import AutoSettings
 
 __all__ = ["ShortcutTest", "conductance", "find_shortcuts", "upper_bound"]
 

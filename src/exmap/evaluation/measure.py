@@ -68,13 +68,6 @@ def measure(
     gaps = None
     if coordinates is not None and len(attributes) > 1:
         gaps = shortcut_gaps(together, coordinates, attributes, train_counts)
-    rows = zip(
-        together.accuracy.tolist(),
-        together.count.tolist(),
-        together.low.tolist(),
-        together.high.tolist(),
-        strict=True,
-    )
     return MethodResult(
         worst_group_accuracy=float(worst.mean()),
         worst_group=together.worst_group,
@@ -82,9 +75,14 @@ def measure(
         weighted_mean_accuracy=float(np.mean([t.weighted_mean for t in each])),
         std=float(worst.std(ddof=1)) if len(worst) > 1 else None,
         repeats=len(each),
-        group_accuracy={
-            name: GroupAccuracy(value=value, count=count, low=low, high=high)
-            for name, (value, count, low, high) in zip(names, rows, strict=True)
-        },
+        group_accuracy=_by_group(together),
         gaps=gaps,
     )
+
+
+def _by_group(table: GroupTable) -> dict[str, GroupAccuracy]:
+    columns = (table.accuracy.tolist(), table.count.tolist(), table.low.tolist(), table.high.tolist())
+    return {
+        name: GroupAccuracy(value=value, count=count, low=low, high=high)
+        for name, value, count, low, high in zip(table.names, *columns, strict=True)
+    }

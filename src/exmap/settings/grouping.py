@@ -118,7 +118,7 @@ class GroupsSettings(Section):
 
 
 class AutoSettings(Section):
-    """When a shortcut counts as found, where ``groups.auto`` is set.
+    """When a shortcut counts as found, and how much work a choice takes, where ``groups.auto`` is set.
 
     Attributes
     ----------
@@ -132,6 +132,10 @@ class AutoSettings(Section):
         Largest share of its class that such a cluster may hold: a shortcut works for most images of a class.
     only_if_found : bool
         Whether the model is left alone where no shortcut is found.
+    halvings : int
+        How often, at most, the images are halved to fit last layers to one half and judge them by the other.
+    draws : int
+        Bootstrap samples behind the confidence of the choice.
     repair : "last_layer" or "auto"
         What is retrained; auto retrains the whole network on pseudo-groups of the training images where the last layer
         is seen not to suffice.
@@ -142,4 +146,6 @@ class AutoSettings(Section):
     conductance: float = Field(0.02, gt=0, le=1)
     minority: float = Field(0.35, gt=0, le=1)
     only_if_found: bool = True
+    halvings: int = Field(6, ge=1)
+    draws: int = Field(100, ge=1)
     repair: Literal["last_layer", "auto"] = "last_layer"
