@@ -70,6 +70,9 @@ def choose_groups(
 ) -> AutoChoice:
     """Choose a grouping, say whether there is a shortcut at all, and whether the last layer can be repaired.
 
+    Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
+    groups are the classes, and the record's ``why`` says so.
+
     Parameters
     ----------
     explained : Explained
@@ -87,11 +90,6 @@ def choose_groups(
     ------
     DataError
         If either split lacks heatmaps.
-
-    Notes
-    -----
-    Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
-    groups are the classes, and the record's ``why`` says so.
     """
     settings, judge = settings or AutoSettings(), judged or explained
     effort = effort or Effort.of(settings)
