@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import itertools
-import json
 import pickle
 import signal
 import struct
@@ -16,29 +16,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from exmap.cli import ProgressBars
-from exmap.config import ModelSettings
+from exmap.cli import app
+from exmap.cli.progress import ProgressBars
 from exmap.model import build_model, save_weights
+from exmap.pipeline.store import sole_writer
 from exmap.records import Progress
+from exmap.settings import ModelSettings
 from running import (
     CHEAP,
+    KEPT,
+    LONGEST,
     STAGE_NAMES,
+    Give,
     Said,
     as_options,
+    bring_up,
+    cheap_settings,
     command,
     copy_run,
     finished_run,
-    in_process,
     modification_times,
+    redone,
+    results_of,
     start_process,
 )
 from trees import picture, waterbirds_tree
 
-KEPT = [f"{name}: finished before, kept" for name in STAGE_NAMES]
-Give = Callable[..., Said]
+COMMANDS = [*STAGE_NAMES, "run", "auto", "figures", "export", "settings", "check-model", "bench", "data"]
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(tmp_path_factory.getbasetemp())
+    return finished_run(tmp_path_factory)
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def refused(said: Said) -> bool:
-    return said.code == 2 and said.is_one_sentence()
+    return said.refused()
 
 
 # Start
@@ -76,20 +84,62 @@ atexit.register(lambda: print("heavy:", sorted(heavy & set(sys.modules))))
 from exmap.cli import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=LONGEST, check=False
+    )
     assert done.returncode == 0
     assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
 def test_the_installed_command_and_the_module_are_the_same_program() -> None:
-    said = in_process("run", "digist")
-    assert refused(said)
-    assert "did you mean 'digits'" in said.err
     script = Path(sys.executable).with_name("exmap")
-    if script.exists():
-        done = subprocess.run([script, "run", "digist"], capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (said.code, said.err)
+    ways = [[sys.executable, "-m", "exmap"], *([[script]] if script.exists() else [])]
+    for way in ways:
+        done = subprocess.run([*way, "run", "digist"], capture_output=True, text=True, timeout=LONGEST, check=False)
+        assert refused(Said(done.returncode, done.stdout, done.stderr)), done.stderr
+        assert "did you mean 'digits'" in done.stderr
+
+
+def test_the_version_is_that_of_the_installed_package(give: Give) -> None:
+    said = give("--version")
+    assert (said.code, said.out, said.err) == (0, f"exmap {importlib.metadata.version('exmap')}\n", "")
+
+
+def test_the_help_lists_every_command_and_each_command_has_help_of_its_own(give: Give) -> None:
+    said = give("--help")
+    assert [name for name in COMMANDS if f" {name} " not in said.out] == []
+    assert "--install-completion" in said.out
+    for name in COMMANDS:
+        own = give(name, "--help")
+        assert own.code == 0
+        assert f"exmap {name} [OPTIONS]" in own.out
+
+
+def test_a_shell_completes_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_EXMAP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "exmap eval")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        app(prog_name="exmap")
+    assert capsys.readouterr().out.split() == ["evaluate"]
+
+
+def test_settings_are_listed_with_values_limits_and_meanings_and_follow_the_learner(
+    give: Give, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    said = give("settings", "digits", "--set", "retrain.learner=jtt", "--set", "retrain.up_weight=20")
+    assert said.code == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if "│" in line]
+    by_name = {row[0]: row[1:] for row in rows}
+    assert by_name["data.correlation"][:2] == ["0.9", "number, at least 0.1, at most 1.0"]
+    assert by_name["retrain.up_weight"][0] == "20"
+    assert "retrain.strengths" not in by_name
+    assert all(row[2] for name, row in by_name.items() if name)
+    plain = give("settings")
+    assert "retrain.strengths" in plain.out
+    assert refused(give("settings", "digist"))
 
 
 @pytest.mark.parametrize("words", [["run"], ["rnu", "digits"], ["run", "digits", "--bogus"], ["cluster"]])
@@ -152,9 +202,10 @@ def test_a_settings_file_that_does_not_exist_or_is_no_mapping_is_refused(give: G
         ("cluster", ["cluster.method=kmeans", "cluster.n_clusters=1000"]),
         ("retrain", ["retrain.strengths=[]"]),
         ("retrain", ["retrain.strengths=[0]"]),
+        ("retrain", ["retrain.learner=subg", "retrain.strengths=[1]"]),
         ("train", ["train.batch_size=1"]),
     ],
-    ids=["more clusters than samples", "no strength", "strength zero", "batches of one"],
+    ids=["more clusters than samples", "no strength", "strength zero", "another learner's option", "batches of one"],
 )
 def test_a_value_that_cannot_be_computed_with_is_refused(
     give: Give, copied: Path, stage: str, items: list[str]
@@ -228,7 +279,8 @@ def test_weights_of_another_architecture_are_refused_by_their_first_layer(
     give: Give, copied: Path, tmp_path: Path
 ) -> None:
     save_weights(build_model(ModelSettings(stem="3x3"), 2, seed=0), tmp_path / "other.safetensors")
-    said = give("train", copied, "--set", f"model.weights={tmp_path / 'other.safetensors'}")
+    other = f"model={{name: resnet18, weights: {tmp_path / 'other.safetensors'}}}"
+    said = give("train", copied, "--set", other)
     assert refused(said)
     assert "'conv1.weight' has shape (64, 3, 7, 7) in the model and (64, 3, 3, 3) in" in said.err
 
@@ -288,14 +340,19 @@ def test_a_stage_of_no_run_folder_is_refused(give: Give, tmp_path: Path, stage: 
         assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_run_folder_of_a_later_format_is_refused(give: Give, copied: Path) -> None:
-    (copied / "settings.yaml").write_text("format: 2\nsettings: {}\n")
-    said = give("cluster", copied)
-    assert refused(said)
-    assert "run-folder format 1, found 2" in said.err
+@pytest.mark.parametrize("there", [1, 3])
+def test_a_run_folder_of_another_format_is_refused_by_every_command(give: Give, tmp_path: Path, there: int) -> None:
+    (tmp_path / "run" / "train").mkdir(parents=True)
+    (tmp_path / "run" / "settings.yaml").write_text(f"format: {there}\nsettings: {{seed: 0}}\n")
+    words = [[name] for name in (*STAGE_NAMES, "auto", "figures", "check-model")]
+    for each in (*words, ["export", "--to", "parquet"], ["run", "digits", "--out"]):
+        said = give(*each, tmp_path / "run")
+        assert refused(said), (each, said.err)
+        assert f"must be of run-folder format 2, found {there}; look at it with the version of exmap it was" in said.err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["settings.yaml", "train"]
 
 
-@pytest.mark.parametrize("text", ["- 1\n", "format: ]\n", "format: 1\n", "format: 1\nsettings: {sead: 1}\n"])
+@pytest.mark.parametrize("text", ["- 1\n", "format: ]\n", "format: 2\n", "format: 2\nsettings: {sead: 1}\n"])
 def test_a_damaged_settings_file_in_the_run_folder_is_refused(give: Give, copied: Path, text: str) -> None:
     (copied / "settings.yaml").write_text(text)
     assert refused(give("cluster", copied))
@@ -308,7 +365,7 @@ def test_a_finished_run_prints_its_table_and_where_things_are(give: Give, copied
     said = give("run", "digits", "--out", copied, *as_options(*CHEAP))
     assert said.code == 0
     assert said.out.splitlines()[: len(KEPT)] == KEPT
-    methods = json.loads((copied / "results.json").read_text())["methods"]
+    methods = results_of(copied)["methods"]
     lines = {line.split()[1]: line for line in said.out.splitlines() if line.startswith("│")}
     assert list(lines)[:2] == ["erm", "exmap+dfr"]
     assert set(lines) == set(methods)
@@ -336,55 +393,87 @@ def test_a_stage_command_keeps_what_is_finished_up_to_its_stage(give: Give, copi
     before = modification_times(copied)
     said = give(STAGE_NAMES[number], copied)
     assert said.code == 0
-    assert [line for line in said.out.splitlines() if ": " in line][: number + 1] == KEPT[: number + 1]
-    assert "started" not in said.out
+    assert said.steps() == KEPT[: number + 1]
     assert modification_times(copied) == before
 
 
 def test_a_stage_command_makes_its_stage_again_for_other_settings(give: Give, copied: Path) -> None:
     said = give("cluster", copied, "--set", "cluster.n_clusters=2")
     assert said.code == 0
-    assert [line for line in said.out.splitlines() if line][:3] == [*KEPT[:2], "cluster: started"]
-    names = json.loads((copied / "cluster" / "clusters.json").read_text())["exmap"]["names"]
+    assert said.steps()[:3] == [*KEPT[:2], "cluster, groups of the val split by exmap: started"]
+    names = pq.read_table(copied / "groups-val-exmap" / "groups.parquet")["group_name"].to_pylist()
     assert {name.split(" / ")[1] for name in names} == {"cluster 0", "cluster 1"}
-    said = give("cluster", copied)
-    assert [line for line in said.out.splitlines() if line][:3] == KEPT[:3]
+    assert give("cluster", copied).steps() == KEPT[:3]
 
 
 def test_a_picture_of_other_groups_is_not_offered(give: Give, copied: Path) -> None:
-    said = give("evaluate", copied, "--set", "cluster.n_clusters=2")
+    said = give("evaluate", copied, "--set", "cluster.n_clusters=3", "--set", "groups.sources=[exmap]")
     assert said.code == 0
+    assert "Results: " in said.out
     assert "strategies.png" not in said.out
 
 
-def test_only_the_sources_asked_for_are_made(give: Give, copied: Path) -> None:
-    assert give("evaluate", copied, "--set", "groups.sources=[exmap, classes]").code == 0
-    methods = json.loads((copied / "results.json").read_text())["methods"]
-    assert sorted(methods) == ["classes+dfr", "erm", "exmap+dfr"]
-    assert not (copied / "cluster" / "george.parquet").exists()
+def test_the_report_alone_is_made_again_and_nothing_else(give: Give, copied: Path) -> None:
+    before = modification_times(copied)
+    said = give("report", copied)
+    assert said.code == 0
+    assert said.steps() == ["report: started"]
+    assert redone(before, copied) == {"report"}
 
 
 # Interruption
 
 
-def test_an_interrupted_run_lets_no_other_in_says_how_to_go_on_and_exits_with_130(give: Give, copied: Path) -> None:
-    process = start_process("train", copied, "--set", "train.epochs=60")
-    deadline = time.monotonic() + 90
+def test_what_is_interrupted_says_how_to_go_on_and_exits_with_130(
+    give: Give, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ctrl-C does it, once an epoch of training is finished."""
+    folder = tmp_path / "run"
+    show = ProgressBars.__call__
+
+    def interrupted(bars: ProgressBars, progress: Progress) -> None:
+        if (folder / "train.part" / "state.safetensors").exists():
+            raise KeyboardInterrupt
+        show(bars, progress)
+
+    words = ("run", "digits", "--out", folder, *as_options(*CHEAP))
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressBars, "__call__", interrupted)
+        said = give(*words)
+    assert said.code == 130
+    assert said.is_one_sentence()
+    assert "the same command continues" in said.err
+    assert not (folder / "train.part" / "done.json").exists()
+    assert bring_up(folder, cheap_settings(), until="train") == ["train, classifier: continued"]
+
+
+def test_one_command_at_a_time_writes_into_a_run(give: Give, copied: Path) -> None:
+    before = modification_times(copied)
+    with sole_writer(copied):
+        for words in (("evaluate", copied), ("report", copied), ("run", "digits", "--out", copied)):
+            beside = give(*words)
+            assert refused(beside), beside.err
+            assert "another is at work there; wait until it has ended" in beside.err
+    assert modification_times(copied) == before
+    assert give("evaluate", copied).code == 0
+
+
+@pytest.mark.long
+def test_an_interrupted_process_lets_no_other_in_says_how_to_go_on_and_exits_with_130(give: Give, copied: Path) -> None:
+    process = start_process("train", copied, "--set", "train.epochs=600")
+    deadline = time.monotonic() + LONGEST
     while not (copied / "train.part" / "state.safetensors").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    for words in (("evaluate", copied), ("report", copied), ("run", "digits", "--out", copied)):
-        beside = give(*words)
-        assert beside.code == 2
-        assert beside.is_one_sentence()
-        assert "another is at work there; wait until it has ended" in beside.err
+    beside = give("evaluate", copied)
+    assert refused(beside)
+    assert "another is at work there; wait until it has ended" in beside.err
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LONGEST)
     said = Said(process.returncode, out, err)
     assert said.code == 130
     assert said.is_one_sentence()
-    assert "the same command continues" in said.err
     assert (copied / "train.part" / "state.safetensors").exists()
     assert not (copied / "train.part" / "done.json").exists()
 
@@ -464,7 +553,7 @@ def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     def tell(*told: tuple[float, Progress]) -> list[str]:
         bars = ProgressBars()
         for moment, progress in told:
-            monkeypatch.setattr("exmap.cli.time.monotonic", lambda now=moment: float(now))
+            monkeypatch.setattr("exmap.cli.progress.time.monotonic", lambda now=moment: float(now))
             bars(progress)
         return capsys.readouterr().err.splitlines()
 
