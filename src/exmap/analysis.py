@@ -202,7 +202,7 @@ class Analysis:
         return Path(path)
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame, a row per explained image: id, class, predicted class, group, cluster."""
+        """Return a pandas DataFrame, a row per explained image: id, class, prediction, and group by source."""
         import pandas as pd
 
         explained, names = self.explained, np.array([*self.explained.class_names], dtype=object)

@@ -13,6 +13,7 @@ from exmap.api.chain import check_fits
 from exmap.data import Split, Task
 from exmap.explain import make_explainer
 from exmap.groups import check_channels
+from exmap.methods import parse_part
 from exmap.pipeline.memory import analyze_in_memory
 from exmap.records import Listener, silent
 from exmap.runtime import generator
@@ -90,7 +91,9 @@ def analyze(
     task = images if isinstance(images, Task) else _as_task(images, test, train, seed)
     chosen = settings if isinstance(settings, Settings) else change_settings(Settings(), settings)
     names = list(dict.fromkeys(("exmap", *sources)))
-    changes: dict[str, Any] = {"groups__sources": names, "groups__auto": auto, "retrain__learner": learner}
+    part = parse_part(learner)
+    changes: dict[str, Any] = {"groups__sources": names, "groups__auto": auto, "retrain__learner": part.name}
+    changes |= {f"retrain__{key}": value for key, value in part.options}
     if chosen.explain.size is None and min(task.val.images.shape[1:]) > 2 * HEATMAP_SIDE:
         changes["explain__size"] = HEATMAP_SIDE
     chosen = change_settings(chosen, seed=seed, **changes)

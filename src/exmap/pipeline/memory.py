@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from exmap.analysis import Analysis
 from exmap.data import Task
 from exmap.errors import SettingsError
-from exmap.pipeline.chain import methods_of, plan_run
+from exmap.groups import make_source, needs_of
+from exmap.pipeline.chain import methods_of, plan_run, sources_of
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA
 from exmap.pipeline.outcome import EVALUATE
@@ -48,10 +49,10 @@ def analyze_in_memory(
         Whether the task has the images that a whole network can be trained on.
     listen : Listener
     """
-    if not whole_networks and any(method.whole_network for method in methods_of(settings, task)):
+    if not whole_networks and (trains := _trains(settings, task)):
         raise SettingsError(
-            f"the learner {settings.retrain.learner} trains the whole network and needs the images the model was "
-            "trained on; give train=, or a learner of the last layer such as dfr"
+            f"{trains} trains whole networks and needs the images that the model was trained on; give train=, or do "
+            "without it"
         )
     chain = plan_run(settings, task, dict(task.digests), explainer=explainer, clusterer=clusterer, start=model)
     runner = Runner(settings, chain, lambda: task, records={DATA: task, TRAIN: model}, listen=listen)
@@ -59,3 +60,13 @@ def analyze_in_memory(
     results: Results = runner.record(EVALUATE)
     work = StepWork(runner, images=True)
     return gathered(work, runner, chain, made_by=made_by(manifest(settings, task)), results=results, grouping="")
+
+
+def _trains(settings: Settings, task: Task) -> str:
+    """Return what of an analysis trains whole networks; empty where nothing does."""
+    if any(method.whole_network for method in methods_of(settings, task)):
+        return f"the learner {settings.retrain.learner}"
+    for part in sources_of(settings, task):
+        if {"reference", "twins"} & {*needs_of(make_source(part, settings))}:
+            return f"the source {part}"
+    return "auto.repair=auto" if settings.groups.auto and settings.auto.repair == "auto" else ""
