@@ -291,7 +291,9 @@ def test_a_step_that_writes_its_files_itself_is_loaded(tmp_path: Path) -> None:
 def test_images_are_opened_for_steps_that_read_them_alone(tmp_path: Path) -> None:
     run, fake = new_run(tmp_path / "run"), Fake()
     fake.runner(run).bring_up(fake.graph.until("evaluate"))
+    changes = {}
     for changed, opened in (("train", 1), ("groups", 0), ("evaluate", 0)):
-        now = Fake({changed: 3})
+        changes[changed] = 3
+        now = Fake(changes)
         now.runner(run).record("evaluate")
         assert now.opened == opened, changed
