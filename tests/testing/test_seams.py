@@ -12,7 +12,7 @@ from torch import nn
 
 from exmap.cluster import as_clusterer, make_clusterer
 from exmap.data import Task, build_task, planted_shortcut
-from exmap.data.catalog import entry
+from exmap.data.catalog import entries, entry
 from exmap.errors import SettingsError
 from exmap.explain.heatmaps import compute_heatmaps
 from exmap.model import build_model
@@ -134,4 +134,5 @@ def test_a_function_is_a_data_set() -> None:
     path = f"{__name__}:bars"
     assert (entry(path).about, entry(path).origin) == ("Bars with patches.", "the package")
     assert build_task(DataSettings(name=path)).n_classes == 2
+    assert dict(entries())["digits"].origin == "the package"
     assert refusal(entry, "string:digits").startswith("the data set string:digits must be an exmap.data.entry.Entry")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data.dataset import Task
 from exmap.data.entry import Entry
 from exmap.data.table import ImageTable, task_from_table
@@ -10,8 +9,9 @@ from exmap.errors import DataError, SettingsError
 from exmap.records import Listener, silent
 from exmap.registry import DATASETS
 from exmap.registry import DATASETS as CATALOG
+from exmap.settings import DataSettings, ImageSettings
 
-__all__ = ["CATALOG", "Entry", "build_task", "dataset_names", "entry", "read_images"]
+__all__ = ["CATALOG", "Entry", "build_task", "dataset_names", "entries", "entry", "read_images"]
 
 
 def dataset_names() -> list[str]:
@@ -36,6 +36,11 @@ def entry(name: str) -> Entry:
         f"the data set {name} must be an exmap.data.entry.Entry, or a function that takes the data settings and "
         f"returns a Task, got {found!r:.80}"
     )
+
+
+def entries() -> list[tuple[str, Entry]]:
+    """Return names and entries of all data sets, sorted, without those of packages that cannot be imported."""
+    return [(name, entry(name)) for name, _ in DATASETS.items()]
 
 
 def read_images(settings: DataSettings) -> ImageTable:
