@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,12 +223,9 @@ class Analysis:
         )
 
     def _repr_html_(self) -> str:
-        parts = [f"<p>{escape(repr(self))}</p>"]
-        if self.results is not None:
-            parts.append(self.results._repr_html_())
-        if ExMapGroups.name in self.groups:
-            parts.append(self.pseudo_groups._repr_html_())
-        return "".join(parts)
+        from exmap.report.notebook import analysis_html
+
+        return analysis_html(self)
 
 
 def _sources_in(method: str) -> tuple[str, str]:

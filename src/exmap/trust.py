@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ def measure_trust(
     *,
     model: Callable[[], nn.Module],
     split: Split | None,
+    clusterer: Any = None,
     listen: Listener = silent,
 ) -> Trust:
     """Infer ExMap's groups again from parts of the images, and with input times gradient in the heatmaps' place.
@@ -54,6 +55,8 @@ def measure_trust(
         Returns the classifier that was explained; called only where input times gradient is computed.
     split : Split or None
         The explained split with its images; None where these are not at hand, which leaves out input times gradient.
+    clusterer : object, optional
+        In the place of the one that the settings name, as for :class:`~exmap.groups.ExMapGroups`.
     listen : Listener
 
     Returns
@@ -63,7 +66,7 @@ def measure_trust(
     maps = explained.maps()
     explainer = str(maps.check.get("explainer", settings.explain.explainer))
     is_gradient = explainer == GRADIENT
-    source = ExMapGroups(settings.cluster)
+    source = ExMapGroups(settings.cluster, clusterer=clusterer)
 
     def regroup(rows: IntArray, seed: int) -> IntArray:
         return source.infer(explained.rows(rows), seed=seed).index
@@ -72,7 +75,7 @@ def measure_trust(
     reruns = rerun_agreement(regroup, groups.index, explained.labels, rng=rng, reruns=RERUNS, share=RERUN_SHARE)
     gradient = None
     if split is not None and not is_gradient and (groups.index >= 0).any():
-        gradient = _gradient_agreement(explained, groups.index, settings, model(), split, listen)
+        gradient = _gradient_agreement(explained, groups.index, settings, source, model(), split, listen)
     return Trust(
         images=len(maps),
         not_finite=int((~maps.finite).sum()),
@@ -88,7 +91,13 @@ def measure_trust(
 
 
 def _gradient_agreement(
-    explained: Explained, index: IntArray, settings: Settings, model: nn.Module, split: Split, listen: Listener
+    explained: Explained,
+    index: IntArray,
+    settings: Settings,
+    source: ExMapGroups,
+    model: nn.Module,
+    split: Split,
+    listen: Listener,
 ) -> GradientAgreement | None:
     """Compare groups of input times gradient, and of the same images' own heatmaps, with those in question.
 
@@ -101,9 +110,9 @@ def _gradient_agreement(
         return None
     own = explained.rows(rows)
     seed = child_seed(settings.seed, "report", "gradient")
-    pixels = ExMapGroups(settings.cluster.model_copy(update={"representation": "pixels"}))
+    pixels = replace(source, clustering=source.clustering.model_copy(update={"representation": "pixels"}))
     by_gradient = pixels.infer(replace(own, heatmaps=maps), seed=seed).index
-    again = ExMapGroups(settings.cluster).infer(own, seed=seed).index
+    again = source.infer(own, seed=seed).index
     return GradientAgreement(
         images=len(rows),
         ari=within_class_ari(by_gradient, index[rows], own.labels),

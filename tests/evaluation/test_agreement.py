@@ -57,7 +57,7 @@ def test_agreement_is_computed_inside_each_class_and_averaged(seed: int) -> None
     assert result.nmi == pytest.approx(np.mean(nmi))
     assert result.minority_precision == pytest.approx(np.mean(precision))
     assert result.minority_recall == pytest.approx(np.mean(recall))
-    assert [row["ari"] for row in result.by_class] == pytest.approx(ari)
+    assert [row.ari for row in result.by_class] == pytest.approx(ari)
 
 
 def test_a_case_by_hand() -> None:
@@ -71,7 +71,7 @@ def test_a_case_by_hand() -> None:
     # Pairs together: 7 by truth, 6 by clusters, 4 by both, of 15; by chance 2.8.
     assert result.ari == pytest.approx((4 - 2.8) / (6.5 - 2.8))
     (row,) = result.by_class
-    assert (row["class"], row["minority"], row["minority_count"]) == (0, "rare", 2)
+    assert (row.label, row.minority, row.minority_count) == (0, "rare", 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -111,7 +111,7 @@ def test_a_class_with_one_true_group_is_skipped() -> None:
     true = np.array([0, 0, 1, 1, 2, 2, 2, 2])
     result = group_agreement(np.array([5, 5, 6, 6, 1, 2, 3, 4]), true, labels)
     assert result.ari == 1.0
-    assert [row["class"] for row in result.by_class] == [0]
+    assert [row.label for row in result.by_class] == [0]
 
 
 def test_without_a_class_of_several_true_groups_there_is_no_number() -> None:

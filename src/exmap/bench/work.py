@@ -33,7 +33,7 @@ from exmap.pipeline.runner import Runner
 from exmap.pipeline.runs import open_run
 from exmap.pipeline.store import RunFolder
 from exmap.records import Listener
-from exmap.results import GroupInference, read_cell
+from exmap.results import read_cell
 from exmap.settings import Settings, dump_settings, parse_settings
 
 __all__ = ["CellPlace", "begin_run", "bench_graph", "make_steps", "measure_cells"]
@@ -173,7 +173,7 @@ def _measured(runner: Runner, place: CellPlace, fit: Fit) -> dict[str, Any]:
         more["n_clusters"] = [fit["n_clusters"] for fit in groups.clusters.notes] if groups.clusters else []
         more["groups_of"] = used
         if (agreement := agreement_with_truth(groups, split)) is not None:
-            more["group_inference"] = GroupInference.from_json(agreement).to_json()
+            more["group_inference"] = agreement.to_json()
         shared.append(explained_name(used))
         needs = [SHARED_NEEDS[name] for name in needs_of(make_source(part, settings)) if name in SHARED_NEEDS]
         own = [groups_name(part, used), *needs]

@@ -5,45 +5,20 @@ Purity is not reported: with 95 % of a class in one true group, a useless cluste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.results import ClassAgreement, GroupInference
 
-__all__ = ["Agreement", "group_agreement"]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well pseudo-groups follow the true groups.
-
-    Attributes
-    ----------
-    ari, nmi : float
-        Adjusted Rand index in [-1, 1] and normalised mutual information in [0, 1]: computed inside each class, then
-        averaged over the classes that have more than one true group. NaN if none has.
-    minority_precision, minority_recall : float in [0, 1]
-        Inside each class, for its smallest true group and the pseudo-group that matches it best (largest F1);
-        averaged likewise.
-    by_class : tuple of dict
-        The same four numbers per class, with the name of the smallest group and its size.
-    """
-
-    ari: float
-    nmi: float
-    minority_precision: float
-    minority_recall: float
-    by_class: tuple[dict[str, Any], ...]
+__all__ = ["group_agreement"]
 
 
 def group_agreement(
     index: IntArray, true_index: IntArray, labels: IntArray, true_names: tuple[str, ...] = ()
-) -> Agreement:
+) -> GroupInference:
     """Compare pseudo-groups with true groups.
 
     Parameters
@@ -54,7 +29,9 @@ def group_agreement(
 
     Returns
     -------
-    Agreement
+    GroupInference
+        Each number inside each class, then averaged over the classes that have more than one true group; NaN if none
+        has. Precision and recall are of a class's smallest true group in the pseudo-group that matches it best.
     """
     if not len(index) == len(true_index) == len(labels):
         raise DataError(
@@ -71,19 +48,19 @@ def group_agreement(
         smallest = int(kinds[counts.argmin()])
         precision, recall = _best_match(found, true == smallest)
         rows.append(
-            {
-                "class": int(label),
-                "ari": float(adjusted_rand_score(true, found)),
-                "nmi": float(normalized_mutual_info_score(true, found)),
-                "minority": true_names[smallest] if true_names else str(smallest),
-                "minority_count": int(counts.min()),
-                "minority_precision": precision,
-                "minority_recall": recall,
-            }
+            ClassAgreement(
+                label=int(label),
+                ari=float(adjusted_rand_score(true, found)),
+                nmi=float(normalized_mutual_info_score(true, found)),
+                minority=true_names[smallest] if true_names else str(smallest),
+                minority_count=int(counts.min()),
+                minority_precision=precision,
+                minority_recall=recall,
+            )
         )
     keys = ("ari", "nmi", "minority_precision", "minority_recall")
-    means = {key: float(np.mean([row[key] for row in rows])) if rows else float("nan") for key in keys}
-    return Agreement(**means, by_class=tuple(rows))
+    means = {key: float(np.mean([getattr(row, key) for row in rows])) if rows else float("nan") for key in keys}
+    return GroupInference(**means, by_class=tuple(rows))
 
 
 def _best_match(found: IntArray, minority: NDArray[np.bool_]) -> tuple[float, float]:

@@ -177,7 +177,6 @@ def report_run(run: RunFolder, settings: Settings, *, listen: Listener = silent,
     task = runner.task(images=False)
     if isinstance(task.val.images, MissingImages):
         say(f"report: without pictures, because the images {task.val.images.why}")
-        runner.remarks = ["The images were not at hand when this page was made, so it shows their heatmaps alone."]
     picture = run.folder(REPORT) / "strategies.png"
     kept = picture.read_bytes() if picture.is_file() else None
     run.discard(REPORT)

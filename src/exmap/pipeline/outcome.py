@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -53,12 +52,12 @@ def measure_on_test(task: Task, settings: Settings, predicted: NDArray[np.int64]
     )
 
 
-def agreement_with_truth(groups: Groups, split: Split) -> dict[str, Any] | None:
+def agreement_with_truth(groups: Groups, split: Split) -> GroupInference | None:
     """Return how well groups follow the true groups of their split, or None where those are not known."""
     if split.truth is None:
         return None
     truth = split.true_groups()
-    return asdict(group_agreement(groups.index, truth.index, split.labels, truth.names))
+    return group_agreement(groups.index, truth.index, split.labels, truth.names)
 
 
 def labels_used(settings: Settings, task: Task, **steps: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -102,7 +101,7 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
 
     def report(work: Any) -> None:
         analysis = work.analysis()
-        write_page(analysis, work.folder / "report.html", remarks=work.remarks, listen=work.listen)
+        write_page(analysis, work.folder / "report.html", listen=work.listen)
         save_strategies(analysis, work.folder / "strategies.png")
 
     plan.add(REPORT, "report", "report", report, needs=(EVALUATE, *needs))
@@ -119,6 +118,7 @@ def _add_trust(plan: Plan, groups: str) -> None:
             settings,
             model=lambda: work["train"],
             split=None if isinstance(images.images, MissingImages) else images,
+            clusterer=plan.clusterer,
             listen=work.listen,
         )
 
@@ -161,7 +161,7 @@ def evaluated(
     for source, found in inferred.items():
         if (value := agreement_with_truth(found, grouped)) is not None:
             counts = dict(zip(found.names, found.counts().tolist(), strict=True))
-            agreement[source] = GroupInference.from_json({**value, "groups": counts})
+            agreement[source] = value.changed(groups=counts)
     maps = work[explained].maps()
     return Results(
         dataset=task.name,

@@ -77,8 +77,8 @@ def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
 def _groups_of(plan: Plan, part: Part, split: str) -> str:
     if part == Part(EDITED) and split != plan.split:
         raise SettingsError(
-            f"a person's edits are of groups of the {plan.split} split, but the learner {plan.settings.retrain.learner} "
-            f"needs groups of the {split} split, too; set retrain.learner=dfr, or take the edits away with edits=null"
+            f"a person's edits are of groups of the {plan.split} split; {plan.settings.retrain.learner} needs those "
+            f"of the {split} split, too; set retrain.learner=dfr, or take the edits away with edits=null"
         )
     return add_edited(plan) if part == Part(EDITED) else add_groups(plan, part, split)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,6 @@ class Runner:
         Is told in one line what happens to each step.
     gather : callable, optional
         Returns an analysis of what a work's records are.
-    remarks : sequence of str
-        What the report must say beside what was found.
     """
 
     settings: Settings
@@ -61,7 +59,6 @@ class Runner:
     listen: Listener = silent
     say: Say = _say_nothing
     gather: Callable[[StepWork], Analysis] | None = None
-    remarks: Sequence[str] = ()
     _task: Task | None = None
 
     def task(self, *, images: bool) -> Task:
@@ -146,7 +143,7 @@ class StepWork:
 
     def __init__(self, runner: Runner, *, images: bool, part: StepFolder | None = None) -> None:
         self._runner, self._images = runner, images
-        self.settings, self.listen, self.remarks = runner.settings, runner.listen, runner.remarks
+        self.settings, self.listen = runner.settings, runner.listen
         self.runtime = runner.runtime or runner.settings.runtime
         self.folder: Path | None = None if part is None else part.path
         self.measured: dict[str, float] = {} if part is None else part.measured

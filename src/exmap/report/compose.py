@@ -145,6 +145,8 @@ def _page(
         command=command_line(settings) if analysis.grouping else "",
         grouping=analysis.grouping,
         choice=outcome.choice(analysis),
+        whole_network=outcome.is_whole_network(analysis),
+        method=outcome.unusual_method(analysis),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from exmap.auto import AUTO
 from exmap.evaluation import group_table
-from exmap.groups import EDITED
+from exmap.groups import EDITED, ExMapGroups
 from exmap.methods import ERM
 from exmap.records import GroupTable, IntArray
 from exmap.report.cards import Comparison, Interval
@@ -23,7 +23,16 @@ from exmap.settings import Settings
 if TYPE_CHECKING:
     from exmap.analysis import Analysis
 
-__all__ = ["accuracy_by_group", "choice", "comparisons", "headline", "labels_used", "remarks"]
+__all__ = [
+    "accuracy_by_group",
+    "choice",
+    "comparisons",
+    "headline",
+    "is_whole_network",
+    "labels_used",
+    "remarks",
+    "unusual_method",
+]
 
 
 def accuracy_by_group(analysis: Analysis, predicted: IntArray, name: str) -> list[Interval]:
@@ -153,6 +162,18 @@ def labels_used(analysis: Analysis) -> dict[str, tuple[str, ...]]:
     before, after = _measured(analysis)
     result = after or before
     return {} if result is None else {step.replace("_", " "): used for step, used in result.labels_used.items()}
+
+
+def is_whole_network(analysis: Analysis) -> bool:
+    """Return whether not the last layer alone was retrained."""
+    return analysis.method is not None and analysis.fits[analysis.method].network is not None
+
+
+def unusual_method(analysis: Analysis) -> str:
+    """Return the method that repairs the classifier, where that is not the last layer on ExMap's groups."""
+    name = analysis.method
+    usual = name == analysis.method_of(ExMapGroups.name) and not is_whole_network(analysis)
+    return "" if name is None or usual else name
 
 
 def comparisons(analysis: Analysis) -> list[Comparison]:

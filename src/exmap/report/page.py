@@ -61,6 +61,10 @@ class Page:
         Digest of the grouping, for edits; empty where these are not to be made.
     choice : ChoiceCard or None
         None in runs that do not choose their groups.
+    whole_network : bool
+        Whether not the last layer alone was retrained.
+    method : str
+        What repaired the classifier, where that is to be said; empty for the last layer on the groups found here.
     """
 
     title: str
@@ -84,6 +88,8 @@ class Page:
     command: str
     grouping: str
     choice: ChoiceCard | None = None
+    whole_network: bool = False
+    method: str = ""
 
     @property
     def retrained(self) -> bool:
