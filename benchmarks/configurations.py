@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from exmap.store import RunFolder, write_json
 from safetensors.numpy import load_file
 
-from exmap.config import ClusterSettings, Settings, change_settings
 from exmap.data import Task, build_task
 from exmap.evaluation import group_agreement, group_table
 from exmap.explain import reduce_maps
@@ -23,7 +23,7 @@ from exmap.groups import ErrorSetGroups, Evidence, ExMapGroups, GeorgeGroups, Gr
 from exmap.records import Groups
 from exmap.retrain import DFR
 from exmap.runtime import child_seed, generator
-from exmap.store import RunFolder, write_json
+from exmap.settings import ClusterSettings, Settings, change_settings
 
 
 def clusterings(full: bool) -> list[tuple[str, ClusterSettings]]:

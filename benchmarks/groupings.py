@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from exmap.artifacts import read_heatmaps, read_outputs
+from exmap.stages import gather_evidence, open_run, reported_groups, run_stages
+from exmap.store import read_json
 from scipy.stats import spearmanr
 
-from exmap.artifacts import read_heatmaps, read_outputs
 from exmap.auto import find_candidates
 from exmap.data import build_task
 from exmap.retrain import DFR
 from exmap.runtime import child_seed
-from exmap.stages import gather_evidence, open_run, reported_groups, run_stages
-from exmap.store import read_json
 
 WORDS = {True: "yes", False: "no", None: "cannot say"}
 

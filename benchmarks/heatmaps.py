@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.explain.check import _kept_bytes
 from exmap.explain.engine import Engine, composite_for, propagate
 from exmap.model import build_model
 from exmap.model.backbone import to_tensor
+from exmap.settings import ModelSettings
 
 UNCOUNTED = 2
 KINDS = ("slow rule", "heatmaps", "without constants", "gradient", "prediction")

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 import exmap
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Split, Task
 from exmap.data.dataset import ArrayImages, TrueGroups, batch_slices
 from exmap.model.backbone import to_tensor
@@ -35,6 +34,7 @@ from exmap.model.training import train_model
 from exmap.model.weights import load_weights, save_tensors
 from exmap.records import IntArray
 from exmap.runtime import child_seed, generator, torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 __all__ = ["Cell", "load_network", "load_task", "part_of", "processor", "row_of"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from exmap.config import ModelSettings, RuntimeSettings, TrainSettings
 from exmap.data import Split, array_split
 from exmap.explain import compute_heatmaps
 from exmap.model import build_model
 from exmap.model.fit import fit
 from exmap.runtime import in_processes
+from exmap.settings import ModelSettings, RuntimeSettings, TrainSettings
 from table import print_table
 
 IMAGES, SIDE, SEED = 8_000, 28, 0

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data import Split, build_task
+from exmap.settings import DataSettings, ImageSettings
 
 
 def write_photographs(root: Path, number: int) -> None:

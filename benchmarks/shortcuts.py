@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from exmap.artifacts import read_heatmaps, read_outputs
-from exmap.auto import find_candidates, find_shortcuts
-from exmap.auto.shortcut import upper_bound
-from exmap.config import Settings, load_settings
-from exmap.data import build_task
-from exmap.runtime import child_seed
 from exmap.stages import gather_evidence, measure_on_test, open_run, reported_groups, run_stages
 from exmap.store import read_json, write_json
+
+from exmap.auto import find_candidates, find_shortcuts
+from exmap.auto.shortcut import upper_bound
+from exmap.data import build_task
+from exmap.runtime import child_seed
+from exmap.settings import Settings, load_settings
 
 BASES = ("mnist", "fashion-mnist")
 SHORTCUTS = ("colour", "patch", "texture", "position")

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.model import build_model
 from exmap.model.backbone import to_tensor
 from exmap.model.small_maps import small_maps_as_products
+from exmap.settings import ModelSettings
 from table import print_table
 
 BATCH = 128

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from exmap.config import RuntimeSettings
 from exmap.errors import ExMapError, ProcessError, SettingsError
+from exmap.settings import RuntimeSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exmap.config import DataSettings, ImageSettings, load_settings, preset_names
 from exmap.data import Task, build_task, dataset_names
-from exmap.data.catalog import CATALOG, entry, read_images
+from exmap.data.catalog import entry, read_images
 from exmap.errors import DataError, SettingsError
+from exmap.registry import DATASETS
+from exmap.settings import DataSettings, ImageSettings, load_settings, preset_names
 from trees import celeba_tree, class_folders, own_table, urbancars_tree, waterbirds_tree
 
 TINY = ImageSettings(resize=8, crop=None, random_crop=None, workers=0, cache="never")
-IN_FILES = sorted(name for name, one in CATALOG.items() if one.images is not None)
+IN_FILES = sorted(name for name, one in DATASETS.items() if one.images is not None)
 EVEN = dict.fromkeys(range(3), (2,) * 4)
 
 
@@ -37,9 +38,9 @@ def settings_for(name: str, root: Path, request: pytest.FixtureRequest) -> DataS
         made = datasets.Dataset.from_dict({"image": files, "label": [0, 1] * 12}, features=features)
         made.save_to_disk(root / "saved")
         return DataSettings(name=name, dir=root / "saved")
-    elif "fashion-mnist" in CATALOG[name].idx:
+    elif "fashion-mnist" in DATASETS[name].idx:
         return DataSettings(name=name, dir=request.getfixturevalue("idx_dir"))
-    elif CATALOG[name].idx:
+    elif DATASETS[name].idx:
         return DataSettings(name=name, dir=request.getfixturevalue("mnist_dir"))
     return DataSettings(name=name, dir=root)
 
@@ -74,7 +75,7 @@ def test_every_data_set_keeps_the_contract(name: str, tmp_path: Path, request: p
         assert groups.coordinates is not None
         assert np.array_equal(groups.coordinates[groups.index, 0], split.labels)
         assert len(groups.attributes) == groups.coordinates.shape[1] - 1
-    if counts := CATALOG[name].counts:
+    if counts := DATASETS[name].counts:
         assert {len(row) for row in counts.values()} == {len(task.train.true_groups().names)}
 
 
@@ -88,14 +89,14 @@ def test_every_entry_says_what_it_is_and_is_read_in_one_way(name: str) -> None:
 
 
 def test_the_catalogue_is_sorted() -> None:
-    assert dataset_names() == sorted(CATALOG)
+    assert dataset_names() == sorted(DATASETS)
 
 
 def test_the_variants_with_one_shortcut_count_the_same_images() -> None:
-    both = CATALOG["urbancars"].counts
+    both = DATASETS["urbancars"].counts
     assert both is not None
     for name in ("urbancars-bg", "urbancars-coobj"):
-        counts = CATALOG[name].counts
+        counts = DATASETS[name].counts
         assert counts is not None
         assert {split: sum(row) for split, row in counts.items()} == {split: sum(row) for split, row in both.items()}
         assert counts["train"] == (3800, 200, 200, 3800)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data import build_task
 from exmap.data.celeba import celeba
 from exmap.errors import DataError
+from exmap.settings import DataSettings, ImageSettings
 from trees import ATTRIBUTES, celeba_tree
 
 COUNTS = {0: (5, 4, 3, 2), 1: (2, 3, 2, 3), 2: (3, 2, 2, 2)}

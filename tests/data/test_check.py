@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exmap.config import DataSettings, ImageSettings
-from exmap.data.catalog import CATALOG
 from exmap.data.check import DataCheck, check_data
 from exmap.data.compose import Recipe, compose
 from exmap.errors import DataError
+from exmap.registry import DATASETS
+from exmap.settings import DataSettings, ImageSettings
 from trees import celeba_tree, class_folders, own_table, picture, truncate, urbancars_tree, waterbirds_tree
 
 TREE = "waterbird_complete95_forest2water2"
@@ -40,7 +40,7 @@ def test_the_counts_of_a_smaller_set_stand_beside_those_of_the_paper(tmp_path: P
     counts = CARS if name == "urbancars" else SMALL
     result = check(name, make(tmp_path, counts))
     assert found(result) == {split: list(counts[n]) for n, split in enumerate(("train", "val", "test"))}
-    stated = CATALOG[name].counts
+    stated = DATASETS[name].counts
     assert stated is not None
     for split, row in expected(result).items():
         assert row == list(stated.get(split, [None] * len(row)))
@@ -50,7 +50,7 @@ def test_the_counts_of_a_smaller_set_stand_beside_those_of_the_paper(tmp_path: P
 
 def test_a_set_with_the_counts_of_the_paper_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stated = {"train": (3, 2, 2, 3), "val": (2, 2, 2, 2), "test": (2, 2, 2, 2)}
-    monkeypatch.setitem(vars(CATALOG["waterbirds"]), "counts", stated)
+    monkeypatch.setitem(vars(DATASETS["waterbirds"]), "counts", stated)
     waterbirds_tree(tmp_path, SMALL)
     assert check("waterbirds", tmp_path).whole
     picture(tmp_path / TREE / "001.Some_Bird" / "one-more.jpg")

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import normalize
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data import files as module
 from exmap.data.decode import decode
 from exmap.data.files import FileImages, FolderFiles, Opened, open_images, worker_count
@@ -28,6 +27,7 @@ from exmap.data.own import saved_dataset
 from exmap.data.table import ImageTable, task_from_table
 from exmap.errors import DataError
 from exmap.records import Progress
+from exmap.settings import DataSettings, ImageSettings
 from trees import picture
 
 MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than this machine has cores

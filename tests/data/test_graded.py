@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exmap.config import DataSettings, GradedSettings, load_settings
 from exmap.data import Task, build_task
 from exmap.data.coloured import TEN_COLOURS
 from exmap.data.graded import draw_figures, graded
 from exmap.data.idx import FILES, read_pair
 from exmap.errors import DataError, SettingsError
 from exmap.pipeline.provenance import identity_part
+from exmap.settings import DataSettings, GradedSettings, load_settings
 
 SPLITS = ("train", "val", "test")
 SHORTCUTS = ("colour", "patch", "texture", "position")

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data import build_task
 from exmap.data.own import SavedFiles, image_folder, image_table, saved_dataset
 from exmap.data.table import ImageTable
 from exmap.errors import DataError
+from exmap.settings import DataSettings, ImageSettings
 from trees import class_folders, own_table, picture
 
 TINY = ImageSettings(resize=6, crop=None, random_crop=None, workers=0, cache="never", normalize="none")

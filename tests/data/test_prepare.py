@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from exmap.config import DataSettings
-from exmap.data.catalog import CATALOG, read_images
+from exmap.data.catalog import read_images
 from exmap.data.prepare import prepare_data
 from exmap.errors import DataError, SettingsError
+from exmap.registry import DATASETS
+from exmap.settings import DataSettings
 from trees import celeba_tree, picture, urbancars_tree, waterbirds_tree
 
 FEW = {0: (1, 1, 1, 1), 1: (1, 1, 1, 1), 2: (1, 1, 1, 1)}
@@ -175,17 +176,17 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert str(caught.value) == f"the source {tmp_path / 'gone.zip'} does not exist; give an archive or a folder"
 
 
-@pytest.mark.parametrize("name", sorted(name for name, one in CATALOG.items() if one.counts or one.idx))
+@pytest.mark.parametrize("name", sorted(name for name, one in DATASETS.items() if one.counts or one.idx))
 def test_without_a_source_it_says_what_to_get_and_where_to_put_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
         prepare_data(name, tmp_path / "to")
-    public = name.startswith("waterbirds") or bool(CATALOG[name].idx)
+    public = name.startswith("waterbirds") or bool(DATASETS[name].idx)
     said = str(caught.value)
     assert said.startswith(
         f"{name} can be prepared {'with --download, or ' if public else ''}from an archive or a folder with --source "
         "PATH; name one."
     )
-    assert said.endswith(CATALOG[name].instead)
+    assert said.endswith(DATASETS[name].instead)
     assert said == said.strip()
     assert public or {"celeba": "list_eval_partition.txt"}.get(name, "bg-0.5_co_occur_obj-0.5") in said
     assert not (tmp_path / "to").exists()
@@ -195,7 +196,7 @@ def test_without_a_source_it_says_what_to_get_and_where_to_put_it(tmp_path: Path
 def test_what_is_not_public_is_not_downloaded(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
         prepare_data(name, tmp_path / "to", fetch=True)
-    assert str(caught.value) == f"{name} cannot be downloaded. {CATALOG[name].instead}"
+    assert str(caught.value) == f"{name} cannot be downloaded. {DATASETS[name].instead}"
 
 
 def test_there_is_nothing_to_prepare_of_embedded_data_and_of_your_own(tmp_path: Path) -> None:

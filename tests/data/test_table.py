@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exmap.config import ImageSettings
 from exmap.data.dataset import Attribute
 from exmap.data.files import FolderFiles
 from exmap.data.table import ImageTable, broken_images, numbered, relative_name, task_from_table, with_splits
 from exmap.errors import DataError
+from exmap.settings import ImageSettings
 from trees import class_folders, truncate
 
 TINY = ImageSettings(resize=8, crop=None, random_crop=None, workers=0, cache="never")

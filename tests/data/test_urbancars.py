@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data import build_task
 from exmap.data.urbancars import BACKGROUND, OBJECT, urbancars
 from exmap.errors import DataError
+from exmap.settings import DataSettings, ImageSettings
 from trees import picture, urbancars_tree
 
 COUNTS = {0: (5, 2, 3, 1, 1, 2, 2, 4), 1: (3, 1, 1, 0, 0, 1, 2, 3), 2: (2, 2, 2, 2, 2, 2, 2, 2)}

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data import build_task
 from exmap.data.columns import read_table, table_root
 from exmap.data.waterbirds import composed, metadata_table, waterbirds
 from exmap.errors import DataError
+from exmap.settings import DataSettings, ImageSettings
 from trees import picture, waterbirds_tree
 
 COUNTS = {0: (6, 2, 3, 5), 1: (3, 2, 2, 4), 2: (2, 3, 4, 2)}

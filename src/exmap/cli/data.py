@@ -29,15 +29,14 @@ def data_list() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from exmap.data.catalog import CATALOG
+    from exmap.data.catalog import entries
 
     table = Table()
     for title in ("name", "what it is", "images", "from"):
         table.add_column(title)
-    for name, found in sorted(CATALOG.items()):
+    for name, found in entries():
         counts = "" if found.counts is None else f"{sum(map(sum, found.counts.values())):,}"
-        origin = "download" if found.remotes or found.idx else "ask or make" if found.instead else "your files"
-        table.add_row(*map(Text, (name, found.about, counts, "the package" if name == "digits" else origin)))
+        table.add_row(*map(Text, (name, found.about, counts, found.origin)))
     Console().print(table)
 
 

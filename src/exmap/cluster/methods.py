@@ -7,9 +7,9 @@ from typing import Any
 
 from sklearn.base import clone
 
-from exmap.config import ClusterSettings
 from exmap.errors import SettingsError
 from exmap.registry import CLUSTERERS
+from exmap.settings import ClusterSettings
 
 __all__ = ["as_clusterer", "clusterer_names", "make_clusterer"]
 

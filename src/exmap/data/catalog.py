@@ -8,10 +8,9 @@ from exmap.data.table import ImageTable, task_from_table
 from exmap.errors import DataError, SettingsError
 from exmap.records import Listener, silent
 from exmap.registry import DATASETS
-from exmap.registry import DATASETS as CATALOG
 from exmap.settings import DataSettings, ImageSettings
 
-__all__ = ["CATALOG", "Entry", "build_task", "dataset_names", "entries", "entry", "read_images"]
+__all__ = ["Entry", "build_task", "dataset_names", "entries", "entry", "read_images"]
 
 
 def dataset_names() -> list[str]:

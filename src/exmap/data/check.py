@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from exmap.config import DataSettings, ImageSettings
 from exmap.data.catalog import build_task, entry, read_images
 from exmap.data.decode import SUFFIXES
 from exmap.data.files import FolderFiles, open_images
@@ -20,6 +19,7 @@ from exmap.data.urbancars import BACKGROUND, OBJECT
 from exmap.data.waterbirds import MASKS, composed
 from exmap.errors import DataError
 from exmap.records import Listener, silent
+from exmap.settings import DataSettings, ImageSettings
 
 __all__ = ["DataCheck", "GroupCount", "check_data"]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exmap.config import DataSettings
 from exmap.data.dataset import Task
 from exmap.data.fetch import Remote
 from exmap.data.idx import download_set, find_set
 from exmap.data.table import ImageTable
 from exmap.errors import DataError
+from exmap.settings import DataSettings
 
 __all__ = ["Counts", "Entry", "folder_of", "idx_folder"]
 

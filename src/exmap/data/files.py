@@ -24,11 +24,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from exmap.config import ImageSettings
 from exmap.data.dataset import Request, batch_slices
 from exmap.data.decode import Pixels, centre_crop, decode, random_crop
 from exmap.errors import DataError
 from exmap.records import IntArray, Listener, Progress, silent
+from exmap.settings import ImageSettings
 
 __all__ = ["FileImages", "Files", "FolderFiles", "Opened", "open_images", "worker_count"]
 

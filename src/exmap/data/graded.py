@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from exmap.config import GradedSettings
 from exmap.data.coloured import CLASS_NAMES, DIGITS, TEN_COLOURS, draw_shortcut
 from exmap.data.dataset import ArrayImages, Attribute, Split, Task, TrueGroups
 from exmap.data.entry import Entry, idx_folder
@@ -22,6 +21,7 @@ from exmap.errors import DataError
 from exmap.records import IntArray
 from exmap.registry import DATASETS
 from exmap.runtime import generator
+from exmap.settings import GradedSettings
 
 __all__ = ["draw_figures", "graded"]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from exmap.config import DataSettings
 from exmap.data.columns import column, read_table
 from exmap.data.dataset import Attribute
 from exmap.data.decode import SUFFIXES
@@ -22,6 +21,7 @@ from exmap.data.table import ImageTable, numbered, relative_name, with_splits
 from exmap.errors import DataError
 from exmap.records import IntArray
 from exmap.registry import DATASETS
+from exmap.settings import DataSettings
 
 __all__ = ["image_folder", "image_table", "saved_dataset"]
 

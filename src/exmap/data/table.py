@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from exmap.config import ImageSettings
 from exmap.data.dataset import Attribute, Split, Task, TrueGroups
 from exmap.data.files import FileImages, Files, Opened, open_images
 from exmap.errors import DataError
 from exmap.records import IntArray, Listener, silent
 from exmap.runtime import generator
+from exmap.settings import ImageSettings
 
 __all__ = ["SPLITS", "ImageTable", "broken_images", "numbered", "relative_name", "task_from_table", "with_splits"]
 

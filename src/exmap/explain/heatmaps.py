@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exmap.config import ExplainSettings
 from exmap.data.dataset import Split
 from exmap.errors import NumericalError, SettingsError
 from exmap.explain.check import check_model
@@ -28,6 +27,7 @@ from exmap.model.running import evaluation_mode, model_input
 from exmap.model.tail import pooled
 from exmap.records import Heatmaps, IntArray, Listener, Outputs, Progress, silent
 from exmap.registry import EXPLAINERS
+from exmap.settings import ExplainSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.errors import CheckpointError
 from exmap.registry import MODELS
+from exmap.settings import ModelSettings
 
 __all__ = ["resnet18", "resnet34", "resnet50", "tiny"]
 

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.data.dataset import Split
 from exmap.errors import SettingsError
 from exmap.model.batches import computed_batches, is_first
@@ -28,6 +27,7 @@ from exmap.model.small_maps import small_maps_as_products
 from exmap.records import Listener, Outputs, Progress, silent
 from exmap.registry import MODELS
 from exmap.runtime import torch_seed
+from exmap.settings import ModelSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

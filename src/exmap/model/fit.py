@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exmap.config import TrainSettings
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import DataError, NumericalError, SettingsError
 from exmap.evaluation import worst_share
@@ -30,6 +29,7 @@ from exmap.model.running import evaluation_mode, images_at_once, model_input
 from exmap.model.small_maps import small_maps_as_products
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.runtime import child_seed, generator, torch_seed
+from exmap.settings import TrainSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data.dataset import Split
 from exmap.errors import CheckpointError, SettingsError
 from exmap.model.fit import Checkpoint, FitState, Objective, Row, Weights, fit
 from exmap.model.weights import detached, load_tensors, save_tensors
 from exmap.records import IntArray, Listener, silent
 from exmap.runtime import in_processes
+from exmap.settings import RuntimeSettings, TrainSettings
 
 __all__ = ["FileCheckpoint", "train_choices", "train_model"]
 

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data.dataset import Split
 from exmap.model.backbone import evaluation_mode, images_at_once, model_device, to_tensor
 from exmap.model.fit import Row
@@ -30,6 +29,7 @@ from exmap.model.small_maps import small_maps_as_products
 from exmap.model.training import train_choices
 from exmap.records import FloatArray, IntArray, Listener, Progress, silent
 from exmap.runtime import generator, make_fabric
+from exmap.settings import RuntimeSettings, TrainSettings
 
 __all__ = ["CrossRisk", "Pair", "Twins", "flip_chances", "train_twins"]
 

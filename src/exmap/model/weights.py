@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.errors import CheckpointError
 from exmap.model.backbone import build_model
+from exmap.settings import ModelSettings
 
 __all__ = ["detached", "initial_model", "load_tensors", "load_weights", "save_tensors", "save_weights"]
 

@@ -23,7 +23,7 @@ from exmap.pipeline.provenance import identity_part, manifest, setting, without_
 from exmap.pipeline.runner import Runner, Say, assist
 from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
-from exmap.registry import CLUSTERERS
+from exmap.registry import CLUSTERERS, LEARNERS, MODELS
 from exmap.results import Results
 from exmap.runtime import Company, launched, launched_runtime
 from exmap.settings import (
@@ -91,6 +91,8 @@ def _check_names(settings: Settings) -> None:
     """Refuse unknown names before any work is done."""
     if settings.data.name not in dataset_names() and ":" not in settings.data.name:
         raise SettingsError(unknown_name("data set", settings.data.name, dataset_names()))
+    MODELS.get(settings.model.name)
+    LEARNERS.get(parse_part(settings.retrain.learner).name)
     for clustering in (settings.cluster, settings.groups.george):
         CLUSTERERS.get(clustering.method)
     explain = settings.explain

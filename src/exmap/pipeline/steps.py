@@ -30,6 +30,7 @@ from exmap.records import Explained, Groups, Listener, Outputs, Progress, silent
 from exmap.registry import LEARNERS
 from exmap.retrain import SUBG, Head, Selection
 from exmap.retrain.balance import balanced_size
+from exmap.retrain.learner import own_head
 from exmap.runtime import child_seed
 from exmap.settings import ExplainSettings, Settings, TrainSettings
 
@@ -227,7 +228,7 @@ def fit_last_layer(
     start = time.perf_counter()
     last, reason = _last_layer(model, grouped)
     why = left_alone or reason
-    own = None if last is None else Head(*last.by_class())
+    own = None if last is None else own_head(last)
     if why:
         heads = [_untouched(own, grouped.n_classes, why)]
     else:

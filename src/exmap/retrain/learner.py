@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Split
 from exmap.errors import DataError
 from exmap.model import collect_outputs, find_last_layer, replace_head
@@ -27,6 +26,7 @@ from exmap.model.fit import Objective
 from exmap.model.training import train_choices
 from exmap.records import Groups, IntArray, Listener, silent
 from exmap.retrain.head import Head
+from exmap.settings import RuntimeSettings, TrainSettings
 
 __all__ = ["LastLayer", "Learner", "Selection", "WholeNetwork", "assigned", "checked_groups", "own_head"]
 
