@@ -73,7 +73,7 @@ def test_repair_lifts_the_worst_group_of_the_digits(digits: Task, model: nn.Modu
 
 
 def test_training_by_api_is_training_by_command(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> None:
-    stored = load_file(finished_run(tmp_path_factory.getbasetemp()) / "train" / "model.safetensors")
+    stored = load_file(finished_run(tmp_path_factory) / "train" / "model.safetensors")
     assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from safetensors.numpy import load_file
-
-from exmap.config import change_settings
 from exmap.finished import open_finished
 from exmap.stages import open_run
+from safetensors.numpy import load_file
+
+from exmap.settings import change_settings
 from running import STAGE_NAMES, bring_up, command, copy_run, modification_times, trained_run
 
 METHOD = "auto+dfr"

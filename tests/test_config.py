@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from exmap.config import Settings, dump_settings, load_settings, preset_names
 from exmap.errors import SettingsError
+from exmap.settings import Settings, dump_settings, load_settings, preset_names
 
 
 def refusal(source: str | Path, *overrides: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,26 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from exmap.finished import open_finished
-from running import STAGE_NAMES, Said, command, copy_run, finished_run, modification_times, without_times
+from exmap.pipeline.looking import open_analysis
+from running import (
+    KEPT,
+    Give,
+    command,
+    copy_run,
+    finished_run,
+    modification_times,
+    redone,
+    results_of,
+    without_times,
+)
 
-Give = Callable[..., Said]
-KEPT = [f"{name}: finished before, kept" for name in STAGE_NAMES]
 EDITED = "exmap-edited"
+GROUPS, FIT = f"groups-val-{EDITED}", f"fit-{EDITED}+dfr"
+STARTED = [
+    "retrain, edited groups: started",
+    f"retrain, {EDITED}+dfr: started",
+    "retrain, repaired classifier: started",
+]
 
 
 @pytest.fixture
@@ -29,29 +42,24 @@ def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def run(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
-    return copy_run(finished_run(tmp_path_factory.getbasetemp()), tmp_path / "run")
+    return copy_run(finished_run(tmp_path_factory), tmp_path / "run")
 
 
 def names_of(run: Path) -> list[str]:
-    names: list[str] = json.loads((run / "cluster" / "clusters.json").read_text())["exmap"]["names"]
+    names: list[str] = json.loads((run / "groups-val-exmap" / "groups.json").read_text())["names"]
     return names
 
 
 def write_edits(run: Path, *edits: dict[str, Any], grouping: str | None = None) -> Path:
-    there = json.loads((run / "cluster" / "done.json").read_text())["identity"]
+    there = json.loads((run / "groups-val-exmap" / "done.json").read_text())["identity"]
     tree = {"format": 1, "source": "exmap", "grouping": grouping or there, "edits": list(edits)}
     path = run.parent / "edits.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
 
 
-def results_of(run: Path) -> dict[str, Any]:
-    results: dict[str, Any] = json.loads((run / "results.json").read_text())
-    return results
-
-
-def said_of_stages(said: Said) -> list[str]:
-    return [line for line in said.out.splitlines() if ": " in line and line.split(":")[0] in (*STAGE_NAMES, "edit")]
+def table_of(run: Path, step: str) -> Any:
+    return pq.read_table(run / step / "groups.parquet")
 
 
 def test_edited_groups_are_retrained_on_and_stand_beside_the_first_ones(give: Give, run: Path) -> None:
@@ -60,54 +68,48 @@ def test_edited_groups_are_retrained_on_and_stand_beside_the_first_ones(give: Gi
     edits = write_edits(run, {"group": left[0], "merge_into": left[1]}, {"group": left[1], "name": "all of them"})
     said = give("retrain", run, "--edits", edits)
     assert said.code == 0, said.err
-    assert said_of_stages(said) == [*KEPT[:4], "edit: started"]
-    after = modification_times(run)
-    assert {n: t for n, t in after.items() if n.split("/")[0] in STAGE_NAMES[:4]} == {
-        n: t for n, t in before.items() if n.split("/")[0] in STAGE_NAMES[:4]
-    }
-    first = pq.read_table(run / "cluster" / "exmap.parquet")
-    table = pq.read_table(run / "edit" / f"{EDITED}.parquet")
+    assert said.steps() == [*KEPT[:3], *STARTED]
+    assert redone(before, run) == {GROUPS, FIT, "repaired"}
+    first, table = table_of(run, "groups-val-exmap"), table_of(run, GROUPS)
     assert table["id"].equals(first["id"])
     wanted = ["all of them" if name in left else name for name in first["group_name"].to_pylist()]
     assert table["group_name"].to_pylist() == wanted
-    edited = open_finished(run).sources[EDITED]
+    edited = open_analysis(run).groups[EDITED]
     assert [edited.names[g] for g in edited.index] == wanted
     kept = yaml.safe_load((run / "settings.yaml").read_text())["settings"]["edits"]
     assert [edit["name"] for edit in kept["edits"]] == [None, "all of them"]
 
     said = give("evaluate", run)
-    assert said_of_stages(said) == [*KEPT[:4], "edit: finished before, kept", "evaluate: started"]
-    assert "exmap-edited+dfr" in said.out
+    assert said.steps() == [*KEPT[:4], "evaluate, results: started"]
+    assert f"{EDITED}+dfr" in said.out
     found = results_of(run)
     row = found["methods"].pop(f"{EDITED}+dfr")
     assert row["labels_used"]["groups"] == ["class labels", "a person's edits"]
-    assert row["labels_used"]["tuning"] == ["exmap-edited groups"]
+    assert row["labels_used"]["tuning"] == [f"{EDITED} groups"]
     assert found["group_inference"].pop(EDITED)["groups"]["all of them"] == wanted.count("all of them")
     assert without_times(found) == without_times(results)
-    heads = load_file(run / "edit" / f"{EDITED}.safetensors")
-    model = load_file(run / "edit" / "model.safetensors")
-    assert np.array_equal(model["fc.weight"], heads["0.weight"])
+    heads, model = load_file(run / FIT / "heads.safetensors"), load_file(run / "repaired" / "model.safetensors")
+    assert np.array_equal(model["11.weight"], heads["0.weight"])
 
 
 def test_the_same_edits_again_redo_nothing_and_other_ones_only_themselves(give: Give, run: Path) -> None:
     name = names_of(run)[0]
     edits = write_edits(run, {"group": name, "name": "one"})
     assert give("retrain", run, "--edits", edits).code == 0
-    assert said_of_stages(give("retrain", run, "--edits", edits))[-1] == "edit: finished before, kept"
-    assert said_of_stages(give("run", "digits", "--out", run)) == []  # other settings than the cheap ones: refused
+    before = modification_times(run)
+    assert give("retrain", run, "--edits", edits).steps() == KEPT[:4]
+    assert give("run", "digits", "--out", run).steps() == []  # other settings than the cheap ones: refused
+    assert redone(before, run) == set()
     edits = write_edits(run, {"group": name, "name": "other"})
-    assert said_of_stages(give("retrain", run, "--edits", edits)) == [*KEPT[:4], "edit: started"]
-    assert set(pq.read_table(run / "edit" / f"{EDITED}.parquet")["group_name"].to_pylist()) == {
-        "other",
-        *names_of(run)[1:],
-    }
+    assert give("retrain", run, "--edits", edits).steps() == [*KEPT[:3], *STARTED]
+    assert set(table_of(run, GROUPS)["group_name"].to_pylist()) == {"other", *names_of(run)[1:]}
 
 
 def test_edits_that_only_name_groups_give_the_heads_of_the_first_groups(give: Give, run: Path) -> None:
     edits = write_edits(run, *({"group": name, "name": f"group {i}"} for i, name in enumerate(names_of(run))))
     assert give("retrain", run, "--edits", edits).code == 0
-    first = load_file(run / "retrain" / "exmap.safetensors")
-    again = load_file(run / "edit" / f"{EDITED}.safetensors")
+    first = load_file(run / "fit-exmap+dfr" / "heads.safetensors")
+    again = load_file(run / FIT / "heads.safetensors")
     assert all(np.array_equal(first[key], again[key]) for key in first)
 
 
@@ -118,7 +120,9 @@ def test_edits_taken_away_take_their_results_along(give: Give, run: Path) -> Non
     assert give("evaluate", run).code == 0
     assert give("evaluate", run, "--set", "edits=null").code == 0
     assert without_times(results_of(run)) == without_times(results)
-    assert not (run / "edit").exists()
+    assert EDITED not in open_analysis(run).groups
+    heads = load_file(run / "fit-exmap+dfr" / "heads.safetensors")
+    assert np.array_equal(load_file(run / "repaired" / "model.safetensors")["11.weight"], heads["0.weight"])
 
 
 def test_a_run_whose_groups_were_edited_is_continued_by_the_command_that_started_it(give: Give, run: Path) -> None:
@@ -138,33 +142,32 @@ def test_edits_of_other_groups_are_refused_and_change_nothing(give: Give, run: P
         give("retrain", run, "--edits", write_edits(run, {"group": "class 9 / cluster 0"})),
         give("retrain", run, "--edits", run / "nothing.yaml"),
     ]
-    assert [said.code for said in refused] == [2, 2, 2]
-    assert all(said.is_one_sentence() for said in refused)
+    assert all(said.refused() for said in refused)
     assert "edits of other groups" in refused[0].err
     assert "unknown group" in refused[1].err
     assert (run / "settings.yaml").read_text() == before
-    assert not (run / "edit").exists()
+    assert not (run / GROUPS).exists()
 
 
 def test_groups_under_edits_are_not_made_anew_until_the_edits_are_taken_away(give: Give, run: Path) -> None:
     edits = write_edits(run, {"group": names_of(run)[0], "name": "one"})
     said = give("retrain", run, "--edits", edits, "--set", "cluster.n_clusters=3")
-    assert (said.code, said.is_one_sentence()) == (2, True)
+    assert said.refused(), said.err
     assert give("retrain", run, "--edits", edits).code == 0
     before = (run / "settings.yaml").read_text()
     said = give("cluster", run, "--set", "cluster.n_clusters=3")
-    assert (said.code, said.is_one_sentence()) == (2, True)
+    assert said.refused(), said.err
     assert "edits=null" in said.err
     assert (run / "settings.yaml").read_text() == before
     assert give("cluster", run, "--set", "cluster.n_clusters=3", "--set", "edits=null").code == 0
     said = give("retrain", run, "--edits", edits)
-    assert (said.code, said.is_one_sentence()) == (2, True)
+    assert said.refused(), said.err
     assert "edits of other groups" in said.err
 
 
 def test_groups_that_are_not_there_cannot_be_edited(give: Give, run: Path) -> None:
     edits = write_edits(run, {"group": names_of(run)[0], "name": "one"})
-    (run / "cluster" / "done.json").unlink()
+    (run / "groups-val-exmap" / "done.json").unlink()
     said = give("retrain", run, "--edits", edits)
-    assert (said.code, said.is_one_sentence()) == (2, True)
+    assert said.refused(), said.err
     assert f"exmap cluster {run}" in said.err

@@ -10,11 +10,11 @@ from torch import nn
 
 import exmap
 from exmap.api import evaluate
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.evaluation import group_agreement
 from exmap.model.training import train_model
 from exmap.records import Groups, GroupTable
 from exmap.runtime import torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 
 def small_network(seed: int) -> nn.Module:

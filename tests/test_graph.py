@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exmap.data import Task, planted_shortcut
+from exmap.pipeline.disk import read_json, write_json
 from exmap.pipeline.graph import DATA, STAGES, Graph, Step, Work
 from exmap.pipeline.runner import Runner
-from exmap.pipeline.store import RunFolder, read_json, write_json
+from exmap.pipeline.store import RunFolder
 from exmap.settings import Settings
 
 NEEDS: Mapping[str, tuple[str, ...]] = {

@@ -13,9 +13,9 @@ import torch
 from safetensors.numpy import load_file
 
 import exmap
-from exmap.config import Settings, load_settings
 from exmap.errors import CheckpointError, DataError
 from exmap.model import build_model, save_weights
+from exmap.settings import Settings, load_settings
 from running import Said, bring_up, in_process
 from trees import picture, urbancars_tree, waterbirds_tree
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 from exmap.artifacts import heatmap_file, write_heatmaps, write_outputs
-from exmap.config import ExplainSettings, ImageSettings
+from exmap.settings import ExplainSettings, ImageSettings
 from exmap.data import Split
 from exmap.data.files import FileImages, FolderFiles, open_images
 from exmap.explain import explain_split

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from exmap.config import RuntimeSettings, change_settings
 from exmap.stages import open_run, run_stages
+
+from exmap.settings import RuntimeSettings, change_settings
 from running import CHEAP, Said, as_options, copy_run, start_process, without_times
 
 OVERRIDES = [*CHEAP, "train.epochs=2", "groups.sources=[exmap]", "retrain.repeats=1"]

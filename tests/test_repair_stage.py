@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-
-from exmap.config import load_settings
-from exmap.records import silent
 from exmap.stages import open_run, run_stages
+
+from exmap.records import silent
+from exmap.settings import load_settings
 
 
 def quiet(_: str) -> None:

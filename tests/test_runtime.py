@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from exmap.config import RuntimeSettings
 from exmap.errors import SettingsError
 from exmap.runtime import child_seed, generator, launched, launched_runtime, make_fabric, process_number, torch_seed
+from exmap.settings import RuntimeSettings
 
 
 def test_child_seeds_stay_the_same_from_version_to_version() -> None:

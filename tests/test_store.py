@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exmap.errors import RunFolderError
-from exmap.pipeline.store import (
-    FORMAT,
-    RunFolder,
+from exmap.pipeline.disk import (
     array_file,
     differences,
     digest_of,
@@ -22,10 +20,10 @@ from exmap.pipeline.store import (
     read_json,
     save_arrays,
     slug,
-    sole_writer,
     write_json,
     write_text,
 )
+from exmap.pipeline.store import FORMAT, RunFolder, sole_writer
 
 IDENTITY = {"seed": 0, "data": {"name": "digits", "correlation": 0.9}, "strengths": (1.0, 0.5)}
 OTHER = {**IDENTITY, "seed": 1}
@@ -300,7 +298,7 @@ def test_an_array_file_has_its_size_at_once_and_holds_zeros(tmp_path: Path) -> N
 def test_an_array_file_without_room_is_an_error_at_once(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys, pathlib\n"
-        "from exmap.pipeline.store import array_file\n"
+        "from exmap.pipeline.disk import array_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "array_file(pathlib.Path(sys.argv[1]), (900,))\n"

@@ -8,11 +8,11 @@ from planted_strategies import Planted, planted, with_features, with_maps
 from sklearn.metrics import adjusted_rand_score
 
 from exmap.auto import Candidate, Candidates, Effort, find_candidates
-from exmap.config import ClusterSettings
 from exmap.explain import reduce_heatmaps
 from exmap.groups import ExMapGroups, GeorgeGroups
 from exmap.methods import Part, parse_method
 from exmap.records import Explained, Progress
+from exmap.settings import ClusterSettings
 
 SETTINGS = 6  # four spectral clusterings and two of k-means
 

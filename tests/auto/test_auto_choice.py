@@ -13,12 +13,12 @@ from sklearn.metrics import adjusted_rand_score, homogeneity_score
 from exmap.auto import AutoChoice, Effort, choose_groups
 from exmap.auto.margins import Images, held_out_margins, margins_of
 from exmap.auto.reliance import reliance
-from exmap.config import AutoSettings
 from exmap.errors import DataError
 from exmap.methods import parse_method
 from exmap.records import Explained, Groups, IntArray, Progress
 from exmap.results import AutoRecord
 from exmap.runtime import generator
+from exmap.settings import AutoSettings
 
 LITTLE = Effort(  # what these strategies need, and no more: heatmaps of one size, one halving
     sizes=1,

@@ -12,9 +12,9 @@ from scipy.stats import beta, betabinom, binom
 
 from exmap.auto import Candidate, Candidates, find_candidates, find_shortcuts
 from exmap.auto.shortcut import ShortcutTest, conductance, upper_bound
-from exmap.config import AutoSettings
 from exmap.records import Explained, Groups
 from exmap.results import ClassFinding
+from exmap.settings import AutoSettings
 
 Island = tuple[int, int]  # images, and how many of them are classified wrong
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,19 +14,24 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from exmap.bench import bench_names, load_bench, plan, run_bench
-from exmap.bench.work import slug
+from exmap.bench import bench_names, load_bench, plan, run_bench, work
 from exmap.errors import SettingsError
-from exmap.store import read_json
-from running import bring_up, cheap_settings, command, in_process, start_process
+from exmap.pipeline.disk import read_json, slug
+from exmap.results import read_cell
+from running import (
+    CHEAP,
+    LONGEST,
+    as_options,
+    bring_up,
+    cheap_settings,
+    command,
+    copy_run,
+    finished_run,
+    in_process,
+    start_process,
+)
 
-QUICK = [
-    "train.epochs=1",
-    "retrain.repeats=2",
-    "retrain.subsamples=3",
-    "retrain.tuning_splits=2",
-    "model.stem=imagenet",
-]
+QUICK = [*CHEAP, "train.epochs=1"]
 METHODS = [
     "erm",
     "exmap+dfr",
@@ -44,25 +48,29 @@ METHODS = [
 ]
 
 
-def grid(methods: list[str], **changes: Any) -> Any:
-    bench = load_bench(datasets=["digits"], methods=methods, seeds=1, settings=QUICK, **changes)
-    return bench, plan(bench)
-
-
-def bring(folder: Path, methods: list[str], jobs: int = 1, **changes: Any) -> tuple[list[Any], list[Any], list[str]]:
+def bring(
+    folder: Path, methods: list[str], *settings: str, jobs: int = 1, **changes: Any
+) -> tuple[list[Any], list[Any], list[str]]:
     said: list[str] = []
-    rows, cells = run_bench(*grid(methods), folder, jobs=jobs, say=said.append, **changes)
+    bench = load_bench(datasets=["digits"], methods=methods, seeds=1, settings=[*CHEAP, *settings])
+    rows, cells = run_bench(bench, plan(bench), folder, jobs=jobs, say=said.append, **changes)
     return rows, cells, said
 
 
+Finished = tuple[Path, list[Any], list[Any]]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any], list[Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A bench whose classifier is that of the finished run, so that only groups and fits are made."""
     folder = tmp_path_factory.mktemp("bench") / "b"
+    copy_run(finished_run(tmp_path_factory), folder / "runs" / "digits-seed0")
+    (folder / "bench.yaml").touch()
     rows, cells, _ = bring(folder, METHODS)
     return folder, rows, cells
 
 
-def test_every_cell_is_there_in_the_order_given(finished: tuple[Path, list[Any], list[Any]]) -> None:
+def test_every_cell_is_there_in_the_order_given(finished: Finished) -> None:
     folder, rows, cells = finished
     assert [cell["method"] for cell in cells] == [row.method for row in rows] == METHODS
     assert {cell["status"] for cell in cells} == {"done"}
@@ -79,7 +87,7 @@ def test_every_cell_is_there_in_the_order_given(finished: tuple[Path, list[Any],
 
 
 def test_true_groups_are_used_by_nothing_that_does_not_say_oracle(
-    finished: tuple[Path, list[Any], list[Any]],
+    finished: Finished,
 ) -> None:
     for cell in finished[2]:
         used = cell["labels_used"]
@@ -92,22 +100,33 @@ def test_true_groups_are_used_by_nothing_that_does_not_say_oracle(
     assert by_name["afr@exmap"] == {**by_name["afr@exmap"], "fitting": ["class labels"], "selection": ["exmap groups"]}
 
 
-def test_a_cell_has_the_numbers_of_a_run(finished: tuple[Path, list[Any], list[Any]], tmp_path: Path) -> None:
-    settings = cheap_settings("retrain.subsamples=3")
-    bring_up(tmp_path / "run", settings, until="evaluate")
-    methods = read_json(tmp_path / "run" / "results.json")["methods"]
+def test_a_cell_is_written_as_its_schema_says(finished: Finished) -> None:
     for cell in finished[2]:
-        if (name := cell["method"]) in ("erm", "exmap+dfr", "oracle+dfr", "random+dfr"):
-            assert cell["worst_group_accuracy"] == methods[name]["worst_group_accuracy"], name
-            assert cell["mean_accuracy"] == methods[name]["mean_accuracy"], name
+        read = read_cell({key: value for key, value in cell.items() if key != "label"})
+        assert read.to_json() == {key: value for key, value in cell.items() if key != "label"}
 
 
-def test_one_training_of_jtt_serves_both_its_choices(finished: tuple[Path, list[Any], list[Any]]) -> None:
+def test_a_cell_has_the_numbers_of_a_run(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> None:
+    methods = read_json(finished_run(tmp_path_factory) / "results.json")["methods"]
+    compared = [cell for cell in finished[2] if cell["method"] in methods]
+    assert {cell["method"] for cell in compared} >= {"erm", "exmap+dfr", "oracle+dfr", "random+dfr"}
+    for cell in compared:
+        for key in ("worst_group_accuracy", "mean_accuracy", "std", "group_accuracy"):
+            assert cell[key] == methods[cell["method"]][key], cell["method"]
+
+
+def test_the_folder_of_its_run_can_be_gone_on_with(finished: Finished, tmp_path: Path) -> None:
+    run = copy_run(finished[0] / "runs" / "digits-seed0", tmp_path / "run")
+    said = bring_up(run, cheap_settings(), until="evaluate")
+    assert said[-2:] == ["retrain: finished before, kept", "evaluate: finished before, kept"]
+
+
+def test_one_training_of_jtt_serves_both_its_choices(finished: Finished) -> None:
     seconds = {cell["method"]: cell["seconds"]["fit"] for cell in finished[2]}
     assert seconds["jtt[up_weight=2]"] == seconds["jtt[up_weight=2]@oracle"]
 
 
-def test_the_tables_hold_every_row(finished: tuple[Path, list[Any], list[Any]]) -> None:
+def test_the_tables_hold_every_row(finished: Finished) -> None:
     folder, rows, _ = finished
     for name in ("table.csv", "cells.csv"):
         found = list(csv.DictReader((folder / name).read_text().splitlines()))
@@ -122,7 +141,7 @@ def test_the_tables_hold_every_row(finished: tuple[Path, list[Any], list[Any]]) 
 
 
 def test_a_finished_bench_is_kept_and_a_missing_cell_made_again(
-    finished: tuple[Path, list[Any], list[Any]],
+    finished: Finished,
 ) -> None:
     folder, _, cells = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("*.json")}
@@ -136,20 +155,49 @@ def test_a_finished_bench_is_kept_and_a_missing_cell_made_again(
     assert [{**c, "seconds": 0} for c in again] == [{**c, "seconds": 0} for c in cells]
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
     assert changed == {lost}
-    assert len(said) == 4  # kept; the run, the groups and the cell
+    assert said[0] == "11 of 12 cells were finished before, and are kept"
+    assert [line for line in said if "exmap+dfr" in line] == said[-1:]
 
 
-def test_other_settings_of_the_same_folder_are_refused(finished: tuple[Path, list[Any], list[Any]]) -> None:
-    bench = load_bench(datasets=["digits"], methods=["erm"], seeds=1, settings=[*QUICK, "train.batch_size=64"])
-    _, cells = run_bench(bench, plan(bench), finished[0], jobs=1, say=lambda _: None)
+def test_a_bench_that_was_stopped_continues_with_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = ["erm", "classes+dfr", "random+dfr"]
+    write, finished = work.CellPlace.write, []
+
+    def stopped(place: work.CellPlace, result: Any) -> Any:
+        if len(finished) == 1:
+            raise KeyboardInterrupt
+        finished.append(place)
+        return write(place, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work.CellPlace, "write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            bring(tmp_path / "b", methods)
+    trained = tmp_path / "b" / "runs" / "digits-seed0" / "train" / "done.json"
+    before = trained.stat().st_mtime_ns
+    _, cells, said = bring(tmp_path / "b", methods)
+    assert said[0] == "1 of 3 cells were finished before, and are kept"
+    assert [cell["status"] for cell in cells] == ["done"] * 3
+    assert trained.stat().st_mtime_ns == before
+    whole = bring(tmp_path / "c", methods)[1]
+    assert [{**cell, "seconds": 0} for cell in cells] == [{**cell, "seconds": 0} for cell in whole]
+
+
+def test_other_settings_of_the_same_folder_are_refused(finished: Finished, tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    copy_run(finished[0] / "runs" / "digits-seed0", folder / "runs" / "digits-seed0")
+    (folder / "bench.yaml").touch()
+    _, cells, _ = bring(folder, ["erm"], "train.batch_size=64")
     assert cells[0]["status"] == "failed"
     assert "train.batch_size (32 there, 64 here)" in cells[0]["reason"]
-    bring(finished[0], METHODS)  # and the folder is whole again
 
 
-def test_what_fails_is_marked_and_the_rest_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_what_fails_is_marked_and_the_rest_goes_on(tmp_path: Path, jobs: int) -> None:
     methods = ["erm", "exmap[size=64]+dfr", "exmap[n_clusters=100000]+dfr", "class_balanced"]
-    rows, cells, said = bring(tmp_path / "b", methods, jobs=2)
+    rows, cells, said = bring(tmp_path / "b", methods, "train.epochs=1", jobs=jobs)
     assert [cell["status"] for cell in cells] == ["done", "failed", "failed", "done"]
     assert "explain.size must be at most the image's side of 8 pixels, got 64" in cells[1]["reason"]
     assert "cluster.n_clusters must be at most" in cells[2]["reason"]
@@ -158,29 +206,41 @@ def test_what_fails_is_marked_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert "got 64" in (tmp_path / "b" / "table.md").read_text()
 
 
-def test_a_diverging_loss_fails_its_cell(tmp_path: Path) -> None:
-    _, cells, _ = bring(tmp_path / "b", ["erm", "exmap+rwg"])
-    assert [cell["status"] for cell in cells] == ["done", "done"]
-    bench = load_bench(datasets=["digits"], methods=["erm"], seeds=1, settings=[*QUICK, "train.learning_rate=1e30"])
-    _, cells = run_bench(bench, plan(bench), tmp_path / "c", jobs=1, say=lambda _: None)
-    assert cells[0]["status"] == "failed"
-    assert "the training loss of epoch 1 is" in cells[0]["reason"]
+def test_a_diverging_loss_fails_all_cells_of_its_classifier(tmp_path: Path) -> None:
+    _, cells, _ = bring(tmp_path / "b", ["erm", "classes+dfr"], "train.learning_rate=1e30")
+    assert [cell["status"] for cell in cells] == ["failed", "failed"]
+    assert all("the training loss of epoch 1 is" in cell["reason"] for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("exmap[representation=channels,size=7]+dfr", "representation=channels clusters none, got size=7"),
+        ("exmap[scope=globl]+dfr", "input should be 'local' or 'global'"),
+        ("jtt[up_weight=much]", "option up_weight of the learner jtt"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_before_any_work(method: str, said: str) -> None:
+    bench = load_bench(datasets=["digits"], methods=["erm", method], seeds=1, settings=CHEAP)
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        plan(bench)
 
 
 def test_models_are_kept_on_request(tmp_path: Path) -> None:
-    bring(tmp_path / "b", ["exmap+dfr", "exmap+subg"], keep_models=True)
+    bring(tmp_path / "b", ["exmap+dfr", "exmap+subg"], "train.epochs=1", keep_models=True)
     found = sorted(path.name for path in (tmp_path / "b" / "models" / "digits").iterdir())
     assert found == ["exmap+dfr-seed0.safetensors", "exmap+subg-seed0.safetensors"]
     weights = [load_file(tmp_path / "b" / "models" / "digits" / name) for name in found]
     assert weights[0].keys() == weights[1].keys()
     base = load_file(tmp_path / "b" / "runs" / "digits-seed0" / "train" / "model.safetensors")
-    assert {k for k in base if not np.array_equal(base[k], weights[0][k])} == {"fc.weight", "fc.bias"}
+    assert {k for k in base if not np.array_equal(base[k], weights[0][k])} == {"11.weight", "11.bias"}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them")
 def test_no_worker_outlives_a_bench_that_is_killed(tmp_path: Path) -> None:
     words = ["bench", "--datasets", "digits", "--methods", "exmap+rwg[epochs=500]", "--seeds", "1", "--jobs", "2"]
-    words += ["--out", str(tmp_path / "b"), *(word for item in QUICK for word in ("--set", item))]
+    words += ["--out", str(tmp_path / "b"), *as_options(*QUICK)]
 
     def workers(of: int) -> set[int]:
         children = Path(f"/proc/{of}/task/{of}/children")
@@ -191,31 +251,32 @@ def test_no_worker_outlives_a_bench_that_is_killed(tmp_path: Path) -> None:
         }
 
     with start_process(*words) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + LONGEST
         while not (tmp_path / "b" / "runs").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         started = workers(process.pid)
         process.kill()
     assert started
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + LONGEST
     while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
+@pytest.mark.long
 def test_an_interrupted_bench_continues_and_takes_no_other_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "b"
     words = ["bench", "--datasets", "digits", "--methods", "erm,exmap+dfr,exmap+rwg", "--seeds", "1", "--jobs", "2"]
-    words += ["--out", str(folder), *(word for item in QUICK for word in ("--set", item))]
+    words += ["--out", str(folder), *as_options(*QUICK)]
     with start_process(*words) as process:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + LONGEST
         while not (folder / "cells.csv").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         beside = command(monkeypatch, capsys, *words)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=LONGEST)
     assert beside.code == 2
     assert beside.is_one_sentence()
     assert "another is at work there" in beside.err
@@ -332,15 +393,9 @@ def test_an_oracle_without_true_groups_fails_alone(tmp_path: Path) -> None:
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     small = ["images.resize=8", "images.crop=null", "images.workers=0", "model.pretrained=false", "explain.size=8"]
     settings = [*small, *QUICK, f"images.cache_dir={tmp_path / 'cache'}"]
-    bench = load_bench(datasets=["folder"], methods=["erm", "oracle+dfr", "exmap+dfr"], seeds=1, settings=settings)
+    methods = ["erm", "oracle+dfr", "exmap[method=kmeans,n_clusters=2]+dfr"]
+    bench = load_bench(datasets=["folder"], methods=methods, seeds=1, settings=settings)
     _, cells = run_bench(bench, plan(bench, {"": tmp_path / "pets"}), tmp_path / "b", jobs=1, say=lambda _: None)
     assert [cell["status"] for cell in cells] == ["done", "failed", "done"]
     assert cells[1]["reason"] == "split val has no true groups; evaluate by class, or name its group columns"
     assert cells[0]["labels_used"]["evaluation"] == ["class labels"]
-
-
-def test_names_of_files_are_safe_and_differ() -> None:
-    names = [slug(text) for text in ("exmap+dfr", "exmap[size=7]+dfr", "exmap[size=77]+dfr", "a/b", "a_b", "x" * 300)]
-    assert len(set(names)) == len(names)
-    assert all(os.sep not in name and len(name) < 100 for name in names)
-    assert json.dumps(names)

@@ -8,8 +8,8 @@ from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 
 from exmap.cluster import clusterer_names, make_clusterer
-from exmap.config import ClusterSettings
 from exmap.errors import SettingsError
+from exmap.settings import ClusterSettings
 
 # UMAP looks for tensorflow when it is imported, and says so by a warning that Python hides by default.
 pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from exmap.config import ExplainSettings
 from exmap.data import Split, array_split
 from exmap.data.dataset import ArrayImages
 from exmap.errors import DataError, NumericalError, SettingsError
@@ -19,6 +18,7 @@ from exmap.explain import composite_names, compute_heatmaps, explain_split, expl
 from exmap.explain.engine import Call, Engine, propagate
 from exmap.model import collect_outputs
 from exmap.records import Progress
+from exmap.settings import ExplainSettings
 
 SIDE = 8
 

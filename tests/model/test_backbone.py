@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.data import Task, array_split
 from exmap.errors import DataError, SettingsError
 from exmap.model import build_model, collect_outputs, find_head, replace_head
 from exmap.records import Progress
 from exmap.runtime import torch_seed
+from exmap.settings import ModelSettings
 
 IMAGES = np.random.default_rng(0).random((4, 3, 16, 16), dtype=np.float32)
 

@@ -14,7 +14,6 @@ import torch
 from hanging import at_most
 from torch import nn
 
-from exmap.config import ExplainSettings, RuntimeSettings
 from exmap.data import Split, array_split
 from exmap.errors import DataError, ProcessError
 from exmap.explain import explain_split
@@ -22,6 +21,7 @@ from exmap.model import collect_outputs
 from exmap.model.batches import computed_batches
 from exmap.records import Heatmaps, Outputs
 from exmap.runtime import in_processes, torch_seed
+from exmap.settings import ExplainSettings, RuntimeSettings
 
 ONE = RuntimeSettings(accelerator="cpu")
 TWO = RuntimeSettings(accelerator="cpu", devices=2)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Split, Task, array_split
 from exmap.errors import NumericalError
 from exmap.model import FitState, collect_outputs, fit
 from exmap.model.training import FileCheckpoint
 from exmap.records import Progress, silent
 from exmap.runtime import make_fabric, torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 FABRIC = make_fabric(RuntimeSettings(accelerator="cpu"))
 Row = dict[str, object]

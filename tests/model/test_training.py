@@ -7,13 +7,13 @@ import torch
 from hanging import at_most
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import planted_shortcut
 from exmap.errors import CheckpointError
 from exmap.model import FitState
 from exmap.model.training import FileCheckpoint, train_model
 from exmap.model.weights import save_tensors
 from exmap.runtime import torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 TWO = RuntimeSettings(accelerator="cpu", devices=2)
 ONE = RuntimeSettings(accelerator="cpu")

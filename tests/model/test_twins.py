@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Task, array_split, planted_shortcut
 from exmap.errors import NumericalError
 from exmap.model import collect_outputs, twins
 from exmap.model.twins import CrossRisk, Pair, Twins, flip_chances, train_twins
 from exmap.records import Progress, silent
 from exmap.runtime import generator, torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 CPU = RuntimeSettings(accelerator="cpu")
 

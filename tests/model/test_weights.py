@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exmap.config import ModelSettings
 from exmap.errors import CheckpointError
 from exmap.model import build_model, load_weights, save_weights
 from exmap.model.weights import load_tensors, save_tensors
+from exmap.settings import ModelSettings
 
 
 def small(width: int = 8) -> nn.Sequential:

@@ -238,6 +238,7 @@ def test_before_retraining_the_page_shows_the_classifier_as_it_is(page: Page) ->
     assert f"On test images the worst group is right {worst} of the time." in said
     assert "Nothing was retrained yet" in said
     assert "after" not in said.lower().split()
+    assert "before retraining" not in said
 
 
 def test_before_evaluation_the_page_shows_the_groups(page: Page) -> None:
@@ -247,6 +248,8 @@ def test_before_evaluation_the_page_shows_the_groups(page: Page) -> None:
     assert "Class bar 0 splits into" in said
     assert "On test images" not in said
     assert "Clustered again" not in said
+    assert "Labels used" not in said
+    assert "Time" not in said
     assert re.search(r"the image's pixels hold \d+ %", said)  # what the heatmaps themselves say
 
 
@@ -255,12 +258,25 @@ def test_a_whole_network_is_run_on_the_grouped_images(page: Page) -> None:
     text = page(analysis)
     head = sample_analysis().fits["exmap+dfr"].heads[0]  # the same weights
     assert np.array_equal(numbers(embedded(text)["repaired"]), head.predict(analysis.explained.features))
+    said = words(text)
+    assert "before and after retraining the whole network (exmap+subg)" in said
+    assert "the whole network was chosen by these" in said
 
 
 def test_a_whole_network_without_images_leaves_out_what_it_says_of_the_grouped_images(page: Page) -> None:
     text = page(without_images(sample_analysis(network=True)))
     assert set(numbers(embedded(text)["repaired"])) == {65_535}
+    assert "flatters" not in words(text)
     assert "On test images retraining takes the worst group from" in words(text)
+
+
+def test_a_method_that_is_not_by_the_groups_found_is_named(page: Page) -> None:
+    analysis = sample_analysis()
+    assert analysis.results is not None
+    methods = {"erm": analysis.results.methods["erm"], "class_balanced": analysis.results.methods["exmap+dfr"]}
+    fits, results = {"class_balanced": analysis.fits["exmap+dfr"]}, analysis.results.changed(methods=methods)
+    said = words(page(replace(analysis, fits=fits, results=results)))
+    assert "before and after retraining the last layer (class_balanced)" in said
 
 
 def test_a_classifier_that_was_left_alone_is_said_to_be(page: Page) -> None:

@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Download, sync_playwright
 from playwright.sync_api import Page as Tab
 from sample_page import GROUPS, HOSTILE, as_it_is, sample_choice, sample_page
 
-from exmap.config import load_edits
 from exmap.report.page import render_page
+from exmap.settings import load_edits
 from running import finished_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

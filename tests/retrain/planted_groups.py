@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Split, array_split
 from exmap.model import collect_outputs
 from exmap.model.fit import EmpiricalRisk
 from exmap.records import Groups, IntArray
 from exmap.retrain.learner import WholeNetwork
 from exmap.runtime import torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 RUNTIME = RuntimeSettings(accelerator="cpu")
 TRAIN = TrainSettings(epochs=6, batch_size=32, learning_rate=0.03, select="last")

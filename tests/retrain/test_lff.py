@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from exmap.config import RuntimeSettings, TrainSettings
 from exmap.data import Task, array_split
 from exmap.errors import DataError, NumericalError
 from exmap.model import collect_outputs
@@ -16,6 +15,7 @@ from exmap.records import Groups
 from exmap.retrain.learner import Selection
 from exmap.retrain.lff import LfF, RelativeDifficulty
 from exmap.runtime import torch_seed
+from exmap.settings import RuntimeSettings, TrainSettings
 
 
 def net(seed: int = 0) -> nn.Sequential:
