@@ -14,7 +14,7 @@ from exmap.data import Split, Task
 from exmap.data.missing import MissingImages
 from exmap.draw import save_strategies
 from exmap.evaluation import group_agreement, measure
-from exmap.groups import ExMapGroups, OracleGroups
+from exmap.groups import EDITED, ExMapGroups, OracleGroups
 from exmap.groups.source import CLASS_LABELS
 from exmap.methods import ERM, Method, Part
 from exmap.pipeline.disk import read_json, write_json
@@ -163,6 +163,7 @@ def evaluated(
             counts = dict(zip(found.names, found.counts().tolist(), strict=True))
             agreement[source] = value.changed(groups=counts)
     maps = work[explained].maps()
+    clustered = {name: found for name, found in inferred.items() if name not in (AUTO, EDITED)}  # not made of others
     return Results(
         dataset=task.name,
         preset=settings.preset,
@@ -171,7 +172,7 @@ def evaluated(
         skipped_images=dict(task.skipped),
         methods=measured,
         group_inference=agreement,
-        clusters={name: found.clusters.notes for name, found in inferred.items() if found.clusters},
+        clusters={name: found.clusters.notes for name, found in clustered.items() if found.clusters},
         heatmaps={**maps.health(), "check": maps.check},
         auto=work["auto"].record if settings.groups.auto else None,
         trust=trust,
