@@ -1,60 +1,82 @@
-"""The stage that trains the whole network where the last layer does not suffice."""
+"""The step that trains the whole network where the last layer does not suffice."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from exmap.stages import open_run, run_stages
+from safetensors.numpy import load_file
 
-from exmap.records import silent
-from exmap.settings import load_settings
+from running import auto_run, changed, copy_run, little_choices, modification_times, redone, results_of
+from sharing import shared
 
-
-def quiet(_: str) -> None:
-    """Say nothing."""
+METHOD = "auto+subg"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def little() -> Iterator[None]:
+    with little_choices():
+        yield
+
+
+@pytest.fixture(scope="session")
 def repaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose choice says that the last layer does not suffice; its own verdict may be another one."""
-    wanted = ["groups.auto=true", "auto.repair=auto", "auto.only_if_found=false", "retrain.repeats=1", "train.epochs=2"]
-    run, settings = open_run(
-        tmp_path_factory.mktemp("run"), load_settings("digits", [*wanted, "groups.sources=[exmap]"])
-    )
-    run_stages(run, settings, until="auto", say=quiet)
-    path = run.stage("auto") / "auto.json"
-    record = json.loads(path.read_text())
-    record["repair"]["last_layer_suffices"] = False
-    path.write_text(json.dumps(record))
-    run_stages(run, settings, until="evaluate", listen=silent, say=quiet)
-    return run.path
+    chosen = auto_run(tmp_path_factory)
+
+    def make(folder: Path) -> None:
+        copy_run(chosen, folder)
+        path = folder / "auto" / "auto.json"
+        record = json.loads(path.read_text())
+        record["repair"]["last_layer_suffices"] = False
+        record["repaired"] = True
+        path.write_text(json.dumps(record))
+        changed(folder, "auto.repair=auto")
+
+    return shared(tmp_path_factory, "repaired-run", make)
 
 
 def test_the_whole_network_is_trained_on_the_chosen_grouping_of_the_training_images(repaired: Path) -> None:
-    done = json.loads((repaired / "repair" / "repair.json").read_text())
-    assert done["done"] is True
-    assert done["learner"] == "subg"
-    assert sum(done["groups"].values()) == 897  # all training images
-    assert 2 <= done["epochs"] <= 100
-    assert {"model.safetensors", "outputs.safetensors", "repair.json"} <= {
-        file.name for file in (repaired / "repair").iterdir()
-    }
-    assert not (repaired / "repair" / "heatmaps.npy").exists()
+    groups = pq.read_table(repaired / "groups-train-auto" / "groups.parquet")
+    assert groups.num_rows == 897
+    fitted = json.loads((repaired / "repair" / "fit.json").read_text())
+    assert list(fitted) == [METHOD]
+    network, trained = (load_file(repaired / step / "model.safetensors") for step in ("repair", "train"))
+    assert set(network) == set(trained)
+    assert (network["0.weight"] != trained["0.weight"]).any()
+    assert load_file(repaired / "repair" / "predicted.safetensors")["predicted"].shape == (1, 450)
 
 
 def test_its_accuracy_stands_beside_the_others(repaired: Path) -> None:
-    methods = json.loads((repaired / "results.json").read_text())["methods"]
-    assert {"erm", "exmap+dfr", "auto+dfr", "auto+subg"} == set(methods)
-    assert methods["auto+subg"]["labels_used"]["tuning"] == ["auto groups"]
-    assert "true groups" not in methods["auto+subg"]["labels_used"]["groups"]
+    methods = results_of(repaired)["methods"]
+    assert set(methods) == {"erm", "exmap+dfr", "auto+dfr", METHOD}
+    assert methods[METHOD]["repeats"] == 1
+    assert methods[METHOD]["labels_used"]["tuning"] == ["auto groups"]
+    assert "true groups" not in methods[METHOD]["labels_used"]["groups"]
 
 
-def test_without_leave_the_stage_is_gone(repaired: Path) -> None:
-    run, settings = open_run(
-        repaired, open_run(repaired)[1].model_copy(update={"auto": load_settings("digits").auto}), change=True
-    )
-    run_stages(run, settings, until="evaluate", say=quiet)
-    assert not (repaired / "repair").exists()
-    assert "auto+subg" not in json.loads((repaired / "results.json").read_text())["methods"]
+def test_without_leave_it_is_not_evaluated_and_comes_back_without_training(repaired: Path, tmp_path: Path) -> None:
+    run = copy_run(repaired, tmp_path / "run")
+    before = modification_times(run)
+    changed(run, "auto.repair=last_layer")
+    assert METHOD not in results_of(run)["methods"]
+    changed(run, "auto.repair=auto")
+    assert METHOD in results_of(run)["methods"]
+    assert redone(before, run) == {"evaluate"}
+
+
+def test_where_the_last_layer_suffices_nothing_is_trained(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    run = copy_run(auto_run(tmp_path_factory), tmp_path / "run")
+    path = run / "auto" / "auto.json"
+    record = json.loads(path.read_text())
+    record["repair"]["last_layer_suffices"] = True
+    path.write_text(json.dumps(record))
+    changed(run, "auto.repair=auto")
+    assert json.loads((run / "repair" / "fit.json").read_text()) == {}
+    assert not (run / "explain-train").exists()
+    assert METHOD not in results_of(run)["methods"]
