@@ -177,12 +177,12 @@ def plan(bench: Bench, data_dirs: Mapping[str, Path] | None = None) -> list[Cell
                     f"data sets must have names of their own, but {names[base.preset]} and {source} are both "
                     f"{base.preset}; rename a file"
                 )
+            for part in {part for method in methods for part, _ in method.groupings(base.groups.split)}:
+                make_source(part, base)  # a value that cannot be is refused before any work
             for seed in block.seeds:
                 folder = dirs.get(base.preset, dirs.get(""))
                 settings = made.setdefault((base.preset, seed), change_settings(base, seed=seed, data__dir=folder))
                 for method in methods:
-                    for part, _ in method.groupings(settings.groups.split):
-                        make_source(part, settings)  # a value that cannot be is refused before any work
                     cells.setdefault((base.preset, seed, str(method)), Cell(base.preset, seed, method, settings))
     known = {*preset_names(), *(cell.dataset for cell in cells.values()), ""}
     for name in dirs:

@@ -183,7 +183,7 @@ class _Run:
     """
 
     def __init__(self, folder: Path, first: Cell, methods: list[Method]) -> None:
-        self.settings, self.methods = first.settings, methods
+        self.settings = first.settings
         self.title = f"{first.dataset} {first.seed}"
         self.folder = folder / "runs" / f"{first.dataset}-seed{first.seed}"
         self.tasks: dict[str, Task] = {}
@@ -196,19 +196,20 @@ class _Run:
         self.tasks.setdefault(key, Task(key, function, arguments, tuple(dict.fromkeys(needs)), self.title))
         return key
 
-    def _step(self, name: str) -> str:
-        """Return the task that makes a step, after those that it needs."""
+    def _step(self, name: str, methods: list[Method]) -> str:
+        """Return the task that makes a step of some methods, after those that it needs."""
         if name in self.begun:
             return self.base
         step = self.graph[name]
-        needs = [self.base, *(self._step(need) for need in step.needs)]
-        return self._add(step.title, work.make_steps, self.folder, self.settings, self.methods, [name], needs=needs)
+        needs = [self.base, *(self._step(need, methods) for need in step.needs)]
+        return self._add(step.title, work.make_steps, self.folder, self.settings, methods, [name], needs=needs)
 
     def fit(self, folder: Path, name: str, cells: tuple[Cell, ...], keep_models: bool) -> str:
         """Add a fit and all that it needs."""
         needs = [self.base]
         if cells[0].method.learner.name != ERM:
-            needs += [self._step(need) for need in self.graph[fit_name(cells[0].method)].needs]
+            methods = [cell.method for cell in cells]
+            needs += [self._step(need, methods) for need in self.graph[fit_name(methods[0])].needs]
         return self._add(f"fit of {name}", work.measure_cells, folder, self.folder, cells, keep_models, needs=needs)
 
 

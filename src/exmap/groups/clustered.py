@@ -103,7 +103,7 @@ def _with_options(settings: Settings, section: str, options: Mapping[str, Any]) 
     size = options.get("size")
     given = [] if size is None else [f"explain.size={size}"]
     given += [f"{section}.{key}={text_of(value)}" for key, value in options.items() if key != "size"]
-    changed: Any = change_settings(settings, given)
+    changed: Any = change_settings(settings, given) if given else settings
     for name in section.split("."):
         changed = getattr(changed, name)
     clustering: ClusterSettings = changed
