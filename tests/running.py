@@ -202,7 +202,7 @@ def moved_run(factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL = (  # of a run over small image files
-    "model.name=tiny",
+    "model={name: tiny}",
     "images={resize: 20, crop: 16, workers: 0, cache: never}",
     "train={epochs: 1, batch_size: 16}",
     "explain={size: 8, batch_size: 32}",
