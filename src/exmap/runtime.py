@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = [
-    "Company",
+    "ProcessGroup",
     "child_seed",
     "generator",
     "in_processes",
@@ -162,12 +162,12 @@ def in_processes(settings: RuntimeSettings, work: Callable[..., Result], *args: 
     """
     fabric = make_fabric(settings)
     if settings.processes == 1 or launched():
-        return cast(Result, fabric.launch(_Share(work), *args))
+        return cast(Result, fabric.launch(_ProcessWork(work), *args))
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
     with tempfile.TemporaryDirectory(prefix="exmap-") as answers:
         try:
-            fabric.launch(_Share(work, Path(answers), settings.devices), *args)
+            fabric.launch(_ProcessWork(work, Path(answers), settings.devices), *args)
         except (ProcessExitedException, ProcessRaisedException) as error:
             said = [pickle.loads(path.read_bytes()) for path in sorted(Path(answers).glob("*.raised"))]
             causes = [each for each in said if not isinstance(each, ProcessError)]  # the others lost their company only
@@ -180,7 +180,7 @@ def in_processes(settings: RuntimeSettings, work: Callable[..., Result], *args: 
         return cast(Result, pickle.loads((Path(answers) / "0.made").read_bytes()))
 
 
-class _Share:
+class _ProcessWork:
     """The work of one process.
 
     What a spawned one makes or raises goes back as a file of its own: Fabric's pipe is read only when all processes
@@ -191,7 +191,7 @@ class _Share:
         self.work, self.answers, self.spawned = work, answers, spawned
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrive in a spawned process, before Fabric tells of every process that it has come up."""
+        """Run on unpickling in a worker, before Fabric logs its start-up."""
         self.__dict__.update(state)
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         os.environ["LOCAL_WORLD_SIZE"] = str(self.spawned)  # as torchrun says it: readers of files share the cores
@@ -213,7 +213,7 @@ class _Share:
         try:
             return self.work(fabric, *args)
         except RuntimeError as error:
-            if isinstance(error, ExMapError) or not _is_lost_company(error):
+            if isinstance(error, ExMapError) or not _lost_another(error):
                 raise
             raise ProcessError(_ended(str(error).splitlines()[0])) from error
 
@@ -224,7 +224,7 @@ class _Share:
             part.rename(self.answers / name)
 
 
-def _is_lost_company(error: RuntimeError) -> bool:
+def _lost_another(error: RuntimeError) -> bool:
     """Return whether another process can no longer be reached; gloo says so by text alone."""
     import torch
 
@@ -235,12 +235,12 @@ def _is_lost_company(error: RuntimeError) -> bool:
 
 def _ended(why: str) -> str:
     return (
-        f"a process of this run has ended before its work was done ({why}), perhaps for want of memory; give the same "
-        "command again: finished stages and epochs are kept"
+        f"a worker process of this run died before it was done ({why}), possibly out of memory; rerun the same command "
+        "to resume: finished steps and epochs are kept"
     )
 
 
-class Company:
+class ProcessGroup:
     """The processes that were launched together: the first leads a run, the others wait for its word.
 
     Parameters

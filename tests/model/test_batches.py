@@ -101,7 +101,7 @@ def second_fails(fabric: Any, how: str) -> None:
     ("how", "kind", "said"),
     [
         ("raised", DataError, "^an image of the second process cannot be read$"),
-        ("killed", ProcessError, "^a process of this run has ended before its work was done .* epochs are kept$"),
+        ("killed", ProcessError, "^a worker process of this run died before it was done .* epochs are kept$"),
     ],
 )
 def test_what_happens_to_one_process_ends_all_with_one_sentence(how: str, kind: type[Exception], said: str) -> None:

@@ -1,4 +1,4 @@
-"""A classifier of one's own, explained, grouped, repaired and measured in one call."""
+"""Explain, group, repair and measure a classifier of your own in one call."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def run_tasks(
     jobs : int
         Worker processes; with 1 the tasks run in this process.
     listen : Listener
-        Hears of all tasks' progress, in this process.
+        Called with all tasks' progress, in this process.
     finished : callable
         Is told of each task's result or failure, in this process, as it comes.
     threads : int
@@ -184,7 +184,7 @@ def _result(future: Future[Outcome]) -> Outcome:
     error = future.exception()
     if isinstance(error, BrokenProcessPool):
         return Failure(
-            "a worker process died while this ran, perhaps for want of memory; lower --jobs, and run the same again"
+            "a worker process died while this ran, possibly out of memory; lower --jobs, and run the same again"
         )
     return future.result()
 

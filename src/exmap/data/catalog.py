@@ -65,7 +65,7 @@ def build_task(settings: DataSettings, images: ImageSettings | None = None, *, l
     images : ImageSettings, optional
         How image files are read.
     listen : Listener
-        Hears of the first opening of image files.
+        Called with progress while image files are opened for the first time.
 
     Raises
     ------

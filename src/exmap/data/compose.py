@@ -1,4 +1,4 @@
-"""A data set with planted shortcuts from one's own cut-outs, backgrounds and, if wished, co-occurring objects.
+"""A data set with planted shortcuts from your own cut-outs, backgrounds and, if wished, co-occurring objects.
 
 The two layouts are those of the originals, on disk and in making. *Waterbirds* (Sagawa et al., "Distributionally robust
 neural networks", 2020; ``dataset_scripts`` of kohpangwei/group_DRO): the background is cropped to the cut-out image's

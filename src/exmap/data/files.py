@@ -272,7 +272,7 @@ def _by_workers(dataset: Dataset[Any], keys: Sequence[Any], workers: int) -> Ite
         with suppress(RuntimeError):
             time.sleep(0.5)  # torch tells of the death by a signal as well: let it come here, and not in other code
         raise DataError(
-            f"a process that reads images has died, perhaps for want of memory ({error}); take fewer with "
+            f"a process that reads images has died, possibly out of memory ({error}); take fewer with "
             "--set images.workers=1, or none with --set images.workers=0"
         ) from error
 
@@ -324,7 +324,7 @@ def open_images(
         return Opened({int(row): why for row, why in record["broken"].items()}, array, digest)
     part = home.with_name(f"{home.name}.part-{uuid4().hex[:8]}")
     try:
-        home.rename(part)  # a damaged one is made anew
+        home.rename(part)  # a damaged one is made again
     except FileNotFoundError:
         part.mkdir(parents=True)
     start = time.monotonic()

@@ -27,7 +27,7 @@ Target = str | int | torch.Tensor
 class Explainer(Protocol):
     """The seam: a model and a batch in, relevance out.
 
-    What an explainer has worked out of a model is kept for its next batch, and worked out anew for another model or
+    What an explainer has worked out of a model is kept for its next batch, and worked out again for another model or
     other weights.
     """
 

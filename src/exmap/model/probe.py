@@ -19,7 +19,7 @@ def copied(model: nn.Module) -> nn.Module:
     """Return a copy of a model, whatever its modules keep in themselves.
 
     ``torch.nn.utils.weight_norm`` keeps the weight it computed, with its gradient's history, which
-    :func:`copy.deepcopy` refuses. The copy gets its values alone, and computes it anew when it runs. What
+    :func:`copy.deepcopy` refuses. The copy gets its values alone, and recomputes it when it runs. What
     ``torch.compile`` has compiled is no longer so in the copy: it would run the model it was copied from.
 
     Raises

@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted sections as given and NaN as null, whole or not at all."""
+    """Write JSON atomically; NaN becomes null."""
     write_text(path, json.dumps(no_nan(value), indent=2, allow_nan=False) + "\n")
 
 

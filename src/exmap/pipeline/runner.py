@@ -12,7 +12,7 @@ from exmap.data import Task
 from exmap.pipeline.graph import DATA, Graph, Step
 from exmap.pipeline.store import RunFolder, StepFolder
 from exmap.records import Listener, silent
-from exmap.runtime import Company
+from exmap.runtime import ProcessGroup
 from exmap.settings import RuntimeSettings, Settings
 
 __all__ = ["Runner", "StepWork"]
@@ -38,7 +38,7 @@ class Runner:
         Where records are kept. Without one they stay in memory.
     runtime : RuntimeSettings, optional
         Where images are explained; by default where the classifier is trained.
-    company : Company, optional
+    group : ProcessGroup, optional
         The processes that were launched with this one.
     records : dict
         Records that are given, by step.
@@ -54,7 +54,7 @@ class Runner:
     open_task: Callable[[], Task]
     run: RunFolder | None = None
     runtime: RuntimeSettings | None = None
-    company: Company | None = None
+    group: ProcessGroup | None = None
     records: dict[str, Any] = field(default_factory=dict)
     listen: Listener = silent
     say: Say = _say_nothing
@@ -117,8 +117,8 @@ class Runner:
             if step.name != DATA:
                 said = "continued" if part.resumed else "started"
                 self.say(f"{step.stage}: {said}" if step.title == step.stage else f"{step.stage}, {step.title}: {said}")
-            if self.company is not None and step.shared:
-                self.company.share(step.name)
+            if self.group is not None and step.shared:
+                self.group.share(step.name)
             work = StepWork(self, images=images, part=part)
             record = step.make(work)
             if record is not None:
@@ -165,8 +165,8 @@ class StepWork:
 
 def assist(path: Path, runner: Runner) -> None:
     """Do the share of a process that was launched with others, until the first one has brought the run up to date."""
-    assert runner.company is not None
-    while (name := runner.company.share()) is not None:
+    assert runner.group is not None
+    while (name := runner.group.share()) is not None:
         step = runner.graph[name]
         step.make(StepWork(runner, images=step.images, part=StepFolder(path / f"{name}.part", resumed=False)))
 

@@ -25,7 +25,7 @@ from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
 from exmap.registry import CLUSTERERS, LEARNERS, MODELS
 from exmap.results import Results
-from exmap.runtime import Company, launched, launched_runtime
+from exmap.runtime import ProcessGroup, launched, launched_runtime
 from exmap.settings import (
     RuntimeSettings,
     Settings,
@@ -158,8 +158,8 @@ def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
 class _Source:
     """Opens the data of a run once, and says how quickly that went."""
 
-    def __init__(self, settings: Settings, company: Company | None, listen: Listener, say: Say) -> None:
-        self.settings, self.company, self.listen, self.say = settings, company, listen, say
+    def __init__(self, settings: Settings, group: ProcessGroup | None, listen: Listener, say: Say) -> None:
+        self.settings, self.group, self.listen, self.say = settings, group, listen, say
         self._task: Task | None = None
 
     def __call__(self) -> Task:
@@ -169,7 +169,7 @@ class _Source:
             def read() -> Task:
                 return build_task(self.settings.data, self.settings.images, listen=self.listen)
 
-            self._task = read() if self.company is None else self.company.first_of_each_host(read)
+            self._task = read() if self.group is None else self.group.first_of_each_host(read)
             _say_reading(self._task, self.say)
         return self._task
 
@@ -223,8 +223,8 @@ def run_until(
     runner = _runner(run, settings, look=look, runtime=runtime, listen=listen, say=say)
     runner.bring_up(runner.graph.until(until))
     results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
-    if runner.company is not None:
-        runner.company.share(None)
+    if runner.group is not None:
+        runner.group.share(None)
     return results
 
 
@@ -244,9 +244,9 @@ def _runner(
             "auto.repair=auto trains in processes that it starts itself, but these were launched from outside; start "
             "exmap by itself with --devices, or set auto.repair=last_layer"
         )
-    company = Company(runtime) if launched() else None
-    source = _Source(settings, company, listen, say)
-    recorded = None if look or company is not None else recorded_task(run, settings)
+    group = ProcessGroup(runtime) if launched() else None
+    source = _Source(settings, group, listen, say)
+    recorded = None if look or group is not None else recorded_task(run, settings)
     if recorded is None:
         task = source()
         recorded = (task, dict(task.digests))
@@ -263,7 +263,7 @@ def _runner(
         write_json(run.path / "manifest.json", manifest(settings, task))
         return task
 
-    runner = Runner(settings, chain, opened, run, runtime, company, listen=listen, say=say)
+    runner = Runner(settings, chain, opened, run, runtime, group, listen=listen, say=say)
     runner.gather = partial(gather_run, runner=runner, chain=chain, run=run)
     if not isinstance(recorded[0].val.images, MissingImages):
         runner.use(recorded[0])
@@ -297,9 +297,9 @@ def assist_run(path: Path, settings: Settings, *, runtime: RuntimeSettings | Non
         If another process ends before the work is done.
     """
     runtime = launched_runtime(runtime or settings.runtime)
-    company = Company(runtime)
-    task = _Source(settings, company, silent, lambda _: None)()
+    group = ProcessGroup(runtime)
+    task = _Source(settings, group, silent, lambda _: None)()
     graph = plan_run(settings, task, dict(task.digests))
-    runner = Runner(settings, graph, lambda: task, RunFolder(path), runtime, company)
+    runner = Runner(settings, graph, lambda: task, RunFolder(path), runtime, group)
     runner.use(task)
     assist(path, runner)
