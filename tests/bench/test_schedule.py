@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,39 +50,65 @@ def run(tasks: list[Task], jobs: int, listen: Listener = silent) -> dict[str, An
     return found
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_task_runs_after_what_it_needs_and_each_once(tmp_path: Path, jobs: int) -> None:
-    tasks = [
-        Task("c", leave, (tmp_path, "c"), ("a", "b")),
-        Task("b", leave, (tmp_path, "b"), ("a",)),
-        Task("a", leave, (tmp_path, "a"), title="first"),
-    ]
-    heard: list[Progress] = []
-    assert run(tasks, jobs, heard.append) == {"a": "a", "b": "b", "c": "c"}
-    times = [float((tmp_path / name).read_text()) for name in "abc"]
-    assert times == sorted(times)
-    assert "first: writing" in {progress.task for progress in heard}
+@dataclass(frozen=True)
+class Ran:
+    """What came of all tasks that are not killed: their outcomes, their progress, and what they wrote."""
+
+    jobs: int
+    found: dict[str, Any]
+    heard: list[Progress]
+    folder: Path
+
+    def wrote(self, name: str) -> float:
+        return float((self.folder / name).read_text())
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_failure_takes_only_those_with_it_that_need_it(tmp_path: Path, jobs: int) -> None:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(1, id="in this process"),
+        pytest.param(2, id="in two processes", marks=pytest.mark.long),  # which import all that a bench needs
+    ],
+)
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder, heard = tmp_path_factory.mktemp("tasks"), []
     tasks = [
+        Task("c", leave, (folder, "c"), ("a", "b")),
+        Task("b", leave, (folder, "b"), ("a",)),
+        Task("a", leave, (folder, "a"), title="first"),
         Task("bad", refuse),
-        Task("after", leave, (tmp_path, "after"), ("bad",)),
-        Task("after that", leave, (tmp_path, "that"), ("after",)),
-        Task("other", leave, (tmp_path, "other")),
+        Task("after", leave, (folder, "after"), ("bad",)),
+        Task("after that", leave, (folder, "that"), ("after",)),
+        Task("other", leave, (folder, "other")),
         Task("bug", stumble),
+        *(Task(f"process {n}", process) for n in range(3)),
     ]
-    found = run(tasks, jobs)
-    assert found.keys() == {"bad", "after", "after that", "other", "bug"}
+    return Ran(request.param, run(tasks, request.param, heard.append), heard, folder)
+
+
+def test_a_task_runs_after_what_it_needs_and_each_once(ran: Ran) -> None:
+    assert [ran.found[name] for name in "abc"] == ["a", "b", "c"]
+    times = [ran.wrote(name) for name in "abc"]
+    assert times == sorted(times)
+    assert "first: writing" in {progress.task for progress in ran.heard}
+
+
+def test_a_failure_takes_only_those_with_it_that_need_it(ran: Ran) -> None:
+    assert len(ran.found) == 11
     said = Failure("too few, at least 2 are needed; add some")
-    assert found["bad"] == found["after"] == found["after that"] == said
-    assert found["other"] == "other"
-    assert found["bug"].reason == "an unforeseen ZeroDivisionError: by zero"
-    assert "in stumble" in found["bug"].details
-    assert not (tmp_path / "after").exists()
+    assert ran.found["bad"] == ran.found["after"] == ran.found["after that"] == said
+    assert ran.found["other"] == "other"
+    assert ran.found["bug"].reason == "an unforeseen ZeroDivisionError: by zero"
+    assert "in stumble" in ran.found["bug"].details
+    assert not (ran.folder / "after").exists()
 
 
+def test_one_job_is_this_process_and_several_are_others(ran: Ran) -> None:
+    processes = {ran.found[f"process {n}"] for n in range(3)}
+    assert (os.getpid() in processes) == (ran.jobs == 1)
+
+
+@pytest.mark.long
 def test_a_process_that_dies_ends_its_task_and_not_the_grid(tmp_path: Path) -> None:
     tasks = [
         Task("dies", die, (tmp_path,)),
@@ -95,9 +122,3 @@ def test_a_process_that_dies_ends_its_task_and_not_the_grid(tmp_path: Path) -> N
     assert found["needs it"] == found["dies"]
     assert found["beside"] == "outlived"
     assert all(isinstance(found[f"later {n}"], int) for n in range(3))
-
-
-def test_several_jobs_are_several_processes() -> None:
-    found = run([Task(f"{n}", process) for n in range(4)], 2)
-    assert os.getpid() not in found.values()
-    assert run([Task("here", process)], 1) == {"here": os.getpid()}

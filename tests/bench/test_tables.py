@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from exmap.bench.paper import PAPER
-from exmap.bench.tables import Row, cells_to_csv, summarise, to_csv, to_latex, to_markdown
+from exmap.bench.tables import Row, cells_to_csv, summarise, to_csv
+from exmap.bench.typeset import to_latex, to_markdown
 from exmap.errors import DataError
 from exmap.evaluation import Difference
 
