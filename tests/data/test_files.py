@@ -28,6 +28,7 @@ from exmap.data.table import ImageTable, task_from_table
 from exmap.errors import DataError
 from exmap.records import Progress
 from exmap.settings import DataSettings, ImageSettings
+from hanging import at_most
 from trees import picture
 
 MANY_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than this machine has cores
@@ -144,7 +145,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
+def eventually(true: Callable[[], bool], seconds: float = 120) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.02)
@@ -674,12 +675,11 @@ def test_a_cache_that_goes_away_later_is_named_in_one_sentence(tmp_path: Path, w
 def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, opening: bool) -> None:
     names = fill(tmp_path, 70)
     fatal, settings = FatalFiles(tmp_path, names[40]), how(tmp_path, workers=2, cache="never")
-    start = time.monotonic()
     images = FileImages(fatal, names, ("",) * 70, settings)
-    with pytest.raises((DataError, RuntimeError), match=r"has died.*images\.workers=0|is killed by signal") as caught:
+    words = r"has died.*images\.workers=0|is killed by signal"
+    with at_most(600), pytest.raises((DataError, RuntimeError), match=words) as caught:
         opened(fatal, names, settings) if opening else list(images.stream([(np.array([i]), None) for i in range(70)]))
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 30
     del caught
     assert eventually(lambda: not multiprocessing.active_children())
     if opening:

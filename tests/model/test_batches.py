@@ -105,7 +105,7 @@ def second_fails(fabric: Any, how: str) -> None:
     ],
 )
 def test_what_happens_to_one_process_ends_all_with_one_sentence(how: str, kind: type[Exception], said: str) -> None:
-    with at_most(500), pytest.raises(kind, match=said):
+    with at_most(1200), pytest.raises(kind, match=said):
         in_processes(TWO, partial(second_fails, how=how))
 
 
