@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exmap.errors import DataError
-from exmap.records import Groups, GroupTable, Heatmaps, Outputs, Progress, silent
+from exmap.records import Explained, Groups, GroupTable, Heatmaps, Outputs, Progress, silent
 
 
 def heatmaps(n: int = 4, **changes: np.ndarray) -> Heatmaps:
@@ -115,6 +117,87 @@ def test_group_numbers_outside_the_names_are_refused(index: list[int]) -> None:
     assert str(caught.value) == (
         f"group numbers must lie in [-1, 2], got {index[0]} to {index[1]}; give one name per group"
     )
+
+
+@pytest.mark.parametrize(("what", "numbers"), [("class", {"classes": (0,)}), ("part", {"parts": (0, 1, 2)})])
+def test_classes_and_parts_are_one_for_each_group(what: str, numbers: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(DataError, match=f"groups must have one {what} each, got . for 2 groups"):
+        Groups(np.array([0, 1]), ("a", "b"), "exmap", (), **numbers)
+
+
+GROUPINGS = st.builds(
+    lambda index, names, source, kind: Groups(np.array(index, dtype=kind), names, source, ("class labels",)),
+    st.lists(st.integers(-1, 1), max_size=3),
+    st.sampled_from([("a", "b"), ("b", "a")]),
+    st.sampled_from(["exmap", "mine"]),
+    st.sampled_from([np.int64, np.int32]),
+)
+
+
+@given(GROUPINGS, GROUPINGS)
+def test_groups_are_equal_by_what_they_say_and_equal_ones_have_one_hash(one: Groups, other: Groups) -> None:
+    said = [(groups.index.tolist(), groups.names, groups.source) for groups in (one, other)]
+    assert (one == other) == (said[0] == said[1])
+    assert one != other or hash(one) == hash(other)
+    assert len({one, other}) == 2 - (one == other)
+
+
+def test_groups_are_a_frame_of_a_row_each() -> None:
+    groups = Groups(np.array([0, 1, 1, -1]), ("a", "b"), "exmap", (), classes=(0, 1), parts=(2, 0))
+    frame = groups.to_frame()
+    assert frame.to_dict("list") == {"group": ["a", "b"], "samples": [1, 2], "class": [0, 1], "part": [2, 0]}
+    assert [*Groups(groups.index, groups.names, "mine", ()).to_frame()] == ["group", "samples"]
+
+
+# An explained split
+
+
+def explained(n: int = 4, *, maps: bool = True) -> Explained:
+    logits = np.eye(3, dtype=np.float32)[np.arange(n) % 3]
+    outputs = Outputs(np.arange(n * 5, dtype=np.float32).reshape(n, 5), logits)
+    channels = {"channels": np.zeros((n, 2), np.float32), "input_share": np.ones(n, np.float32)}
+    ids = tuple(f"val/{number}" for number in range(n))
+    return Explained(
+        "val", ids, np.zeros(n, np.int64), ("a", "b", "c"), outputs, heatmaps(n, **channels) if maps else None
+    )
+
+
+def test_an_explained_split_says_what_the_classifier_does() -> None:
+    split = explained()
+    assert split.predicted.tolist() == [0, 1, 2, 0]
+    assert split.correct.tolist() == [True, False, False, True]
+    assert split.features is split.outputs.features
+    assert len(split) == 4
+
+
+def test_some_images_of_an_explained_split_keep_all_but_what_else_was_given() -> None:
+    some = explained().with_given(choice=1).rows(np.array([3, 1]))
+    assert (some.ids, some.given, some.split) == (("val/3", "val/1"), {}, "val")
+    assert some.predicted.tolist() == [0, 1]
+    assert some.features[:, 0].tolist() == [15, 5]
+    maps = some.maps()
+    assert maps.values.shape == (2, 3, 2, 2)
+    assert maps.conservation_error.tolist() == [3, 1]
+    assert maps.channels is not None
+    assert len(maps.channels) == 2
+    assert explained(maps=False).rows(np.array([0])).heatmaps is None
+
+
+def test_what_is_given_is_added_and_the_split_stays_as_it_is() -> None:
+    split = explained()
+    one = split.with_given(choice=1)
+    assert one.with_given(twins=2).given == {"choice": 1, "twins": 2}
+    assert (one.given, split.given) == ({"choice": 1}, {})
+
+
+def test_a_split_without_heatmaps_says_so_and_one_of_two_lengths_is_refused() -> None:
+    with pytest.raises(DataError, match="split val has no heatmaps, which are needed here; explain it first"):
+        explained(maps=False).maps()
+    with pytest.raises(DataError, match=r"the arrays of split val must have one length, got .*'ids': 4, 'labels': 3"):
+        dataclasses.replace(explained(), labels=np.zeros(3, np.int64))
+
+
+# Tables
 
 
 def test_a_table_names_its_worst_group_and_its_means() -> None:
