@@ -141,14 +141,15 @@ class Plan:
         """Add the step that explains a split, and return its name."""
 
         def make(work: Work) -> Any:
-            share = partial(
+            share = partial(  # the split in it: no frozen record may be launched with
                 explain_share,
+                split=split_of(work.task, split),
                 settings=self.settings.explain,
                 explainer=self.explainer,
                 folder=work.folder,
                 listen=work.listen,
             )
-            measured, found = in_processes(work.runtime, share, work[TRAIN], split_of(work.task, split))
+            measured, found = in_processes(work.runtime, share, work[TRAIN])
             work.measured |= measured
             return found
 
@@ -166,8 +167,8 @@ class Plan:
 
     def _test(self) -> None:
         def make(work: Work) -> Outputs:
-            share = partial(outputs_share, move=work.folder is not None, listen=work.listen)
-            return in_processes(work.runtime, share, work[TRAIN], work.task.test)
+            share = partial(outputs_share, split=work.task.test, move=work.folder is not None, listen=work.listen)
+            return in_processes(work.runtime, share, work[TRAIN])
 
         self.add(
             TEST,

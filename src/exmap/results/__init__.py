@@ -7,7 +7,6 @@ from exmap.results.choice import (
     DataCurvePoint,
     LastLayerVerdict,
     Reliance,
-    Repair,
     ScoredGrouping,
 )
 from exmap.results.measured import ClassAgreement, GroupAccuracy, GroupInference, MethodResult
@@ -36,7 +35,6 @@ __all__ = [
     "Part",
     "Quantiles",
     "Reliance",
-    "Repair",
     "Rerun",
     "Results",
     "ScoredGrouping",

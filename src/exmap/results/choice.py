@@ -14,7 +14,6 @@ __all__ = [
     "DataCurvePoint",
     "LastLayerVerdict",
     "Reliance",
-    "Repair",
     "ScoredGrouping",
 ]
 
@@ -169,19 +168,3 @@ class AutoRecord(Part):
         import pandas as pd
 
         return pd.DataFrame([dict(each) for each in self.candidates])
-
-
-class Repair(Part):
-    """Whether the whole network was retrained on the chosen groups of the training images, and how."""
-
-    file_name: ClassVar[str] = "repair.json"
-    made_by: ClassVar[str] = "exmap auto RUN_DIR"
-
-    done: bool = Field(
-        description="Whether it was; false where the last layer suffices or the classifier is left alone."
-    )
-    learner: str | None = Field(None, description="Name of the learner, for example subg.")
-    epochs: int | None = Field(None, ge=1, description="Epochs it was trained for.")
-    epoch: int | None = Field(None, description="The epoch that was kept: the best by its worst chosen group.")
-    groups: dict[str, int] | None = Field(None, description="Training images in each chosen group, by its name.")
-    notes: tuple[str, ...] | None = Field(None, description="What to know of the fit.")
