@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from exmap.store import RunFolder, write_json
-from safetensors.numpy import load_file
 
 from exmap.data import Task, build_task
 from exmap.evaluation import group_agreement, group_table
 from exmap.explain import reduce_maps
-from exmap.groups import ErrorSetGroups, Evidence, ExMapGroups, GeorgeGroups, GroupSource, OracleGroups
-from exmap.records import Groups
+from exmap.groups import ErrorSetGroups, ExMapGroups, GeorgeGroups, GroupSource, OracleGroups
+from exmap.pipeline.disk import write_json
+from exmap.pipeline.files import load_explained, load_outputs
+from exmap.pipeline.plan import TEST, explained_name
+from exmap.pipeline.runs import open_run
+from exmap.records import Explained, Groups, Outputs
 from exmap.retrain import DFR
 from exmap.runtime import child_seed, generator
 from exmap.settings import ClusterSettings, Settings, change_settings
@@ -45,19 +47,19 @@ def clusterings(full: bool) -> list[tuple[str, ClusterSettings]]:
 def shrink(maps: np.ndarray, size: int) -> np.ndarray:
     """Reduce stored maps further, a few at a time."""
     parts = [reduce_maps(torch.from_numpy(np.array(part)), size)[0].numpy() for part in np.array_split(maps, 20)]
-    return np.concatenate(parts).reshape(len(maps), -1)
+    return np.concatenate(parts)
 
 
 def measure(
-    groups: Groups, outputs: dict[str, np.ndarray], task: Task, settings: Settings, repeats: int
+    groups: Groups, explained: Explained, tested: Outputs, task: Task, settings: Settings, repeats: int
 ) -> dict[str, Any]:
     truth, val_truth = task.test.true_groups(), task.val.true_groups()
     worst, means = [], []
     for repeat in range(repeats):
         head = DFR(seed=child_seed(settings.seed, "retrain", repeat)).fit_head(
-            outputs["val.features"], task.val.labels, groups, n_classes=task.n_classes
+            explained.features, explained.labels, groups, n_classes=task.n_classes
         )
-        predicted = head.predict(outputs["test.features"])
+        predicted = head.predict(tested.features)
         table = group_table(predicted, task.test.labels, truth.index, truth.names, rng=generator(0, "b"), bootstrap=1)
         worst.append(table.worst)
         means.append(table.mean)
@@ -86,16 +88,14 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all cluster counts instead of a few")
     parser.add_argument("--out", type=Path, help="JSON file; by default configurations.json beside the run folder")
     args = parser.parse_args()
-    run = RunFolder(args.run)
-    settings = change_settings(Settings.model_validate(run.settings()), data__dir=args.data_dir)
-    task = build_task(settings.data)
-    outputs = load_file(run.stage("explain") / "outputs.safetensors")
-    maps = np.load(run.stage("explain") / "heatmaps.npy", mmap_mode="r")
-    usable = pq.read_table(run.stage("explain") / "heatmaps.parquet")["finite"].to_numpy()
-    predicted = outputs["val.logits"].argmax(axis=1)
-    truth = task.val.true_groups()
+    run, settings = open_run(args.run)
+    settings = change_settings(settings, data__dir=args.data_dir)
+    task = build_task(settings.data, settings.images)
+    explained = load_explained(task.val, run.folder(explained_name("val")))
+    explained = explained.with_given(truth=task.val.true_groups())
+    maps, tested = explained.maps(), load_outputs(run.folder(TEST))
     plain: list[tuple[str, str, GroupSource]] = [
-        ("-", "oracle", OracleGroups(truth.index, truth.names)),
+        ("-", "oracle", OracleGroups()),
         ("-", "error set", ErrorSetGroups()),
     ]
     jobs: list[tuple[str, str, GroupSource]] = plain + [
@@ -113,18 +113,12 @@ def main() -> None:
         start = time.perf_counter()
         if representation.startswith("heatmaps") and representation not in reduced:
             size = int(representation.split()[1])
-            reduced = {representation: maps.reshape(len(maps), -1) if size == maps.shape[-1] else shrink(maps, size)}
-        evidence = Evidence(
-            labels=task.val.labels,
-            predicted=predicted,
-            class_names=task.val.class_names,
-            heatmaps=reduced.get(representation),
-            usable=usable,
-            features=outputs["val.features"],
-        )
-        groups = source.infer(evidence, seed=child_seed(settings.seed, "groups"))
+            reduced = {representation: maps.values if size == maps.values.shape[-1] else shrink(maps.values, size)}
+        values = reduced.get(representation, maps.values)
+        given = replace(explained, heatmaps=replace(maps, values=values))
+        groups = source.infer(given, seed=child_seed(settings.seed, "groups"))
         row = {"representation": representation, "clustering": name}
-        row |= measure(groups, outputs, task, settings, args.repeats)
+        row |= measure(groups, explained, tested, task, settings, args.repeats)
         row["seconds"] = time.perf_counter() - start
         rows.append(row)
         std = f" ± {100 * row['std']:.1f}" if row["std"] is not None else ""

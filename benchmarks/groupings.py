@@ -1,6 +1,6 @@
 """Which grouping to believe: what `groups.auto` chooses, beside every grouping it could have chosen.
 
-Takes finished run folders (those of `exmap bench` will do: OUT/runs/*), brings each up to the stage `auto`, retrains
+Takes finished run folders (those of `exmap bench` will do: OUT/runs/*), brings each up to a choice of groups, retrains
 the last layer on every candidate and measures the true worst group on the test images. Only here is truth looked at.
 Writes groupings.csv (a row per run and candidate), and groupings.md: regret, rank correlation, and the groupings that
 are best when one has to serve all data sets.
@@ -17,38 +17,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exmap.artifacts import read_heatmaps, read_outputs
-from exmap.stages import gather_evidence, open_run, reported_groups, run_stages
-from exmap.store import read_json
 from scipy.stats import spearmanr
 
+from exmap.analysis import reported_groups
 from exmap.auto import find_candidates
 from exmap.data import build_task
+from exmap.pipeline.disk import read_json
+from exmap.pipeline.files import load_explained, load_outputs
+from exmap.pipeline.graph import split_of
+from exmap.pipeline.plan import TEST, explained_name
+from exmap.pipeline.plan_groups import CHOICE
+from exmap.pipeline.runs import open_run, run_until
+from exmap.results import AutoRecord
 from exmap.retrain import DFR
 from exmap.runtime import child_seed
+from exmap.settings import change_settings
 
 WORDS = {True: "yes", False: "no", None: "cannot say"}
 
 
 def examine(path: Path, data_dir: dict[str, Path], repeats: int) -> list[dict[str, Any]]:
     """Return a row per grouping of one run: its score, and what it would have been worth."""
-    run, settings = open_run(path)
+    _, settings = open_run(path)
     name = settings.data.name
-    data = settings.data.model_copy(update={"dir": data_dir.get(name, data_dir.get("", settings.data.dir))})
-    groups = settings.groups.model_copy(update={"auto": True})
-    settings = settings.model_copy(update={"groups": groups, "data": data})
+    settings = change_settings(settings, groups__auto=True, data__dir=data_dir.get(name, data_dir.get("")))
+    run, settings = open_run(path, settings, change=True)
     began = time.process_time()
-    run_stages(run, settings, until="auto", say=lambda text: print(f"{path.name}: {text}", flush=True))
+    run_until(run, settings, until="cluster", say=lambda text: print(f"{path.name}: {text}", flush=True))
     seconds = time.process_time() - began
-    record = read_json(run.stage("auto") / "auto.json")
+    record = AutoRecord.from_json(read_json(run.folder(CHOICE) / "auto.json"))
+    suffices = None if record.repair is None else record.repair.last_layer_suffices
     task = build_task(settings.data, settings.images)
-    grouped = task.train if settings.groups.split == "train" else task.val
-    evidence = gather_evidence(grouped, run.stage("explain"))
-    shape = read_heatmaps(run.stage("explain")).values.shape[1:]
+    grouped = split_of(task, settings.groups.split)
+    explained = load_explained(grouped, run.folder(explained_name(grouped.name)))
     part = "judges" if settings.groups.split == "val" else "candidates"
-    seed = child_seed(child_seed(settings.seed, "auto"), part)
-    known = find_candidates(evidence, shape, seed=seed).names()
-    test = read_outputs(run.stage("explain"), task.test.name)
+    known = find_candidates(explained, seed=child_seed(child_seed(settings.seed, "auto"), part)).names()
+    test = load_outputs(run.folder(TEST))
     truth, _ = reported_groups(task.test)
 
     def worst(predicted: np.ndarray) -> float:
@@ -56,33 +60,33 @@ def examine(path: Path, data_dir: dict[str, Path], repeats: int) -> list[dict[st
         return float(min(right[truth == group].mean() for group in np.unique(truth)))
 
     rows = []
-    for weighed in record["candidates"]:
+    for weighed in record.candidates:
         heads = [
-            DFR(
-                **settings.retrain.options, seed=child_seed(settings.seed, "retrain", n)
-            ).fit_head(evidence.features, evidence.labels, known[weighed["name"]].groups, n_classes=task.n_classes)
+            DFR(**settings.retrain.options, seed=child_seed(settings.seed, "retrain", n)).fit_head(
+                explained.features, explained.labels, known[weighed.name].groups, n_classes=task.n_classes
+            )
             for n in range(repeats)
         ]
         rows.append(
             {
                 "data": name,
                 "seed": settings.seed,
-                "name": weighed["name"],
-                "also": " ".join(weighed["also"]),
-                "score": weighed["score"],
-                "eligible": weighed["eligible"],
-                "chosen": weighed["name"] == record["chosen"],
-                "runner_up": weighed["name"] == record["runner_up"],
-                "confidence": record["confidence"],
+                "name": weighed.name,
+                "also": " ".join(weighed.also),
+                "score": weighed.score,
+                "eligible": weighed.eligible,
+                "chosen": weighed.name == record.chosen,
+                "runner_up": weighed.name == record.runner_up,
+                "confidence": record.confidence,
                 "worst_group_accuracy": float(np.mean([worst(head.predict(test.features)) for head in heads])),
                 "erm": worst(test.predicted),
-                "found": sum(bool(verdict["found"]) for verdict in record["shortcut"].values()),
-                "p_value": min(verdict["p_value"] for verdict in record["shortcut"].values()),
-                "last_layer_suffices": record["repair"]["last_layer_suffices"],
+                "found": sum(finding.found for finding in record.shortcut.values()),
+                "p_value": min(finding.p_value for finding in record.shortcut.values()),
+                "last_layer_suffices": suffices,
                 "seconds": round(seconds, 1),
             }
         )
-        print(f"  {weighed['name']}: {rows[-1]['worst_group_accuracy']:.3f}", flush=True)
+        print(f"  {weighed.name}: {rows[-1]['worst_group_accuracy']:.3f}", flush=True)
     return rows
 
 
@@ -138,7 +142,7 @@ def _size(name: str) -> int:
 def main() -> None:
     """Examine the runs that are named, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="finished run folders; they get a stage more")
+    parser.add_argument("runs", type=Path, nargs="+", help="finished run folders; they get a choice of groups")
     parser.add_argument("--data-dir", action="append", default=[], help="DIR, or NAME=DIR for one data set")
     parser.add_argument("--repeats", type=int, default=2, help="retrainings of each grouping")
     parser.add_argument("--out", type=Path, required=True)

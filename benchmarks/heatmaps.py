@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from exmap.explain.check import _kept_bytes
+from exmap.explain.check_measures import _kept_bytes
 from exmap.explain.engine import Engine, composite_for, propagate
 from exmap.model import build_model
 from exmap.model.backbone import to_tensor

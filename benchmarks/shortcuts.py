@@ -18,16 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from exmap.artifacts import read_heatmaps, read_outputs
-from exmap.stages import gather_evidence, measure_on_test, open_run, reported_groups, run_stages
-from exmap.store import read_json, write_json
 
+from exmap.analysis import reported_groups
 from exmap.auto import find_candidates, find_shortcuts
 from exmap.auto.shortcut import upper_bound
 from exmap.data import build_task
+from exmap.pipeline.disk import read_json, write_json
+from exmap.pipeline.files import load_explained, load_outputs
+from exmap.pipeline.outcome import measure_on_test
+from exmap.pipeline.plan import TEST, TRAIN, explained_name
+from exmap.pipeline.runs import open_run, run_until
 from exmap.runtime import child_seed
 from exmap.settings import Settings, load_settings
 
+EXPLAINED = explained_name("val")
 BASES = ("mnist", "fashion-mnist")
 SHORTCUTS = ("colour", "patch", "texture", "position")
 CONTROL_SEEDS, GRADED_SEEDS = range(4), range(2)
@@ -104,17 +108,14 @@ def make(case: Case, out: Path, data_dir: Path) -> Path:
     """Train and explain one classifier, and write how well it does on the test images: erm.json, last."""
     run, settings = open_run(out / case.name, case.settings(data_dir))
     if not (run.path / "erm.json").is_file():
-        run_stages(run, settings, until="explain", say=lambda _: None)
+        run_until(run, settings, until="explain", say=lambda _: None)
         task = build_task(settings.data)
-        outputs = read_outputs(run.stage("explain"), "test")
-        found = measure_on_test(task, settings, outputs.predicted[None], "erm")
+        found = measure_on_test(task, settings, load_outputs(run.folder(TEST)).predicted[None], "erm").to_json()
         index, names = reported_groups(task.val)
         counts = np.bincount(index, minlength=len(names)).tolist()
         found["val_counts"] = dict(zip(names, counts, strict=True))
-        found["val_mean_accuracy"] = float(
-            (read_outputs(run.stage("explain"), "val").predicted == task.val.labels).mean()
-        )
-        found["seconds"] = {stage: (run.record(stage) or {}).get("seconds") for stage in ("train", "explain")}
+        found["val_mean_accuracy"] = float(load_explained(task.val, run.folder(EXPLAINED)).correct.mean())
+        found["seconds"] = {step: (run.record(step) or {}).get("seconds") for step in (TRAIN, EXPLAINED)}
         write_json(run.path / "erm.json", found)
     return run.path
 
@@ -128,13 +129,13 @@ def examine(run_folder: Path, data_dir: Path) -> dict[str, Any]:
     if not kept.is_file():
         run, settings = open_run(run_folder)
         task = build_task(settings.data.model_copy(update={"dir": data_dir}))
-        evidence = gather_evidence(task.val, run.stage("explain"))
-        shape = read_heatmaps(run.stage("explain")).values.shape[1:]
+        explained = load_explained(task.val, run.folder(EXPLAINED))
         began = time.process_time()
         seed = child_seed(settings.seed, "auto", "judges")
-        test = find_shortcuts(find_candidates(evidence, shape, seed=seed, features=False), evidence)
+        test = find_shortcuts(find_candidates(explained, seed=seed, features=False), explained)
         seconds = round(time.process_time() - began, 1)
-        write_json(kept, {"tested": test.tested, "found": test.found, "classes": test.as_record(), "seconds": seconds})
+        classes = {name: finding.to_json() for name, finding in test.classes.items()}
+        write_json(kept, {"tested": test.tested, "found": test.found, "classes": classes, "seconds": seconds})
     erm, verdict = read_json(run_folder / "erm.json"), read_json(kept)
     surest = min(verdict["classes"].values(), key=lambda each: each["p_value"])
     return {
