@@ -27,7 +27,6 @@ from exmap.results import (
     MethodResult,
     Part,
     Quantiles,
-    Repair,
     Rerun,
     Results,
     Trust,
@@ -97,7 +96,6 @@ def test_an_absent_part_is_left_out_and_an_empty_one_is_not(results: Results) ->
     assert not {"gaps", "strengths", "notes", "epoch", "chosen"} & set(erm)
     assert erm["std"] is None
     assert results.methods["erm"].changed(notes=()).to_json()["notes"] == []
-    assert Repair(done=False).to_json() == {"done": False}
 
 
 def test_nothing_concluded_reads_as_it_was_first_written(tree: dict[str, Any]) -> None:
