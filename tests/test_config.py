@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
-from pydantic import ValidationError
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from exmap.errors import SettingsError
-from exmap.settings import Settings, dump_settings, load_settings, preset_names
+from exmap.registry import CLUSTERERS, EXPLAINERS, LEARNERS
+from exmap.settings import Settings, change_settings, dump_settings, load_settings, parse_settings, preset_names
+from exmap.settings.section import ChoosingSection, Section
 
 
 def refusal(source: str | Path, *overrides: str) -> str:
@@ -19,7 +28,7 @@ def refusal(source: str | Path, *overrides: str) -> str:
 def test_every_shipped_preset_loads_and_survives_a_round_trip(name: str) -> None:
     settings = load_settings(name)
     assert settings.preset == name
-    assert Settings.model_validate(dump_settings(settings)) == settings
+    assert parse_settings(dump_settings(settings)) == settings
 
 
 def test_the_shipped_presets_are_the_documented_ones() -> None:
@@ -178,3 +187,85 @@ def test_the_explained_class_can_be_set_from_the_command_line(target: str) -> No
 def test_a_wrong_explained_class_is_refused_under_the_name_of_its_setting() -> None:
     message = refusal("digits", "explain.target=tru")
     assert message.startswith("setting explain.target: ")
+
+
+# Any settings
+
+
+def limited(kind: type, rules: Sequence[Any]) -> st.SearchStrategy[Any]:
+    """Return numbers within the limits of a field."""
+    limits = {key: getattr(rule, key) for rule in rules for key in ("ge", "gt", "le", "lt") if hasattr(rule, key)}
+    low, high = limits.get("ge", limits.get("gt", 0)), limits.get("le", limits.get("lt", 1000))
+    if kind is int:
+        return st.integers(low + ("gt" in limits), high - ("lt" in limits))
+    return st.floats(low, high, exclude_min="gt" in limits, exclude_max="lt" in limits)
+
+
+def valid(annotation: Any, rules: Sequence[Any] = ()) -> st.SearchStrategy[Any]:
+    """Return values that a field takes, by its type."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(inner)
+    if get_origin(annotation) in (Union, UnionType):
+        return st.one_of(*(st.none() if part is type(None) else valid(part, rules) for part in inner))
+    if get_origin(annotation) is tuple:
+        return st.lists(st.text("abc_", min_size=1), max_size=3)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return tree_of(annotation)
+    plain = {bool: st.booleans(), str: st.text(max_size=8), Path: st.sampled_from(["here", "some where/ünd.txt"])}
+    return plain[annotation] if annotation in plain else limited(annotation, rules)
+
+
+def tree_of(section: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return mappings of some values of a section; where values must go together, of those that do."""
+    fields = {
+        name: valid(info.annotation, info.metadata)
+        for name, info in section.model_fields.items()
+        if f"{section.__name__}.{name}" not in TOGETHER
+    }
+    own = {key.split(".")[1]: value for key, value in TOGETHER.items() if key.split(".")[0] == section.__name__}
+    return st.fixed_dictionaries({}, optional={**fields, **{k: v for k, v in own.items() if v is not None}})
+
+
+TOGETHER: dict[str, st.SearchStrategy[Any] | None] = {
+    "Settings.edits": None,
+    "ModelSettings.pretrained": st.just(False),
+    "ImageSettings.resize": st.integers(64, 1000),
+    "ImageSettings.crop": st.one_of(st.none(), st.integers(1, 64)),
+    "ImageSettings.random_crop": st.one_of(st.none(), st.just([0.25, 0.5])),
+    "ExplainSettings.target": st.one_of(st.sampled_from(["predicted", "true", "margin"]), st.integers(0, 9)),
+    "RetrainSettings.learner": st.sampled_from(LEARNERS.names()),
+    "ClusterSettings.method": st.sampled_from(CLUSTERERS.names()),
+    "ExplainSettings.explainer": st.sampled_from(EXPLAINERS.names()),
+}
+
+
+@given(tree_of(Settings))
+def test_any_settings_survive_being_written_and_read(tree: dict[str, Any]) -> None:
+    settings = parse_settings(tree)
+    written = yaml.safe_load(yaml.safe_dump(dump_settings(settings)))
+    assert parse_settings(written) == settings
+    assert change_settings(settings) == settings
+    for name, value in tree.items():
+        if not isinstance(value, dict):
+            assert dump_settings(settings)[name] == value
+
+
+@given(
+    st.sampled_from(["", *(name for name, info in Settings.model_fields.items() if isinstance(info.default, Section))]),
+    st.from_regex(r"[a-z]{1,9}", fullmatch=True),
+)
+def test_any_unknown_setting_is_refused_with_the_allowed_names(section: str, key: str) -> None:
+    there = getattr(Settings(), section) if section else Settings()
+    known = set(type(there).model_fields)
+    if isinstance(there, ChoosingSection):
+        known |= set(there.registry.options(getattr(there, there.choice)))
+    if key in known:
+        return
+    with pytest.raises(SettingsError) as caught:
+        change_settings(Settings(), [f"{section}.{key}=1".lstrip(".")])
+    said = str(caught.value)
+    assert "unknown setting" in said or "unknown option of" in said
+    assert f"{key!r}" in said or f"{section}.{key}" in said
+    (allowed,) = re.findall(r"; choose one of: (.*)", said)
+    assert {name.rpartition(".")[2] for name in allowed.split(", ")} >= known - {"edits", "preset"} or "did you" in said
