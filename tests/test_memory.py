@@ -18,13 +18,13 @@ import sys
 from pathlib import Path
 import numpy as np
 from torch import nn
-from exmap.artifacts import heatmap_file, write_heatmaps, write_outputs
-from exmap.settings import ExplainSettings, ImageSettings
 from exmap.data import Split
 from exmap.data.files import FileImages, FolderFiles, open_images
 from exmap.explain import explain_split
+from exmap.pipeline.files import heatmap_file, save_explained
+from exmap.pipeline.store import peak_memory_mib
 from exmap.runtime import torch_seed
-from exmap.store import peak_memory_mib
+from exmap.settings import ExplainSettings, ImageSettings
 
 folder, count, side, cache = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 how = ImageSettings(resize=side, crop=None, workers=1, cache=cache, cache_dir=folder / f"cache-{count}")
@@ -38,8 +38,7 @@ with torch_seed(0):
 out = folder / f"out-{count}-{cache}"
 out.mkdir()
 maps, outputs = explain_split(model, split, ExplainSettings(batch_size=20), allocate=heatmap_file(out))
-write_heatmaps(maps, split.ids, out)
-write_outputs({"val": outputs}, out)
+save_explained(maps, outputs, split.ids, out)
 print(peak_memory_mib())
 """
 
@@ -54,6 +53,7 @@ def peak_memory(folder: Path, count: int, cache: str) -> float:
     return float(said.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", ["always", "never"])
 def test_eight_times_the_images_take_no_more_memory(tmp_path: Path, cache: str) -> None:
     rng = np.random.default_rng(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,7 @@ from torch import nn
 
 from exmap.errors import DataError, SettingsError
 from exmap.model_source import build_named, check_named
-from running import Said, command, finished_run
-
-Give = Callable[..., Said]
+from running import Give, command, finished_run
 
 OWN = """
 from torch import nn
@@ -97,7 +94,7 @@ def test_rules_that_promise_no_sum_are_refused(own: Path, give: Give) -> None:
 def test_a_run_s_classifier_is_checked_on_its_validation_images(
     give: Give, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = finished_run(tmp_path_factory.getbasetemp())
+    folder = finished_run(tmp_path_factory)
     said = give(folder)
     assert said.code == 0
     assert f"Model: the classifier of {folder}" in said.out

@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.slow
 def test_cmnist_is_repaired_without_group_labels(mnist_dir: Path, tmp_path: Path) -> None:
     words = ["run", "cmnist", "--data-dir", str(mnist_dir), "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-m", "exmap.cli", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "exmap", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     erm, repaired = (results["methods"][name]["worst_group_accuracy"] for name in ("erm", "exmap+dfr"))
