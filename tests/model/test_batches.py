@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hanging import at_most
 from torch import nn
 
 from exmap.data import Split, array_split
@@ -22,6 +21,7 @@ from exmap.model.batches import computed_batches
 from exmap.records import Heatmaps, Outputs
 from exmap.runtime import in_processes, torch_seed
 from exmap.settings import ExplainSettings, RuntimeSettings
+from hanging import at_most
 
 ONE = RuntimeSettings(accelerator="cpu")
 TWO = RuntimeSettings(accelerator="cpu", devices=2)

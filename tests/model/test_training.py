@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hanging import at_most
 from torch import nn
 
 from exmap.data import planted_shortcut
@@ -14,6 +13,7 @@ from exmap.model.training import FileCheckpoint, train_model
 from exmap.model.weights import save_tensors
 from exmap.runtime import torch_seed
 from exmap.settings import RuntimeSettings, TrainSettings
+from hanging import at_most
 
 TWO = RuntimeSettings(accelerator="cpu", devices=2)
 ONE = RuntimeSettings(accelerator="cpu")
