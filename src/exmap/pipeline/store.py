@@ -59,11 +59,6 @@ class StepFolder:
         self.resumed = resumed
         self.measured: dict[str, float] = {}
 
-    @property
-    def name(self) -> str:
-        """Name of the step."""
-        return self.path.stem
-
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:

@@ -63,7 +63,7 @@ class Pictures:
         return tile
 
 
-def write_page(analysis: Analysis, path: Path, *, remarks: Sequence[str] = (), listen: Listener = silent) -> None:
+def write_page(analysis: Analysis, path: Path, *, listen: Listener = silent) -> None:
     """Write the report of an analysis, which may be without images, retraining or evaluation.
 
     Parameters
@@ -71,8 +71,6 @@ def write_page(analysis: Analysis, path: Path, *, remarks: Sequence[str] = (), l
     analysis : Analysis
     path : Path
         The file to write.
-    remarks : sequence of str
-        What the page must say beside what the analysis holds.
     listen : Listener
     """
     listen(Progress("report", 0, 3, "parts", "map"))
@@ -81,7 +79,7 @@ def write_page(analysis: Analysis, path: Path, *, remarks: Sequence[str] = (), l
     listen(Progress("report", 1, 3, "parts", "pictures"))
     pictures = _pictures(analysis, on_map)
     listen(Progress("report", 2, 3, "parts", "page"))
-    page = _page(analysis, places, pictures, _repaired(analysis, listen), remarks)
+    page = _page(analysis, places, pictures, _repaired(analysis, listen))
     path.write_text(render_page(page), encoding="utf-8")
     listen(Progress("report", 3, 3, "parts"))
 
@@ -110,23 +108,16 @@ def _pictures(analysis: Analysis, on_map: IntArray) -> Pictures:
     return Pictures(on_map, exemplars, pictured, images, heats, heat_sheet(mean_tiles))
 
 
-def _page(
-    analysis: Analysis,
-    places: NDArray[np.float32],
-    pictures: Pictures,
-    repaired: IntArray | None,
-    remarks: Sequence[str],
-) -> Page:
+def _page(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures, repaired: IntArray | None) -> Page:
     explained, settings, results = analysis.explained, analysis.settings, analysis.results
     before = outcome.accuracy_by_group(analysis, explained.predicted, "before")
     after = None if repaired is None else outcome.accuracy_by_group(analysis, repaired, "after")
     truth = _truth(analysis)
     no_images = [NO_IMAGES] if pictures.images is None else []
-    said = dict.fromkeys([*no_images, *remarks, *outcome.remarks(analysis)])  # each once
     return Page(
         title=f"exmap report: {analysis.task.name}, seed {settings.seed}",
         headline=outcome.headline(analysis, before),
-        remarks=list(said),
+        remarks=[*no_images, *outcome.remarks(analysis)],
         comparisons=outcome.comparisons(analysis),
         labels_used=outcome.labels_used(analysis),
         split=SPLITS[explained.split],
