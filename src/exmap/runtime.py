@@ -1,7 +1,7 @@
 """Device, precision and processes from settings, through Lightning Fabric; and seeds without global state.
 
-A run has one seed. Every stage, epoch and repeat derives its own from it by name, so that no stage's draws depend
-on how many another stage made, and nothing ever touches a global generator.
+A run has one seed. Every step, epoch and repeat derives its own from it by name, so that no step's draws depend
+on how many another step made, and nothing ever touches a global generator.
 """
 
 from __future__ import annotations

@@ -20,20 +20,23 @@ __all__ = ["bench"]
 
 @app.command(rich_help_panel="Compare")
 def bench(
-    source: Annotated[
-        str | None, typer.Argument(metavar="[GRID]", help="A grid that comes with exmap, or a YAML file.")
-    ] = None,
+    source: Annotated[str | None, typer.Argument(metavar="[GRID]", help="A built-in grid or a YAML file.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="The same as GRID.")] = None,
     datasets: Annotated[str, typer.Option("--datasets", help="Presets or YAML files, separated by commas.")] = "",
     methods: Annotated[
         str, typer.Option("--methods", help="For example erm,exmap+dfr,jtt@exmap (docs/bench.md).")
     ] = "",
     seeds: Annotated[int | None, typer.Option("--seeds", help="Number of seeds, counted from 0.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the bench; continued if it is there.")] = Path("bench"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bench; an unfinished bench is continued.")] = Path(
+        "bench"
+    ),
     data_dir: Annotated[
-        list[str] | None, typer.Option("--data-dir", metavar="[NAME=]DIR", help="Folder of the files, of one or all.")
+        list[str] | None,
+        typer.Option("--data-dir", metavar="[NAME=]DIR", help="Folder of the data files, for one data set or for all."),
     ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", help="Processes; by default one per core.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", help="Worker processes. Default: one per core, at most 4.")
+    ] = None,
     reference: Annotated[str | None, typer.Option("--reference", help="The method to compare with.")] = None,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep the weights of every method.")] = False,
     overrides: Override = None,

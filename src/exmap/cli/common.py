@@ -139,8 +139,8 @@ def end_with_the_others(*_: Any) -> NoReturn:
     from exmap.errors import ProcessError
 
     raise ProcessError(
-        "this process was told to end, as torchrun does when another process of the run has ended; give the same "
-        "command again: finished stages and epochs are kept"
+        "torchrun stopped this process because another process of the run ended; rerun the same command: finished "
+        "steps and epochs are kept"
     )
 
 

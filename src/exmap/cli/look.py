@@ -23,7 +23,7 @@ def figures(
         str, typer.Option("--only", help="comparison, strategies, true-groups, embedding, mistakes. Default: all.")
     ] = "",
 ) -> None:
-    """Draw the paper's figures of a run as PNG and PDF; says which cannot be drawn, and why."""
+    """Draw the paper's figures of a run as PNG and PDF, and say which cannot be drawn and why."""
     with loading():
         from exmap.draw import draw_figures
         from exmap.pipeline.looking import open_analysis
@@ -60,7 +60,7 @@ def export(
 @app.command(rich_help_panel="Models, data and settings")
 def settings(
     source: Annotated[
-        str | None, typer.Argument(metavar="[PRESET_OR_YAML]", help="Whose values are shown. Default: the defaults.")
+        str | None, typer.Argument(metavar="[PRESET_OR_YAML]", help="Settings to show. Default: the defaults.")
     ] = None,
     overrides: Override = None,
 ) -> None:
@@ -91,24 +91,24 @@ def check_model(
     ],
     weights: Annotated[Path | None, typer.Option("--weights", help="A safetensors file.")] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", help="A .npy file of float images, (n, C, H, W); by default random.")
+        Path | None, typer.Option("--images", help="A .npy file of float images, (n, C, H, W). Default: random images.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", help="Side of random images; by default the model's own, or 224.")
+        int | None, typer.Option("--size", help="Side of random images in pixels. Default: the model's own, or 224.")
     ] = None,
-    channels: Annotated[int | None, typer.Option("--channels", help="Of random images; by default 3.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="Channels of random images. Default: 3.")] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", help="Outputs of the model, where it is built here; by default 2.")
+        int | None, typer.Option("--classes", help="Number of classes, where exmap builds the model. Default: 2.")
     ] = None,
     composite: Annotated[
-        str, typer.Option("--composite", help="Rules; auto takes those of the model's kind.")
+        str, typer.Option("--composite", help="Relevance rules; auto picks those for the kind of model.")
     ] = "auto",
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the result there, too.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to this file.")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Check that a classifier is explained right: input + constants = logit. Exit code 1 if it is not."""
+    """Check that a classifier's relevance adds up: input + constants = logit. Exit code 1 if it does not."""
     with loading():
         from exmap.model_source import check_named, check_record
         from exmap.pipeline.disk import write_json

@@ -92,7 +92,8 @@ def retrain(
     run_dir: RunDir,
     data_dir: DataDir = None,
     edits: Annotated[
-        Path | None, typer.Option("--edits", help="A file of your edits of the groups; retrains on those, too.")
+        Path | None,
+        typer.Option("--edits", help="File with your edits of the groups; also retrain on the edited groups."),
     ] = None,
     overrides: Override = None,
 ) -> None:

@@ -1,6 +1,6 @@
 """The protocol every data set fits: images, labels, ids; true groups aside.
 
-A stage that learns or groups receives images, labels and ids. The true groups of a split sit behind
+A step that learns or groups receives images, labels and ids. The true groups of a split sit behind
 :meth:`Split.true_groups`, which only evaluation, and the baselines that say "oracle", may call; a test of the
 project's own source keeps it so.
 """

@@ -178,6 +178,6 @@ class Graph:
         return [step for step in self if step.name in found - {name}]
 
     def _only_asked(self, name: str) -> bool:
-        """Return whether a step is there for steps that may ask for it alone."""
+        """Return whether a step is made only when another step asks for it."""
         users = [step for step in self if name in (*step.needs, *step.asks)]
         return bool(users) and all(name not in step.needs or self._only_asked(step.name) for step in users)

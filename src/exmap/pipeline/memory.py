@@ -1,4 +1,4 @@
-"""The same graph without a folder: a classifier that is given, explained on images that are at hand."""
+"""Run the same graph in memory, on a classifier and images that the caller gives."""
 
 from __future__ import annotations
 

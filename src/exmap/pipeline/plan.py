@@ -1,4 +1,4 @@
-"""The ground of every graph: the data, the classifier, its heatmaps and what it says of the test split."""
+"""The first steps of every graph: the data, the classifier, its heatmaps and what it says of the test split."""
 
 from __future__ import annotations
 

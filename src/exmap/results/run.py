@@ -101,7 +101,7 @@ class Results(Part):
         {}, description="Images per second of the stages that run the classifier; null for a single batch."
     )
     peak_memory_mib: NonNegativeFloat | None = Field(
-        None, description="Largest resident size of any stage's process, in MiB."
+        None, description="Largest resident size of any step's process, in MiB."
     )
 
     def __repr__(self) -> str:

@@ -44,7 +44,7 @@ class DataSettings(Section):
     name : str
         A name of the data catalogue.
     dir : Path or None
-        Where the data set's files lie; None for embedded data. Not part of a stage's identity: the digests of the
+        Where the data set's files lie; None for embedded data. Not part of a step's identity: the digests of the
         files are.
     table : Path or None
         For your own images with a table: a CSV or Parquet file, from `dir`.
