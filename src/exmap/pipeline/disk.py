@@ -82,10 +82,11 @@ def slug(text: str) -> str:
     >>> slug("exmap+dfr")
     'exmap+dfr'
     >>> slug("exmap[size=7]+dfr")
-    'exmap_size=7_+dfr-3035'
+    'exmap_size=7_+dfr-3035fae6'
     """
     plain = re.sub(r"[^A-Za-z0-9+@=.,_-]", "_", text)
-    return plain if plain == text and len(text) <= 80 else f"{plain[:80]}-{digest_of(text)[:4]}"
+    usual = plain == text and len(text) <= 80 and text.strip(".")
+    return plain if usual else f"{plain[:80].strip('.')}-{digest_of(text)[:8]}"
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

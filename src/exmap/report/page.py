@@ -98,8 +98,8 @@ class Page:
         return any(accuracy is not None for accuracy in after)
 
 
-def render_page(page: Page) -> str:
-    """Return the page as one HTML text that needs no other file and no network."""
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("exmap.report", "assets"),
         autoescape=True,
@@ -108,9 +108,14 @@ def render_page(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": "{:,}".format, "seconds": _duration, "p_value": _p_value}
+    return environment
+
+
+def render_page(page: Page) -> str:
+    """Return the page as one HTML text that needs no other file and no network."""
     script = _asset("report.js")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.jinja").render(
+    return _environment().get_template("report.html.jinja").render(
         page=page,
         classes=_by_class(page.strategies),
         style=Markup(_asset("report.css")),
