@@ -13,9 +13,11 @@ import yaml
 from safetensors.numpy import load_file
 
 from exmap.pipeline.looking import open_analysis
+from exmap.settings import load_settings
 from running import (
     KEPT,
     Give,
+    bring_up,
     command,
     copy_run,
     finished_run,
@@ -129,9 +131,8 @@ def test_a_run_whose_groups_were_edited_is_continued_by_the_command_that_started
     settings = yaml.safe_load((run / "settings.yaml").read_text())["settings"]
     (run.parent / "cheap.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if k != "edits"}))
     assert give("retrain", run, "--edits", write_edits(run, {"group": names_of(run)[0], "name": "one"})).code == 0
-    said = give("run", run.parent / "cheap.yaml", "--out", run)
-    assert said.code == 0, said.err
-    assert "exmap-edited+dfr" in said.out
+    bring_up(run, load_settings(run.parent / "cheap.yaml"), until="evaluate")
+    assert f"{EDITED}+dfr" in results_of(run)["methods"]
 
 
 def test_edits_of_other_groups_are_refused_and_change_nothing(give: Give, run: Path) -> None:

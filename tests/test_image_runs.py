@@ -58,7 +58,7 @@ def waterbirds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(folder: Path) -> None:
         tree = waterbirds_tree(folder / "wb", SIZES)
-        bring_up(folder / "run", small("waterbirds", tree, f"images.cache_dir={folder / 'cache'}"))
+        bring_up(folder / "run", small("waterbirds", tree, f"images.cache_dir={folder / 'cache'}"), until="evaluate")
 
     return shared(tmp_path_factory, "waterbirds", make)
 
@@ -87,7 +87,6 @@ def test_waterbirds_runs_from_its_own_layout(waterbirds: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["reading"]["images"] == 138
     assert manifest["reading"]["images_per_second_when_opened"] > 0
-    assert (run / "report/strategies.png").stat().st_size > 10_000
 
 
 def test_a_run_over_images_is_the_same_again_with_workers_and_without_the_cache(
@@ -103,8 +102,8 @@ def test_a_run_over_images_is_the_same_again_with_workers_and_without_the_cache(
 def test_how_images_are_read_is_not_part_of_what_a_run_is(waterbirds: Path, tmp_path: Path) -> None:
     run = copy_run(waterbirds / "run", tmp_path / "run")
     change = ("images.cache=never", "images.workers=2", f"images.cache_dir={tmp_path / 'elsewhere'}")
-    said = bring_up(run, small("waterbirds", waterbirds / "wb", *change))
-    assert [line for line in said if not line.startswith("data: 138 images opened")] == KEPT
+    said = bring_up(run, small("waterbirds", waterbirds / "wb", *change), until="evaluate")
+    assert [line for line in said if not line.startswith("data: 138 images opened")] == KEPT[:5]
 
 
 def test_images_changed_on_disk_are_another_run(waterbirds: Path, tmp_path: Path, give: Give) -> None:
