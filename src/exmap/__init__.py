@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from exmap.analysis import Analysis, Fit
     from exmap.api import GEORGE, ExMap, analyze, evaluate, load, train
+    from exmap.auto import AutoChoice
     from exmap.cluster import embed
     from exmap.data import Split, Task, array_split, planted_shortcut
-    from exmap.errors import ExMapError
+    from exmap.errors import DataError, ExMapError, SettingsError
     from exmap.explain import compute_heatmaps
     from exmap.explain.batch import heatmaps
     from exmap.explain.check import check_model
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from exmap.records import Clusters, Explained, Groups, GroupTable, Heatmaps, Outputs, Progress
     from exmap.registry import CLUSTERERS, DATASETS, EXPLAINERS, LEARNERS, MODELS, SOURCES
     from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
-    from exmap.results import Results
+    from exmap.results import Results, Trust
     from exmap.retrain import AFR, BPA, DFR, JTT, RWG, SUBG, ClassBalanced, GroupDRO, LfF, Selection
     from exmap.settings import Settings, load_settings
 
@@ -41,10 +42,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "exmap.analysis": ("Analysis", "Fit"),
+    "exmap.auto": ("AutoChoice",),
     "exmap.api": ("GEORGE", "ExMap", "analyze", "evaluate", "load", "train"),
     "exmap.cluster": ("embed",),
     "exmap.data": ("Split", "Task", "array_split", "planted_shortcut"),
-    "exmap.errors": ("ExMapError",),
+    "exmap.errors": ("DataError", "ExMapError", "SettingsError"),
     "exmap.explain": ("compute_heatmaps",),
     "exmap.explain.batch": ("heatmaps",),
     "exmap.explain.check": ("check_model",),
@@ -58,7 +60,7 @@ _HOMES = {
         "save_figure",
         "strategies_figure",
     ),
-    "exmap.results": ("Results",),
+    "exmap.results": ("Results", "Trust"),
     "exmap.retrain": (
         "AFR",
         "BPA",
@@ -77,12 +79,14 @@ _HOMES = {
 __all__ = [
     "AFR",
     "Analysis",
+    "AutoChoice",
     "BPA",
     "CLUSTERERS",
     "ClassBalanced",
     "Clusters",
     "DATASETS",
     "DFR",
+    "DataError",
     "EXPLAINERS",
     "ExMap",
     "ExMapError",
@@ -105,8 +109,10 @@ __all__ = [
     "SUBG",
     "Selection",
     "Settings",
+    "SettingsError",
     "Split",
     "Task",
+    "Trust",
     "analyze",
     "array_split",
     "check_model",

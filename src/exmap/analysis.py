@@ -113,6 +113,8 @@ class Analysis:
         Identity of the clustering: what edits of the groups refer to.
     no_images : str
         Why images are not at hand; empty where they are.
+    explainer : object or None
+        What explained in the place of the explainer that the settings name.
     """
 
     settings: Settings
@@ -128,6 +130,7 @@ class Analysis:
     made_by: Mapping[str, str] = field(default_factory=dict)
     grouping: str = ""
     no_images: str = ""
+    explainer: Any = None
 
     @property
     def grouped(self) -> Split:

@@ -242,4 +242,4 @@ def _test_heatmaps(analysis: Analysis, model: nn.Module, rows: IntArray, listen:
     """Return heatmaps of a few test images by a classifier."""
     test = analysis.task.test
     few = array_split(test.images.batch(rows), test.labels[rows], name=test.name, class_names=test.class_names)
-    return compute_heatmaps(model, few, analysis.settings.explain, listen=listen)
+    return compute_heatmaps(model, few, analysis.settings.explain, explainer=analysis.explainer, listen=listen)

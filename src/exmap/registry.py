@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
@@ -131,7 +133,7 @@ class Registry:
         """
         if name in self._registered():
             return self._own[name]
-        points = [point for point in entry_points(group=self.entry_points) if point.name == name]
+        points = [point for point in self._points() if point.name == name]
         if len({point.value for point in points}) > 1:
             raise SettingsError(
                 f"the {self.kind} {name!r} must come from one package, but {' and '.join(map(_origin, points))} all "
@@ -145,7 +147,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return our names and those of installed entry points, sorted; nothing of other packages is imported."""
-        return sorted({*self._registered(), *(point.name for point in entry_points(group=self.entry_points))})
+        return sorted({*self._registered(), *(point.name for point in self._points())})
 
     def items(self) -> list[tuple[str, Any]]:
         """Return names and things, without those that cannot be imported."""
@@ -220,13 +222,16 @@ class Registry:
         return make(**checked, **{key: value for key, value in given.items() if key in takes and key not in checked})
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return name in self._registered() or any(point.name == name for point in self._points())
 
     def __getitem__(self, name: str) -> Any:
         return self.get(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    def _points(self) -> tuple[EntryPoint, ...]:
+        return _entry_points(self.entry_points, tuple(sys.path))
 
     def _registered(self) -> dict[str, Any]:
         """Return our own things, after the import of the modules that register them."""
@@ -262,6 +267,12 @@ class Registry:
                 raise SettingsError(unknown_name(f"{self.kind} in {place}", part, public))
             found = getattr(found, part)
         return found
+
+
+@lru_cache(maxsize=32)
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group; reading those of all packages takes a while, and changes with the path."""
+    return tuple(entry_points(group=group))
 
 
 def reason_of(first: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["analyze"]
 
+ONLY_EXMAP = ("groups.sources=[exmap]",)
 HEATMAP_SIDE = 28  # pixels of the heatmaps of larger images, where their size is not given
 
 
@@ -33,13 +34,13 @@ def analyze(
     *,
     test: Split | None = None,
     train: Split | None = None,
-    learner: str = "dfr",
-    sources: Sequence[str] = ("exmap",),
+    learner: str | None = None,
+    sources: Sequence[str] | None = None,
     settings: Settings | Sequence[str] = (),
     explainer: Any = None,
     clusterer: Any = None,
-    auto: bool = False,
-    seed: int = 0,
+    auto: bool | None = None,
+    seed: int | None = None,
     listen: Listener = silent,
 ) -> Analysis:
     """Explain a classifier, group its images, repair it by the groups, and measure what that gives.
@@ -55,19 +56,21 @@ def analyze(
         Images to measure on. Without them a random half of each class of `images` is kept for that.
     train : Split, optional
         What the model was trained on; for learners that retrain the whole network.
-    learner : str
-        What repairs the classifier, as ``exmap bench`` writes it: ``dfr``, ``afr``, ``subg[smallest_group=3]``.
-    sources : sequence of str
-        Sources of groups to compare; ExMap's is always among them.
+    learner : str, optional
+        What repairs the classifier, as ``exmap bench`` writes it: ``dfr``, ``afr``, ``subg[smallest_group=3]``;
+        by default that of the settings, ``dfr``.
+    sources : sequence of str, optional
+        Sources of groups to compare; ExMap's is always among them, and by default alone.
     settings : Settings or sequence of str
         Other settings of the chain; a sequence holds ``section.key=value`` items, as ``exmap run --set`` takes them.
     explainer : object, optional
         In the place of relevance propagation; see :class:`ExMap`.
     clusterer : object, optional
         An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of spectral clustering.
-    auto : bool
-        Whether a grouping is also chosen among many, without group labels.
-    seed : int
+    auto : bool, optional
+        Whether a grouping is also chosen among many, without group labels; by default as in the settings.
+    seed : int, optional
+        By default that of the settings, 0.
     listen : Listener
 
     Returns
@@ -88,15 +91,17 @@ def analyze(
     >>> analysis.report("report.html")  # doctest: +SKIP
     >>> fixed = analysis.repaired()  # doctest: +SKIP
     """
-    task = images if isinstance(images, Task) else _as_task(images, test, train, seed)
-    chosen = settings if isinstance(settings, Settings) else change_settings(Settings(), settings)
-    names = list(dict.fromkeys(("exmap", *sources)))
-    part = parse_part(learner)
-    changes: dict[str, Any] = {"groups__sources": names, "groups__auto": auto, "retrain__learner": part.name}
-    changes |= {f"retrain__{key}": value for key, value in part.options}
+    given = settings if isinstance(settings, Settings) else change_settings(Settings(), [*ONLY_EXMAP, *settings])
+    changes: dict[str, Any] = {"seed": seed, "groups__auto": auto}
+    if sources is not None:
+        changes["groups__sources"] = list(dict.fromkeys(("exmap", *sources)))
+    if learner is not None:
+        part = parse_part(learner)
+        changes |= {"retrain__learner": part.name, **{f"retrain__{key}": value for key, value in part.options}}
+    chosen = change_settings(given, **changes)
+    task = images if isinstance(images, Task) else _as_task(images, test, train, chosen.seed)
     if chosen.explain.size is None and min(task.val.images.shape[1:]) > 2 * HEATMAP_SIDE:
-        changes["explain__size"] = HEATMAP_SIDE
-    chosen = change_settings(chosen, seed=seed, **changes)
+        chosen = change_settings(chosen, explain__size=HEATMAP_SIDE)
     check_channels(chosen.cluster, chosen.explain)
     own = None if explainer is None else make_explainer(explainer)
     check_fits(
@@ -124,7 +129,10 @@ def _as_task(images: Split, test: Split | None, train: Split | None, seed: int) 
             turn[rng.permutation(rows)] = np.arange(len(rows))
         grouped, test = grouped.rows(np.flatnonzero(turn % 2 == 0)), grouped.rows(np.flatnonzero(turn % 2 == 1))
     task = Task(
-        "images", replace(grouped if train is None else train, name="train"), grouped, replace(test, name="test")
+        "images",
+        replace(grouped, name="train", truth=None) if train is None else replace(train, name="train"),
+        grouped,
+        replace(test, name="test"),
     )
     task.check()
     return task

@@ -86,6 +86,7 @@ def run_bench(
         If the folder holds something else.
     """
     _open(folder, bench)
+    work.forget_data()
     places = {_key(cell): CellPlace(folder, cell) for cell in cells}
     done = {key: found for key, place in places.items() if (found := place.read()) is not None}
     if done:

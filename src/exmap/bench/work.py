@@ -18,25 +18,26 @@ import numpy as np
 from exmap.analysis import Fit, reported_groups
 from exmap.bench.grid import Cell
 from exmap.data import Task, build_task
-from exmap.groups import ClassGroups, OracleGroups, needs_of
-from exmap.groups.source import CLASS_LABELS, make_source
+from exmap.groups import ClassGroups, needs_of
+from exmap.groups.source import CLASS_LABELS, make_source, sees_truth
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
-from exmap.pipeline.disk import digest_of, read_json, save_arrays, slug, write_json
+from exmap.pipeline.disk import digest_of, digest_of_file, read_json, save_arrays, slug, write_json
 from exmap.pipeline.graph import Graph, split_of
 from exmap.pipeline.outcome import agreement_with_truth, labels_used, measure_on_test
 from exmap.pipeline.plan import TEST, TRAIN, Plan, explained_name
 from exmap.pipeline.plan_fits import add_methods, fit_name
 from exmap.pipeline.plan_groups import CHOICE, add_groups, groups_name
-from exmap.pipeline.provenance import identity_part
+from exmap.pipeline.provenance import identity_part, options_in_use
 from exmap.pipeline.runner import Runner
 from exmap.pipeline.runs import open_run
 from exmap.pipeline.store import RunFolder
 from exmap.records import Listener
+from exmap.registry import LEARNERS
 from exmap.results import read_cell
 from exmap.settings import Settings, dump_settings, parse_settings
 
-__all__ = ["CellPlace", "begin_run", "bench_graph", "make_steps", "measure_cells"]
+__all__ = ["CellPlace", "begin_run", "bench_graph", "forget_data", "make_steps", "measure_cells"]
 
 SHARED_NEEDS = {"reference": "reference", "twins": "twins", "choice": CHOICE}  # steps that only some sources need
 
@@ -62,8 +63,18 @@ class CellPlace:
 
     @property
     def identity(self) -> str:
-        """What the cell depends on: the settings of its run, the seed and the method."""
-        return digest_of({"settings": identity_part(self.cell.settings), "method": str(self.cell.method)})
+        """What the cell depends on beside the images: the settings of its run, starting weights, and the method."""
+        settings, method = self.cell.settings, self.cell.method
+        weights = settings.model.weights
+        learner = method.learner.name
+        return digest_of(
+            {
+                "settings": identity_part(settings),
+                "method": str(method),
+                "weights": None if weights is None else digest_of_file(weights),
+                "options": {} if learner == ERM else options_in_use(LEARNERS, learner, settings.retrain.options),
+            }
+        )
 
     def read(self) -> dict[str, Any] | None:
         """Return the finished cell, or None if there is none or it was made otherwise."""
@@ -107,9 +118,14 @@ def _runner(folder: Path, settings: Settings, methods: list[Method], listen: Lis
     return runner
 
 
+def forget_data() -> None:
+    """Let go of the data set that this process opened last, so that the next bench sees changed files."""
+    _opened.cache_clear()
+
+
 def begin_run(folder: Path, settings: Settings, *, listen: Listener) -> None:
     """Make the run folder, and its classifier, heatmaps and test outputs."""
-    open_run(folder, settings)
+    open_run(folder, settings, change=(folder / "settings.yaml").is_file())  # steps say what they are made from
     runner = _runner(folder, settings, [], listen)
     runner.bring_up(runner.graph)
 
@@ -207,7 +223,7 @@ def _labels_used(settings: Settings, task: Task, method: Method) -> dict[str, tu
     def named(part: Part | None) -> tuple[str, ...]:
         if part is None or part.name == ClassGroups.name:
             return (CLASS_LABELS,)
-        return ("true groups",) if part.name == OracleGroups.name else (f"{part} groups",)
+        return ("true groups",) if sees_truth(part, settings) else (f"{part} groups",)
 
     used = labels_used(settings, task)
     chosen = used.pop("epoch_selection") if method.learner.name == ERM else named(method.selection)

@@ -104,7 +104,7 @@ def _bench_table(dataset: str, rows: list[Row]) -> Any:
 
     from exmap.bench.typeset import against_text, spread_text
 
-    table = Table(title=f"{dataset}: test accuracy, %", title_justify="left")
+    table = Table(title=Text(f"{dataset}: test accuracy, %"), title_justify="left")
     table.add_column("method")
     for column in ("worst group", "mean", "against the reference", "seeds"):
         table.add_column(column, justify="right")

@@ -92,7 +92,7 @@ def _check_table(found: DataCheck, path: Path) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{found.name} in {path}", title_justify="left")
+    table = Table(title=Text(f"{found.name} in {path}"), title_justify="left")
     table.add_column("split")
     table.add_column("group or file", overflow="fold")  # a name that is cut short cannot be looked for
     for title in ("expected", "found"):

@@ -24,7 +24,7 @@ def summary(results: Results) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{results.dataset}, seed {results.seed}: test accuracy", title_justify="left")
+    table = Table(title=Text(f"{results.dataset}, seed {results.seed}: test accuracy"), title_justify="left")
     table.add_column("method")
     for column in ("worst group", "mean"):
         table.add_column(column, justify="right")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 from exmap.errors import SettingsError
-from exmap.methods import Part
+from exmap.methods import Part, parse_part
 from exmap.records import Explained, Groups
 from exmap.registry import SOURCES
 from exmap.settings import Settings
 
-__all__ = ["CLASS_LABELS", "TRUE_GROUPS", "GroupSource", "make_source", "needs_of", "source_names"]
+__all__ = ["CLASS_LABELS", "TRUE_GROUPS", "GroupSource", "make_source", "needs_of", "sees_truth", "source_names"]
 
 CLASS_LABELS = "class labels"
 TRUE_GROUPS = "truth"  # what an oracle needs, and nothing else may
+PREPARED = ("reference", "twins", "choice", TRUE_GROUPS)  # needs that are no other source
 
 
 class GroupSource(Protocol):
@@ -65,7 +66,7 @@ def make_source(part: Part, settings: Settings) -> GroupSource:
         source: GroupSource = kind.from_settings(settings, options)
     else:
         source = SOURCES.build(part.name, options)
-    if TRUE_GROUPS in needs_of(source) and "oracle" not in kind.name:
+    if "oracle" not in kind.name and _sees_truth(source, settings):
         raise SettingsError(
             f"only a source that says oracle in its name may see the true groups, but {kind.name} needs them; rename "
             "it, or infer its groups without them"
@@ -81,3 +82,14 @@ def source_names() -> list[str]:
 def needs_of(source: GroupSource) -> tuple[str, ...]:
     """Return what a source needs beyond the classifier's outputs and heatmaps."""
     return tuple(getattr(source, "needs", ()))
+
+
+def sees_truth(part: Part, settings: Settings) -> bool:
+    """Return whether a source needs the true groups, itself or by another source that it needs."""
+    return _sees_truth(make_source(part, settings), settings)
+
+
+def _sees_truth(source: GroupSource, settings: Settings) -> bool:
+    needs = needs_of(source)
+    others = [parse_part(need) for need in needs if need not in PREPARED]
+    return TRUE_GROUPS in needs or any(sees_truth(part, settings) for part in others)

@@ -69,7 +69,7 @@ def build_model(settings: ModelSettings, n_classes: int, *, seed: int) -> nn.Mod
             "model.pretrained=false, or load weights in its own function"
         )
     with torch_seed(seed):
-        model = MODELS.build(settings.name, settings=settings, n_classes=n_classes)
+        model = MODELS.build(settings.name, settings.options, settings=settings, n_classes=n_classes)
     if not isinstance(model, nn.Module):
         raise SettingsError(
             f"the model {settings.name} must be a function that returns a torch.nn.Module, got {model!r:.80}"

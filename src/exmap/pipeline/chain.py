@@ -8,7 +8,7 @@ from typing import Any
 from exmap.auto import AUTO
 from exmap.data import Task
 from exmap.groups import EDITED, ExMapGroups, make_source, needs_of
-from exmap.groups.source import TRUE_GROUPS
+from exmap.groups.source import sees_truth
 from exmap.methods import Method, Part, method_with, parse_part
 from exmap.pipeline.graph import Graph, Step, split_of
 from exmap.pipeline.outcome import add_outcome
@@ -17,7 +17,7 @@ from exmap.pipeline.plan_fits import add_methods, add_repair, add_repaired, fit_
 from exmap.pipeline.plan_groups import add_edited, add_groups
 from exmap.settings import Settings
 
-__all__ = ["Chain", "methods_of", "plan_run", "sources_of"]
+__all__ = ["Chain", "methods_of", "plan_run", "sources_of", "trained_apart", "trains_networks"]
 
 
 def sources_of(settings: Settings, task: Task) -> list[Part]:
@@ -25,7 +25,7 @@ def sources_of(settings: Settings, task: Task) -> list[Part]:
     first = Part(ExMapGroups.name)
     parts = [first, *(part for part in map(parse_part, settings.groups.sources) if part != first)]
     known = split_of(task, settings.groups.split).truth is not None
-    wanted = [part for part in parts if known or TRUE_GROUPS not in needs_of(make_source(part, settings))]
+    wanted = [part for part in parts if known or not sees_truth(part, settings)]
     return [*wanted, Part(AUTO)] if settings.groups.auto else wanted
 
 
@@ -34,6 +34,22 @@ def methods_of(settings: Settings, task: Task) -> list[Method]:
     learner = parse_part(settings.retrain.learner)
     methods = {str(method): method for part in sources_of(settings, task) for method in [method_with(learner, part)]}
     return list(methods.values())
+
+
+def trains_networks(part: Part, settings: Settings) -> bool:
+    """Return whether a source of groups trains networks of its own."""
+    return bool({"reference", "twins"} & {*needs_of(make_source(part, settings))})
+
+
+def trained_apart(settings: Settings) -> str:
+    """Return what of a run trains networks in steps of the first process alone; empty where nothing does."""
+    learner = parse_part(settings.retrain.learner)
+    if method_with(learner, Part(ExMapGroups.name)).whole_network:
+        return f"retrain.learner={learner.name}"
+    for part in map(parse_part, settings.groups.sources):
+        if trains_networks(part, settings):
+            return f"the source {part}"
+    return "auto.repair=auto" if settings.groups.auto and settings.auto.repair == "auto" else ""
 
 
 class Chain(Graph):
@@ -69,9 +85,10 @@ def plan_run(settings: Settings, task: Task, inputs: Mapping[str, str], **given:
     if settings.edits is not None:
         last = Part(EDITED)
         groups[EDITED] = add_edited(plan)
-        methods.append(method_with(learner, last))
+        edited = method_with(learner, last)
+        methods = list({str(method): method for method in (*methods, edited)}.values())
     fits = add_methods(plan, methods)
-    if settings.groups.auto and settings.auto.repair == "auto":
+    if settings.groups.auto and settings.auto.repair == "auto" and not method_with(learner, last).whole_network:
         fits.append(add_repair(plan, fit_name(method_with(learner, Part(AUTO)))))
     repaired = method_with(learner, last)
     add_repaired(plan, fit_name(repaired), repaired)

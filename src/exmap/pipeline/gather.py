@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["gathered"]
 
+TRUE = "true groups"  # among the labels that an oracle used
+
 
 def gathered(
     work: StepWork, runner: Runner, chain: Chain, *, made_by: Mapping[str, str], results: Results | None, grouping: str
@@ -40,15 +42,17 @@ def gathered(
     oracle = None
     if split.truth is not None:
         truth = split.true_groups()
-        oracle = Groups(truth.index, truth.names, OracleGroups.name, ("true groups",))
+        oracle = Groups(truth.index, truth.names, OracleGroups.name, (TRUE,))
     images = split.images
-    groups = {source: step for source, step in chain.groups.items() if runner.is_finished(step)}
+    inferred: dict[str, Groups] = {
+        source: work[step] for source, step in chain.groups.items() if runner.is_finished(step)
+    }
     return Analysis(
         settings,
         task,
         work[chain.explained],
         work[TEST],
-        {source: work[step] for source, step in groups.items() if source != OracleGroups.name},
+        {source: found for source, found in inferred.items() if TRUE not in found.labels_used},
         network=lambda: work[TRAIN],
         oracle=oracle,
         fits={name: fit for step in chain.fits if runner.is_finished(step) for name, fit in work[step].items()},

@@ -100,7 +100,9 @@ class Step:
     shared : bool
         Whether all processes of a run make it together; the others are made by the first one.
     images : bool
-        Whether it reads images; the others work in a folder that was copied without them.
+        Whether it needs images; the others work in a folder that was copied without them.
+    looks : bool
+        Whether it looks at images where they are at hand; what was made without them is made again once they are.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = False
     images: bool = False
+    looks: bool = False
 
 
 class Graph:

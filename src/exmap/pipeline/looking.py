@@ -101,7 +101,13 @@ def trained_classifier(
         raise RunFolderError(f"{path} holds no trained classifier; train it with exmap train {path}")
     settings = change_settings(settings, data__dir=data_dir)
     task = build_task(settings.data, settings.images, listen=listen)
-    return Plan(settings, task, {}).network(run.folder(TRAIN)), task
+    plan = Plan(settings, task, dict(task.digests))
+    if not run.is_finished(TRAIN, plan.graph().identity(TRAIN)):
+        raise RunFolderError(
+            f"{path} holds a classifier that was trained with other settings or data; train it again with exmap train "
+            f"{path}, or say where its data are with --data-dir"
+        )
+    return plan.network(run.folder(TRAIN)), task
 
 
 def _opened(path: Path) -> tuple[RunFolder, Settings]:
@@ -179,8 +185,7 @@ def report_run(run: RunFolder, settings: Settings, *, listen: Listener = silent,
         say(f"report: without pictures, because the images {task.val.images.why}")
     picture = run.folder(REPORT) / "strategies.png"
     kept = picture.read_bytes() if picture.is_file() else None
-    run.discard(REPORT)
-    runner.bring_up([runner.graph[REPORT]])
+    runner.make_again(REPORT)
     if kept is not None and not picture.is_file():
         picture.write_bytes(kept)
     return publish(run, runner.graph)

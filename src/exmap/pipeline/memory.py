@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exmap.analysis import Analysis
 from exmap.data import Task
 from exmap.errors import SettingsError
-from exmap.groups import make_source, needs_of
-from exmap.pipeline.chain import methods_of, plan_run, sources_of
+from exmap.pipeline.chain import methods_of, plan_run, sources_of, trains_networks
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA
 from exmap.pipeline.outcome import EVALUATE
@@ -49,6 +49,11 @@ def analyze_in_memory(
         Whether the task has the images that a whole network can be trained on.
     listen : Listener
     """
+    if beyond := [part for part in sources_of(settings, task) if trains_networks(part, settings)]:
+        raise SettingsError(
+            f"the source {beyond[0]} trains classifiers from their beginning and cannot be had of one that is given; "
+            "leave it out, or take it in exmap run or exmap bench"
+        )
     if not whole_networks and (trains := _trains(settings, task)):
         raise SettingsError(
             f"{trains} trains whole networks and needs the images that the model was trained on; give train=, or do "
@@ -59,14 +64,13 @@ def analyze_in_memory(
     runner.use(task)
     results: Results = runner.record(EVALUATE)
     work = StepWork(runner, images=True)
-    return gathered(work, runner, chain, made_by=made_by(manifest(settings, task)), results=results, grouping="")
+    made = made_by(manifest(settings, task))
+    analysis = gathered(work, runner, chain, made_by=made, results=results, grouping="")
+    return replace(analysis, explainer=explainer)
 
 
 def _trains(settings: Settings, task: Task) -> str:
     """Return what of an analysis trains whole networks; empty where nothing does."""
     if any(method.whole_network for method in methods_of(settings, task)):
         return f"the learner {settings.retrain.learner}"
-    for part in sources_of(settings, task):
-        if {"reference", "twins"} & {*needs_of(make_source(part, settings))}:
-            return f"the source {part}"
     return "auto.repair=auto" if settings.groups.auto and settings.auto.repair == "auto" else ""

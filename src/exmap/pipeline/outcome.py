@@ -14,7 +14,7 @@ from exmap.data import Split, Task
 from exmap.data.missing import MissingImages
 from exmap.draw import save_strategies
 from exmap.evaluation import group_agreement, measure
-from exmap.groups import EDITED, ExMapGroups, OracleGroups
+from exmap.groups import EDITED, ClassGroups, ExMapGroups
 from exmap.groups.source import CLASS_LABELS
 from exmap.methods import ERM, Method, Part
 from exmap.pipeline.disk import read_json, write_json
@@ -31,20 +31,22 @@ from exmap.trust import measure_trust
 __all__ = ["add_outcome", "agreement_with_truth", "labels_used", "measure_on_test"]
 
 TRUST, EVALUATE, REPORT = "trust", "evaluate", "report"
+CLASSES, TRUE = ClassGroups.name, "true groups"
 
 
 def measure_on_test(task: Task, settings: Settings, predicted: NDArray[np.int64], name: str) -> MethodResult:
     """Return what is reported of a method's predictions, shape (R, N), by true group or, without those, by class."""
     test, truth = task.test, task.test.truth
     index, names = reported_groups(test)
-    train_index, _ = reported_groups(task.train)
+    train_index, train_names = reported_groups(task.train)
+    counts = np.bincount(train_index, minlength=len(names)) if train_names == names else np.zeros(len(names), np.int64)
     return measure(
         predicted,
         test.labels,
         index,
         names,
         rng=generator(settings.seed, "bootstrap", name),
-        train_counts=np.bincount(train_index, minlength=len(names)),
+        train_counts=counts,  # zeros where the training split has other groups: no weights are known then
         attributes=() if truth is None else truth.attributes,
         coordinates=None if truth is None else truth.coordinates,
         bootstrap=settings.evaluate.bootstrap,
@@ -104,7 +106,7 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
         write_page(analysis, work.folder / "report.html", listen=work.listen)
         save_strategies(analysis, work.folder / "strategies.png")
 
-    plan.add(REPORT, "report", "report", report, needs=(EVALUATE, *needs))
+    plan.add(REPORT, "report", "report", report, needs=(EVALUATE, *needs), looks=True)
 
 
 def _add_trust(plan: Plan, groups: str) -> None:
@@ -131,6 +133,7 @@ def _add_trust(plan: Plan, groups: str) -> None:
         load=lambda _, folder: Trust.from_json(read_json(folder / "trust.json"), where=folder / "trust.json"),
         needs=(plan.explained, groups),
         settings=plan.settings_of("seed", "cluster", "explain"),
+        looks=True,
     )
 
 
@@ -185,17 +188,32 @@ def _measured(
     """Return what a fit achieves, with the labels it used and how it was chosen."""
     seed_name = "repair" if method is None else name
     result = measure_on_test(task, settings, fit.predicted, seed_name)
-    part = None if method is None else method.source or method.selection
-    used = (CLASS_LABELS,) if part is None or method is None else groups[str(part)].labels_used
-    tuned = "true groups" if part == Part(OracleGroups.name) else f"{part or AUTO} groups"
-    if part is None and method is not None:  # a learner that takes no groups
-        tuned = CLASS_LABELS
-    more: dict[str, Any] = {
-        "labels_used": labels_used(settings, task, groups=used, tuning=(tuned,)),
-        "notes": fit.notes,
-    }
+    more: dict[str, Any] = {"labels_used": _labels_of(settings, task, method, groups), "notes": fit.notes}
     if fit.heads:
         more["strengths"] = tuple(head.strength for head in fit.heads)
+        if any(head.strength is None and head.chosen for head in fit.heads):  # other hyperparameters than a strength
+            more["chosen"] = tuple(dict(head.chosen) for head in fit.heads)
     if fit.epoch is not None and method is not None:
         more["epoch"] = fit.epoch
     return result.changed(**more)
+
+
+def _labels_of(
+    settings: Settings, task: Task, method: Method | None, groups: Mapping[str, Groups]
+) -> dict[str, tuple[str, ...]]:
+    """Return the kinds of labels that each step of a method used; None is the repair of the whole network."""
+
+    def by(part: Part | None) -> tuple[str, ...]:
+        """Return the labels that a choice by the worst of a source's groups uses."""
+        if part is None or part == Part(CLASSES):
+            return (CLASS_LABELS,)
+        return (TRUE,) if TRUE in groups[str(part)].labels_used else (f"{part} groups",)
+
+    if method is None:
+        return labels_used(settings, task, groups=(CLASS_LABELS,), tuning=(f"{AUTO} groups",))
+    part = method.source or method.selection
+    used = (CLASS_LABELS,) if part is None or str(part) not in groups else groups[str(part)].labels_used
+    if not method.whole_network:
+        tuned = f"{part} groups" if part is not None and TRUE not in used else TRUE
+        return labels_used(settings, task, groups=used, tuning=(CLASS_LABELS,) if part is None else (tuned,))
+    return {**labels_used(settings, task, groups=used), "epoch_selection": by(method.selection)}

@@ -10,15 +10,15 @@ from typing import Any
 from torch import nn
 
 from exmap.data import Task
-from exmap.explain import make_explainer
 from exmap.model import build_model, initial_model, load_weights
 from exmap.pipeline import files
 from exmap.pipeline.disk import digest_of_file
 from exmap.pipeline.facts import load_task, save_task
 from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of, split_of
-from exmap.pipeline.provenance import identity_part, setting
+from exmap.pipeline.provenance import identity_part, options_in_use, setting
 from exmap.pipeline.steps import explain_share, outputs_share, train_share
 from exmap.records import Outputs
+from exmap.registry import EXPLAINERS
 from exmap.runtime import in_processes
 from exmap.settings import Settings
 
@@ -94,8 +94,6 @@ class Plan:
 
     def _train(self) -> None:
         settings = self.settings
-        weights = settings.model.weights
-        given = {} if weights is None else {"weights": digest_of_file(weights)}
 
         def make(work: Work) -> None:
             model = initial_model(settings.model, work.task.n_classes, seed=seed_of(work, "model"))
@@ -118,10 +116,16 @@ class Plan:
             make,
             load=lambda _, folder: self.network(folder),
             needs=(DATA,),
-            settings={**self.settings_of("seed", "model", "train", "runtime"), **given},
+            settings=self.training(),
             shared=True,
             images=True,
         )
+
+    def training(self) -> dict[str, Any]:
+        """Return all that a training depends on beside the data: settings, and the content of a file of weights."""
+        weights = self.settings.model.weights
+        given = {} if weights is None else {"weights": digest_of_file(weights)}
+        return {**self.settings_of("seed", "model", "train", "runtime"), **given}
 
     def begin(self, work: Work) -> nn.Module:
         """Return what a whole network is trained from."""
@@ -160,7 +164,10 @@ class Plan:
             make,
             load=lambda work, folder: files.load_explained(split_of(work.task, split), folder),
             needs=(DATA, TRAIN),
-            settings={**self.settings_of("explain"), "options": _explainer(self.settings)},
+            settings={
+                **self.settings_of("explain"),
+                "options": options_in_use(EXPLAINERS, self.settings.explain.explainer, self.settings.explain.options),
+            },
             shared=True,
             images=True,
         )
@@ -181,9 +188,3 @@ class Plan:
             shared=True,
             images=True,
         )
-
-
-def _explainer(settings: Settings) -> str:
-    """Return what the explainer's options are in this version, so that a changed default makes new heatmaps."""
-    explain = settings.explain
-    return "" if explain.explainer == "lrp" else repr(make_explainer(explain.explainer, **explain.options))

@@ -88,14 +88,17 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
     groups = None if source is None else _groups_of(plan, source, "train")
     selections = {m.selection: _groups_of(plan, m.selection, "val") for m in methods if m.selection is not None}
 
-    of_choice = source == Part(AUTO)
+    chosen = [method for method in methods if Part(AUTO) in (method.source, method.selection)]
 
     def make(work: Work) -> dict[str, Fit]:
-        if of_choice and not work[CHOICE].repair:
-            left = Fit(work[TEST].predicted[None], notes=(NOT_REPAIRED,), left_alone=NOT_REPAIRED)
-            return {str(method): left for method in methods}
-        return fit_whole_network(
-            methods,
+        left_alone = chosen if chosen and not work[CHOICE].repair else []
+        left = Fit(work[TEST].predicted[None], notes=(NOT_REPAIRED,), left_alone=NOT_REPAIRED) if left_alone else None
+        fitted = [method for method in methods if method not in left_alone]
+        found = {str(method): left for method in left_alone if left is not None}
+        if not fitted:
+            return found
+        return found | fit_whole_network(
+            fitted,
             settings,
             plan.begin(work),
             work.task,
@@ -104,14 +107,14 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
             listen=work.listen,
         )
 
-    needs = [DATA, *filter(None, [groups]), *selections.values(), *([add_choice(plan), TEST] if of_choice else [])]
+    needs = [DATA, *filter(None, [groups]), *selections.values(), *([add_choice(plan), TEST] if chosen else [])]
     return _add_fit(plan, name, methods[0], make, needs, images=True)
 
 
 def _add_fit(
     plan: Plan, name: str, method: Method, make: Callable[[Work], Any], needs: Iterable[str], *, images: bool
 ) -> str:
-    sections = ("seed", "model", "train", "runtime") if method.whole_network else ("seed", "retrain.repeats")
+    depends = plan.training() if method.whole_network else plan.settings_of("seed", "retrain.repeats")
     return plan.add(
         name,
         "retrain",
@@ -123,7 +126,7 @@ def _add_fit(
         settings={
             "method": name,
             "options": options_in_use(LEARNERS, method.learner.name, plan.settings.retrain.options),
-            **plan.settings_of(*sections),
+            **depends,
         },
         images=images,
     )
@@ -171,6 +174,6 @@ def add_repair(plan: Plan, fit: str) -> str:
         load=lambda _, folder: files.load_fits(folder, plan.network),
         needs=(choice, fit, DATA),
         asks=(groups, selection),
-        settings=plan.settings_of("seed", "model", "train", "runtime", "auto.repair"),
+        settings={**plan.training(), **plan.settings_of("auto.repair")},
         images=True,
     )

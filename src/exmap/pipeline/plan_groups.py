@@ -21,9 +21,11 @@ from exmap.pipeline import files
 from exmap.pipeline.disk import save_arrays, slug
 from exmap.pipeline.graph import DATA, Work, seed_of, split_of
 from exmap.pipeline.plan import Plan, explained_name
+from exmap.pipeline.provenance import options_in_use, plain_text
 from exmap.pipeline.steps import chosen_groups, infer_groups
 from exmap.records import Groups, Outputs
-from exmap.settings import AutoSettings
+from exmap.registry import CLUSTERERS
+from exmap.settings import AutoSettings, ClusterSettings
 
 __all__ = ["CHOICE", "add_choice", "add_edited", "add_groups", "groups_name"]
 
@@ -114,7 +116,7 @@ def _reference(plan: Plan) -> str:
         save=save,
         load=lambda _, folder: {name: files.load_outputs(folder / name) for name in ("train", "val")},
         needs=(DATA,),
-        settings={**plan.settings_of("seed", "model", "train", "runtime"), "epochs": REFERENCE_EPOCHS},
+        settings={**plan.training(), "epochs": REFERENCE_EPOCHS},
         images=True,
     )
 
@@ -147,7 +149,7 @@ def _twins(plan: Plan) -> str:
         save=lambda _, record, folder: save_arrays(record, folder / "twins.safetensors"),
         load=lambda _, folder: load_file(folder / "twins.safetensors"),
         needs=(DATA,),
-        settings=plan.settings_of("seed", "model", "train", "runtime"),
+        settings=plan.training(),
         images=True,
     )
 
@@ -198,15 +200,16 @@ def add_edited(plan: Plan) -> str:
     )
 
 
-def source_record(source: Any) -> Any:
+def source_record(source: Any) -> dict[str, Any]:
     """Return a source's options as JSON-able values, for the identity of its groups."""
-    fields = getattr(source, "__dataclass_fields__", {})
-    record = {}
-    for name in fields:
+    record: dict[str, Any] = {}
+    for name in getattr(source, "__dataclass_fields__", {}):
         value = getattr(source, name)
-        record[name] = value.model_dump(mode="json") if hasattr(value, "model_dump") else _plain(value)
+        if isinstance(value, ClusterSettings):
+            record[name] = {
+                **value.model_dump(mode="json"),
+                "options": options_in_use(CLUSTERERS, value.method, value.options),
+            }
+        else:
+            record[name] = plain_text(value)
     return record
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

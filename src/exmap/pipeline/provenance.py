@@ -14,7 +14,7 @@ from exmap.data import Task
 from exmap.registry import REQUIRED, Registry
 from exmap.settings import Settings, dump_settings
 
-__all__ = ["identity_part", "made_by", "manifest", "options_in_use", "setting"]
+__all__ = ["identity_part", "made_by", "manifest", "options_in_use", "plain_text", "setting"]
 
 NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
     "data": ("dir", "download"),
@@ -58,7 +58,17 @@ def options_in_use(registry: Registry, name: str, given: Mapping[str, Any]) -> d
     A default that changes in another version is then another identity.
     """
     defaults = {key: option.default for key, option in registry.options(name).items() if option.default is not REQUIRED}
-    return {key: repr(given.get(key, default)) for key, default in defaults.items()}
+    return {key: plain_text(value) for key, value in {**defaults, **given}.items()}
+
+
+def plain_text(value: Any) -> str:
+    """Return a value as text that is the same in every process."""
+    text = repr(value)
+    if " at 0x" not in text:
+        return text
+    parameters = value.get_params() if callable(getattr(value, "get_params", None)) else vars(value)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"{kind}({', '.join(f'{key}={plain_text(each)}' for key, each in sorted(parameters.items()))})"
 
 
 def manifest(settings: Settings, task: Task) -> dict[str, Any]:

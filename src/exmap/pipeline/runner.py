@@ -9,6 +9,8 @@ from typing import Any
 
 from exmap.analysis import Analysis
 from exmap.data import Task
+from exmap.data.missing import MissingImages
+from exmap.errors import DataError, SettingsError
 from exmap.pipeline.graph import DATA, Graph, Step
 from exmap.pipeline.store import RunFolder, StepFolder
 from exmap.records import Listener, silent
@@ -61,10 +63,14 @@ class Runner:
     gather: Callable[[StepWork], Analysis] | None = None
     _task: Task | None = None
 
-    def task(self, *, images: bool) -> Task:
-        """Return the task, with its images if they are asked for or were opened before."""
-        if self._task is None and images:
-            self._task = self.open_task()
+    def task(self, *, images: bool = False, looks: bool = False) -> Task:
+        """Return the task, with its images if they are needed, or looked at and at hand, or were opened before."""
+        if self._task is None and (images or looks):
+            try:
+                self._task = self.open_task()
+            except (DataError, SettingsError, OSError):
+                if images:
+                    raise
         if self._task is not None:
             return self._task
         task: Task = self.record(DATA)
@@ -78,7 +84,14 @@ class Runner:
         """Return whether a step need not be made."""
         if name in self.records:
             return True
-        return self.run is not None and self.run.is_finished(name, self.graph.identity(name))
+        if self.run is None or not self.run.is_finished(name, self.graph.identity(name)):
+            return False
+        record = self.run.record(name) or {}
+        return not (self.graph[name].looks and self._has_images() and record.get("with_images") is False)
+
+    def _has_images(self) -> bool:
+        """Return whether images were opened."""
+        return self._task is not None and not isinstance(self._task.val.images, MissingImages)
 
     def bring_up(self, steps: Iterable[Step]) -> None:
         """Make what is missing of some steps, which come in an order in which they can be made."""
@@ -93,6 +106,10 @@ class Runner:
             for step in of_stage:
                 if not self.is_finished(step.name):
                     self._make(step)
+
+    def make_again(self, name: str) -> None:
+        """Make a step whether it is finished or not."""
+        self._make(self.graph[name])
 
     def record(self, name: str) -> Any:
         """Return the record of a step, which is made if it is missing."""
@@ -112,6 +129,7 @@ class Runner:
         if self.run is None:
             self.records[step.name] = step.make(StepWork(self, images=images))
             return
+        self.records.pop(step.name, None)
         (self.run.path / "results.json").unlink(missing_ok=True)
         with self.run.begin(step.name, self.graph.identity(step.name)) as part:
             if step.name != DATA:
@@ -119,8 +137,10 @@ class Runner:
                 self.say(f"{step.stage}: {said}" if step.title == step.stage else f"{step.stage}, {step.title}: {said}")
             if self.group is not None and step.shared:
                 self.group.share(step.name)
-            work = StepWork(self, images=images, part=part)
+            work = StepWork(self, images=images, looks=step.looks, part=part)
             record = step.make(work)
+            if step.looks:
+                part.measured["with_images"] = self._has_images()
             if record is not None:
                 step.save(work, record, part.path)
                 self.records[step.name] = record
@@ -135,14 +155,16 @@ class StepWork:
     Parameters
     ----------
     runner : Runner
-    images : bool
-        Whether images are needed.
+    images, looks : bool
+        Whether images are needed, or looked at where they are at hand.
     part : StepFolder, optional
         Where the step's files go.
     """
 
-    def __init__(self, runner: Runner, *, images: bool, part: StepFolder | None = None) -> None:
-        self._runner, self._images = runner, images
+    def __init__(
+        self, runner: Runner, *, images: bool = False, looks: bool = False, part: StepFolder | None = None
+    ) -> None:
+        self._runner, self._images, self._looks = runner, images, looks
         self.settings, self.listen = runner.settings, runner.listen
         self.runtime = runner.runtime or runner.settings.runtime
         self.folder: Path | None = None if part is None else part.path
@@ -151,7 +173,7 @@ class StepWork:
     @property
     def task(self) -> Task:
         """The data: with images where the step reads them, or where they were opened before."""
-        return self._runner.task(images=self._images)
+        return self._runner.task(images=self._images, looks=self._looks)
 
     def __getitem__(self, name: str) -> Any:
         """Return the record of another step."""

@@ -14,7 +14,7 @@ from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.explain import composite_names, explainer_names
 from exmap.groups import ExMapGroups, check_channels, check_george, edit_groups, make_source
 from exmap.methods import Part, parse_part
-from exmap.pipeline.chain import Chain, plan_run
+from exmap.pipeline.chain import Chain, plan_run, trained_apart
 from exmap.pipeline.disk import differences, write_json
 from exmap.pipeline.looking import gather_run, no_task, publish, recorded_chain, recorded_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
@@ -239,12 +239,14 @@ def _runner(
 ) -> Runner:
     """Meet the processes that were launched with this one, read the data where that is needed, and plan."""
     runtime = launched_runtime(runtime or settings.runtime)
-    if launched() and settings.groups.auto and settings.auto.repair == "auto":
+    if launched() and (apart := trained_apart(settings)):
         raise SettingsError(
-            "auto.repair=auto trains in processes that it starts itself, but these were launched from outside; start "
-            "exmap by itself with --devices, or set auto.repair=last_layer"
+            f"{apart} trains networks in processes that it starts itself, but these were launched from outside; start "
+            "exmap by itself with --devices, or do without it"
         )
     group = ProcessGroup(runtime) if launched() else None
+    if group is not None:  # with the edits and the choice of groups of the folder, which the command may not name
+        group.share(dump_settings(settings))
     source = _Source(settings, group, listen, say)
     recorded = None if look or group is not None else recorded_task(run, settings)
     if recorded is None:
@@ -298,6 +300,7 @@ def assist_run(path: Path, settings: Settings, *, runtime: RuntimeSettings | Non
     """
     runtime = launched_runtime(runtime or settings.runtime)
     group = ProcessGroup(runtime)
+    settings = parse_settings(group.share())
     task = _Source(settings, group, silent, lambda _: None)()
     graph = plan_run(settings, task, dict(task.digests))
     runner = Runner(settings, graph, lambda: task, RunFolder(path), runtime, group)

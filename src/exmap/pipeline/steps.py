@@ -306,8 +306,9 @@ def fit_whole_network(
     """
     start = time.perf_counter()
     learner = _learner(methods[0], settings, child_seed(settings.seed, "learner", methods[0].learner.name))
-    wanted = [Selection(task.val, selections[method.selection]) for method in methods if method.selection is not None]
-    networks = learner.fit_choices(model, task.train, groups, wanted, listen=listen)
+    train, val = (replace(split, truth=None) for split in (task.train, task.val))
+    wanted = [Selection(val, selections[method.selection]) for method in methods if method.selection is not None]
+    networks = learner.fit_choices(model, train, groups, wanted, listen=listen)
     found = {}
     for method, network, history in zip(methods, networks, learner.history_, strict=True):
         epoch = max((row["epoch"] for row in history if row["kept"]), default=None)
@@ -336,7 +337,8 @@ def repair_network(
     learner = SUBG(train=settings.train, runtime=settings.runtime, seed=child_seed(settings.seed, "repair"))
     shown = balanced_size(groups.counts(), learner.smallest_group) * len(groups.names)
     learner.epochs = min(math.ceil(settings.train.epochs * len(task.train) / shown), MOST_EPOCHS)  # as many steps
-    network = learner.fit(model, task.train, groups, selection=Selection(task.val, selection), listen=listen)
+    train, val = (replace(split, truth=None) for split in (task.train, task.val))
+    network = learner.fit(model, train, groups, selection=Selection(val, selection), listen=listen)
     predicted = collect_outputs(network, task.test, listen=listen).predicted[None]
     epoch = max((row["epoch"] for row in learner.history_[0] if row["kept"]), default=None)
     seconds = round(time.perf_counter() - start, 3)

@@ -116,14 +116,18 @@ def render_page(page: Page) -> str:
     """Return the page as one HTML text that needs no other file and no network."""
     script = _asset("report.js")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template("report.html.jinja").render(
-        page=page,
-        classes=_by_class(page.strategies),
-        style=Markup(_asset("report.css")),
-        script=Markup(script),
-        script_digest=allowed,
-        data=_for_script(page),
-        sheets=[("p", page.pictures), ("h", page.heats), ("m", page.means)],
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            page=page,
+            classes=_by_class(page.strategies),
+            style=Markup(_asset("report.css")),
+            script=Markup(script),
+            script_digest=allowed,
+            data=_for_script(page),
+            sheets=[("p", page.pictures), ("h", page.heats), ("m", page.means)],
+        )
     )
 
 

@@ -166,8 +166,9 @@ def _drop_options(before: Mapping[str, Any], tree: dict[str, Any], model: Any) -
     usual = model.model_fields[model.choice].default
     chosen = tree.get(model.choice, usual)
     inherited = [k for k, value in before.items() if k not in model.model_fields and tree.get(k) == value]
-    known = chosen in model.registry or ":" in str(chosen)  # what is not known is refused later
-    if inherited and known and chosen != before.get(model.choice, usual):
+    if not inherited or chosen == before.get(model.choice, usual):
+        return
+    if chosen in model.registry or ":" in str(chosen):  # what is not known is refused later
         for key in set(inherited) - set(model.registry.options(chosen)):
             del tree[key]
 

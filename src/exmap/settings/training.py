@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from exmap.settings.section import Section
+from exmap.registry import MODELS, Registry
+from exmap.settings.section import ChoosingSection, Section
 
 __all__ = ["ModelSettings", "RuntimeSettings", "TrainSettings"]
 
 
-class ModelSettings(Section):
+class ModelSettings(ChoosingSection):
     """The classifier.
+
+    Options of the architecture stand beside these settings: the arguments of the function that builds it.
 
     Attributes
     ----------
@@ -28,6 +31,9 @@ class ModelSettings(Section):
     weights : Path or None
         A safetensors file of all weights to start with.
     """
+
+    registry: ClassVar[Registry] = MODELS
+    choice: ClassVar[str] = "name"
 
     name: str = "resnet18"
     stem: Literal["imagenet", "3x3"] = "imagenet"
