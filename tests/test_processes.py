@@ -144,7 +144,8 @@ def test_a_process_killed_in_training_ends_the_run_and_the_same_command_continue
     os.kill(one_of_two(process, "spawn_main"), signal.SIGKILL)
     said = ended(process)
     assert said.code == 2
-    assert "exmap: a process of this run has ended before its work was done (of 2; " in said.err
+    assert "(of 2; SIGKILL)" in said.err
+    assert "finished steps and epochs are kept" in said.err
     assert "Traceback" not in said.err
     assert not (folder / "train").exists()
     said = ended(start_process("train", folder))
