@@ -507,7 +507,7 @@ def test_a_learner_that_trains_on_groups_has_those_of_the_training_images_and_is
     found = results_of(copied)
     assert sorted(found["methods"]) == ["erm", "exmap+subg"]
     row = found["methods"]["exmap+subg"]
-    assert (row["repeats"], row["epoch"], row["labels_used"]["tuning"]) == (1, 1, ["exmap groups"])
+    assert (row["repeats"], row["epoch"], row["labels_used"]["epoch_selection"]) == (1, 1, ["exmap groups"])
     network, repaired = (load_file(copied / step / "model.safetensors") for step in ("fit-exmap+subg", "repaired"))
     trained = load_file(copied / "train" / "model.safetensors")
     assert all(np.array_equal(network[name], repaired[name]) for name in network)
@@ -520,8 +520,8 @@ def test_methods_that_are_only_chosen_by_groups_are_one_training(copied: Path) -
     assert redone(before, copied) == {"fit-jtt", "repaired", "evaluate"}
     found = results_of(copied)["methods"]
     assert sorted(found) == ["erm", "jtt", "jtt@exmap"]
-    assert found["jtt@exmap"]["labels_used"]["tuning"] == ["exmap groups"]
-    assert found["jtt"]["labels_used"]["tuning"] == ["classes groups"]
+    assert found["jtt@exmap"]["labels_used"]["epoch_selection"] == ["exmap groups"]
+    assert found["jtt"]["labels_used"]["epoch_selection"] == ["class labels"]
 
 
 # What a kill leaves
