@@ -186,13 +186,15 @@ def test_a_bench_that_was_stopped_continues_with_what_is_missing(
     assert [{**cell, "seconds": 0} for cell in cells] == [{**cell, "seconds": 0} for cell in whole]
 
 
-def test_other_settings_of_the_same_folder_are_refused(finished: Finished, tmp_path: Path) -> None:
+def test_other_settings_of_the_same_folder_make_its_steps_again(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "b"
     copy_run(finished[0] / "runs" / "digits-seed0", folder / "runs" / "digits-seed0")
     (folder / "bench.yaml").touch()
+    trained = folder / "runs" / "digits-seed0" / "train" / "done.json"
+    before = read_json(trained)["identity"]
     _, cells, _ = bring(folder, ["erm"], "train.batch_size=64")
-    assert cells[0]["status"] == "failed"
-    assert "train.batch_size (32 there, 64 here)" in cells[0]["reason"]
+    assert cells[0]["status"] == "done"
+    assert read_json(trained)["identity"] != before
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])

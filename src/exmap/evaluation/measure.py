@@ -20,7 +20,7 @@ def measure(
     names: tuple[str, ...],
     *,
     rng: np.random.Generator,
-    train_counts: IntArray,
+    train_counts: IntArray | None,
     attributes: tuple[str, ...] = (),
     coordinates: IntArray | None = None,
     bootstrap: int = 1000,
@@ -37,8 +37,8 @@ def measure(
         One per group.
     rng : numpy.random.Generator
         Of the bootstrap.
-    train_counts : ndarray of int64, shape (G,)
-        Size of each group in the training split.
+    train_counts : ndarray of int64, shape (G,), or None
+        Size of each group in the training split; None where that is not known, which leaves weighted means NaN.
     attributes, coordinates
         What the groups are made of, as in :class:`exmap.data.TrueGroups`; gaps need two attributes.
     bootstrap, confidence
@@ -66,7 +66,7 @@ def measure(
     each, together = [table(row) for row in predicted], table(predicted)
     worst = np.array([t.worst for t in each])
     gaps = None
-    if coordinates is not None and len(attributes) > 1:
+    if coordinates is not None and len(attributes) > 1 and train_counts is not None:
         gaps = shortcut_gaps(together, coordinates, attributes, train_counts)
     return MethodResult(
         worst_group_accuracy=float(worst.mean()),

@@ -39,14 +39,14 @@ def measure_on_test(task: Task, settings: Settings, predicted: NDArray[np.int64]
     test, truth = task.test, task.test.truth
     index, names = reported_groups(test)
     train_index, train_names = reported_groups(task.train)
-    counts = np.bincount(train_index, minlength=len(names)) if train_names == names else np.zeros(len(names), np.int64)
+    counts = np.bincount(train_index, minlength=len(names)) if train_names == names else None
     return measure(
         predicted,
         test.labels,
         index,
         names,
         rng=generator(settings.seed, "bootstrap", name),
-        train_counts=counts,  # zeros where the training split has other groups: no weights are known then
+        train_counts=counts,
         attributes=() if truth is None else truth.attributes,
         coordinates=None if truth is None else truth.coordinates,
         bootstrap=settings.evaluate.bootstrap,
