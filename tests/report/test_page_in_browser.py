@@ -23,6 +23,8 @@ from running import finished_run
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 Open = Callable[..., Tab]
 
+pytestmark = pytest.mark.long  # a browser and a page for each
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

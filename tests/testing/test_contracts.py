@@ -15,7 +15,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportW
 QUICK: dict[str, dict[str, Any]] = {"eiil": {"steps": 50}}
 
 
-@pytest.mark.parametrize("name", CLUSTERERS.names())
+LONG = ("resnet34", "resnet50", "umap_kmeans")  # large networks, and UMAP, which is compiled in each process
+
+
+def tiers(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
+
+
+@pytest.mark.parametrize("name", tiers(CLUSTERERS.names()))
 def test_clusterers(name: str) -> None:
     if name.startswith("umap"):
         pytest.importorskip("umap", reason="needs exmap[umap]")
@@ -27,7 +34,7 @@ def test_explainers(name: str) -> None:
     check_explainer(name)
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", tiers(MODELS.names()))
 def test_models(name: str) -> None:
     check_model_builder(name, side=16)
 
