@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # sums in another order round otherwise: al
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from exmap.data import Task, planted_shortcut
 from exmap.data.idx import find_set
@@ -18,7 +18,13 @@ from exmap.errors import DataError
 torch.set_num_threads(1)  # in case a plugin was first
 
 # Of tests over drawn examples: how many, no limit on the time of one, and in CI the same ones each time.
-settings.register_profile("exmap", max_examples=40, deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.register_profile(
+    "exmap",
+    max_examples=40,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no fault
+)
 settings.load_profile("exmap")
 
 
