@@ -230,8 +230,8 @@ def tree_of(section: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
 TOGETHER: dict[str, st.SearchStrategy[Any] | None] = {
     "Settings.edits": None,
     "ModelSettings.pretrained": st.just(False),
-    "ImageSettings.resize": st.integers(64, 1000),
-    "ImageSettings.crop": st.one_of(st.none(), st.integers(1, 64)),
+    "ImageSettings.resize": st.integers(224, 1000),  # the crop that is usual must fit
+    "ImageSettings.crop": st.one_of(st.none(), st.integers(1, 224)),
     "ImageSettings.random_crop": st.one_of(st.none(), st.just([0.25, 0.5])),
     "ExplainSettings.target": st.one_of(st.sampled_from(["predicted", "true", "margin"]), st.integers(0, 9)),
     "RetrainSettings.learner": st.sampled_from(LEARNERS.names()),

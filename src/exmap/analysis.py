@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from exmap.auto import AUTO
 from exmap.cluster import embed
 from exmap.data import Split, Task
-from exmap.data.missing import first_images
+from exmap.data.missing import first_images_or_noise
 from exmap.errors import DataError, unknown_name
 from exmap.groups import EDITED, ExMapGroups
 from exmap.model import find_last_layer, replace_head
@@ -74,7 +74,7 @@ class Fit:
             return self.network
         if self.left_alone or not self.heads:
             return model
-        last = find_last_layer(model, first_images(split))
+        last = find_last_layer(model, first_images_or_noise(split))
         return replace_head(model, last, self.heads[0].weight, self.heads[0].bias)
 
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ class Analysis:
     @property
     def grouped(self) -> Split:
         """The split that was explained and grouped, with its images where they are at hand."""
-        return {"train": self.task.train, "val": self.task.val, "test": self.task.test}[self.explained.split]
+        return self.task.split(self.explained.split)
 
     @property
     def pseudo_groups(self) -> Groups:

@@ -113,5 +113,5 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
 
 def check_fits(model: nn.Module, split: Split, *, gradient: bool = True) -> None:
     """Refuse a model that cannot be worked with on the split, before any work."""
-    images = split.images.batch(np.arange(min(2, len(split)), dtype=np.int64))
+    images = split.first_images()
     check_inputs(model, images, split.n_classes, split.class_names, gradient=gradient)

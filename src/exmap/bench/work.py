@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from exmap.analysis import Fit, reported_groups
 from exmap.bench.grid import Cell
 from exmap.data import Task, build_task
 from exmap.groups import ClassGroups, needs_of
-from exmap.groups.source import CLASS_LABELS, make_source, sees_truth
+from exmap.groups.source import make_source, sees_truth
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
 from exmap.pipeline.disk import digest_of, digest_of_file, read_json, save_arrays, slug, write_json
-from exmap.pipeline.graph import Graph, split_of
-from exmap.pipeline.outcome import agreement_with_truth, labels_used, measure_on_test
+from exmap.pipeline.graph import Graph
+from exmap.pipeline.outcome import agreement_with_truth, labels_of, labels_used, measure_on_test
 from exmap.pipeline.plan import TEST, TRAIN, Plan, explained_name
 from exmap.pipeline.plan_fits import add_methods, fit_name
 from exmap.pipeline.plan_groups import CHOICE, add_groups, groups_name
@@ -61,7 +61,7 @@ class CellPlace:
         """The JSON file; the file of what was classified right stands beside it."""
         return self.folder / "cells" / self.cell.dataset / f"{slug(str(self.cell.method))}-seed{self.cell.seed}.json"
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """What the cell depends on beside the images: the settings of its run, starting weights, and the method."""
         settings, method = self.cell.settings, self.cell.method
@@ -185,7 +185,7 @@ def _measured(runner: Runner, place: CellPlace, fit: Fit) -> dict[str, Any]:
     if part is not None and part.name == ClassGroups.name and method.source is None:
         part = None  # a choice by classes says nothing of groups
     if part is not None:
-        groups, split = runner.record(groups_name(part, used)), split_of(task, used)
+        groups, split = runner.record(groups_name(part, used)), task.split(used)
         more["n_clusters"] = [fit["n_clusters"] for fit in groups.clusters.notes] if groups.clusters else []
         more["groups_of"] = used
         if (agreement := agreement_with_truth(groups, split)) is not None:
@@ -221,9 +221,7 @@ def _notes(runner: Runner, method: Method, fit: Fit) -> dict[str, Any]:
 
 def _labels_used(settings: Settings, task: Task, method: Method) -> dict[str, tuple[str, ...]]:
     def named(part: Part | None) -> tuple[str, ...]:
-        if part is None or part.name == ClassGroups.name:
-            return (CLASS_LABELS,)
-        return ("true groups",) if sees_truth(part, settings) else (f"{part} groups",)
+        return labels_of(part, oracle=part is not None and sees_truth(part, settings))
 
     used = labels_used(settings, task)
     chosen = used.pop("epoch_selection") if method.learner.name == ERM else named(method.selection)

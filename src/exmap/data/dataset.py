@@ -238,6 +238,10 @@ class Split:
         ids = tuple(self.ids[row] for row in rows.tolist())
         return replace(self, images=SomeImages(self.images, rows), labels=self.labels[rows], ids=ids, truth=truth)
 
+    def first_images(self) -> NDArray[np.float32]:
+        """Return the first two images, or the only one, as the model wants them: to run it once and look at it."""
+        return self.images.batch(np.arange(min(2, len(self)), dtype=np.int64))
+
     def batches(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (slice of the split, images) in order, each image once."""
         parts = list(batch_slices(len(self), size))
@@ -289,6 +293,10 @@ class Task:
     def __repr__(self) -> str:
         splits = ", ".join(f"{split.name} {len(split):,}" for split in (self.train, self.val, self.test))
         return f"Task({self.name}, {self.n_classes} classes; images: {splits})"
+
+    def split(self, name: str) -> Split:
+        """Return a split by its name: ``train``, ``val`` or ``test``."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def check(self) -> None:
         """Raise DataError unless every split has at least two samples of every class."""

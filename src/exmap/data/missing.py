@@ -13,7 +13,7 @@ from exmap.data.dataset import Request, Split
 from exmap.errors import DataError
 from exmap.records import IntArray
 
-__all__ = ["MissingImages", "first_images"]
+__all__ = ["MissingImages", "first_images_or_noise"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,11 @@ class MissingImages:
         raise DataError(f"images are needed here, but they {self.why}; say where they are with --data-dir")
 
 
-def first_images(split: Split, count: int = 2) -> NDArray[np.float32]:
-    """Return the first images of a split, or noise of their shape where they are not at hand.
+def first_images_or_noise(split: Split) -> NDArray[np.float32]:
+    """Return the first two images of a split, or noise of their shape where they are not at hand.
 
     To run a model once, so that its operations are seen.
     """
-    count = min(count, len(split))
     if isinstance(split.images, MissingImages):
-        return np.random.default_rng(0).random((count, *split.images.shape), dtype=np.float32)
-    return split.images.batch(np.arange(count, dtype=np.int64))
+        return np.random.default_rng(0).random((min(2, len(split)), *split.images.shape), dtype=np.float32)
+    return split.first_images()

@@ -148,7 +148,7 @@ def _explained(
         check_differentiable(model)
     prepared = full_precision(unwrapped(model))
     head = without_wrappers(model, head) if isinstance(head, str) else head
-    first = split.images.batch(np.arange(min(2, len(split)), dtype=np.int64))
+    first = split.first_images()
     layer = _layer(explainer, prepared, model_input(prepared, first), settings)
     with ExitStack() as stack:
         read = stack.enter_context(_reading(prepared, first, head, explainer)) if reading else None

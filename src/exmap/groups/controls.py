@@ -10,7 +10,7 @@ import numpy as np
 
 from exmap.groups.assign import crossed_groups
 from exmap.groups.clustered import ExMapGroups
-from exmap.groups.source import CLASS_LABELS, TRUE_GROUPS
+from exmap.groups.source import CLASS_LABELS, TRUE_GROUPS, TRUE_LABELS
 from exmap.methods import Part
 from exmap.records import Explained, Groups
 from exmap.registry import SOURCES
@@ -100,4 +100,4 @@ class OracleGroups:
     def infer(self, explained: Explained, *, seed: int) -> Groups:
         """Return the true groups."""
         truth = explained.given[TRUE_GROUPS]
-        return Groups(truth.index, truth.names, self.name, ("true groups",))
+        return Groups(truth.index, truth.names, self.name, (TRUE_LABELS,))

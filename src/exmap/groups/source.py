@@ -10,9 +10,18 @@ from exmap.records import Explained, Groups
 from exmap.registry import SOURCES
 from exmap.settings import Settings
 
-__all__ = ["CLASS_LABELS", "TRUE_GROUPS", "GroupSource", "make_source", "needs_of", "sees_truth", "source_names"]
+__all__ = [
+    "CLASS_LABELS",
+    "TRUE_GROUPS",
+    "TRUE_LABELS",
+    "GroupSource",
+    "make_source",
+    "needs_of",
+    "sees_truth",
+    "source_names",
+]
 
-CLASS_LABELS = "class labels"
+CLASS_LABELS, TRUE_LABELS = "class labels", "true groups"  # kinds of labels that a method used
 TRUE_GROUPS = "truth"  # what an oracle needs, and nothing else may
 PREPARED = ("reference", "twins", "choice", TRUE_GROUPS)  # needs that are no other source
 

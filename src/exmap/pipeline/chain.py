@@ -10,7 +10,7 @@ from exmap.data import Task
 from exmap.groups import EDITED, ExMapGroups, make_source, needs_of
 from exmap.groups.source import sees_truth
 from exmap.methods import Method, Part, method_with, parse_part
-from exmap.pipeline.graph import Graph, Step, split_of
+from exmap.pipeline.graph import Graph, Step
 from exmap.pipeline.outcome import add_outcome
 from exmap.pipeline.plan import Plan
 from exmap.pipeline.plan_fits import add_methods, add_repair, add_repaired, fit_name
@@ -24,7 +24,7 @@ def sources_of(settings: Settings, task: Task) -> list[Part]:
     """Return the sources of groups of a run, ExMap's first; the oracle is left out where no true groups are known."""
     first = Part(ExMapGroups.name)
     parts = [first, *(part for part in map(parse_part, settings.groups.sources) if part != first)]
-    known = split_of(task, settings.groups.split).truth is not None
+    known = task.split(settings.groups.split).truth is not None
     wanted = [part for part in parts if known or not sees_truth(part, settings)]
     return [*wanted, Part(AUTO)] if settings.groups.auto else wanted
 
@@ -42,7 +42,7 @@ def trains_networks(part: Part, settings: Settings) -> bool:
 
 
 def trained_apart(settings: Settings) -> str:
-    """Return what of a run trains networks in steps of the first process alone; empty where nothing does."""
+    """Return what of a run trains networks beside its classifier, in one process alone; empty where nothing does."""
     learner = parse_part(settings.retrain.learner)
     if method_with(learner, Part(ExMapGroups.name)).whole_network:
         return f"retrain.learner={learner.name}"
@@ -85,12 +85,11 @@ def plan_run(settings: Settings, task: Task, inputs: Mapping[str, str], **given:
     if settings.edits is not None:
         last = Part(EDITED)
         groups[EDITED] = add_edited(plan)
-        edited = method_with(learner, last)
-        methods = list({str(method): method for method in (*methods, edited)}.values())
-    fits = add_methods(plan, methods)
-    if settings.groups.auto and settings.auto.repair == "auto" and not method_with(learner, last).whole_network:
-        fits.append(add_repair(plan, fit_name(method_with(learner, Part(AUTO)))))
     repaired = method_with(learner, last)
+    methods = list({str(method): method for method in (*methods, repaired)}.values())
+    fits = add_methods(plan, methods)
+    if settings.groups.auto and settings.auto.repair == "auto" and not repaired.whole_network:
+        fits.append(add_repair(plan, fit_name(method_with(learner, Part(AUTO)))))
     add_repaired(plan, fit_name(repaired), repaired)
     add_outcome(plan, groups, methods, fits)
     return Chain(plan.steps.values(), plan.explained, groups, fits)

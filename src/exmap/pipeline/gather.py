@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from exmap.analysis import Analysis
 from exmap.data.missing import MissingImages
 from exmap.groups import OracleGroups
-from exmap.pipeline.graph import split_of
+from exmap.groups.source import TRUE_LABELS
 from exmap.pipeline.outcome import TRUST
 from exmap.pipeline.plan import TEST, TRAIN
 from exmap.records import Groups
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from exmap.pipeline.runner import Runner, StepWork
 
 __all__ = ["gathered"]
-
-TRUE = "true groups"  # among the labels that an oracle used
 
 
 def gathered(
@@ -38,11 +36,11 @@ def gathered(
         As in :class:`~exmap.analysis.Analysis`.
     """
     settings, task = runner.settings, work.task
-    split = split_of(task, settings.groups.split)
+    split = task.split(settings.groups.split)
     oracle = None
     if split.truth is not None:
         truth = split.true_groups()
-        oracle = Groups(truth.index, truth.names, OracleGroups.name, (TRUE,))
+        oracle = Groups(truth.index, truth.names, OracleGroups.name, (TRUE_LABELS,))
     images = split.images
     inferred: dict[str, Groups] = {
         source: work[step] for source, step in chain.groups.items() if runner.is_finished(step)
@@ -52,7 +50,7 @@ def gathered(
         task,
         work[chain.explained],
         work[TEST],
-        {source: found for source, found in inferred.items() if TRUE not in found.labels_used},
+        {source: found for source, found in inferred.items() if TRUE_LABELS not in found.labels_used},
         network=lambda: work[TRAIN],
         oracle=oracle,
         fits={name: fit for step in chain.fits if runner.is_finished(step) for name, fit in work[step].items()},

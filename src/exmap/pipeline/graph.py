@@ -12,13 +12,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Protocol
 
-from exmap.data import Split, Task
+from exmap.data import Task
 from exmap.pipeline.disk import digest_of
 from exmap.records import Listener
 from exmap.runtime import child_seed
 from exmap.settings import RuntimeSettings, Settings
 
-__all__ = ["DATA", "STAGES", "Graph", "Step", "Work", "seed_of", "split_of"]
+__all__ = ["DATA", "STAGES", "Graph", "Step", "Work", "seed_of"]
 
 DATA = "data"  # the step that all others need
 STAGES = ("data", "train", "explain", "cluster", "retrain", "evaluate", "report")  # the commands, in order
@@ -58,11 +58,6 @@ class Work(Protocol):
 def seed_of(work: Work, *names: str | int) -> int:
     """Return the seed of one part of a run."""
     return child_seed(work.settings.seed, *names)
-
-
-def split_of(task: Task, name: str) -> Split:
-    """Return a split by its name."""
-    return {"train": task.train, "val": task.val, "test": task.test}[name]
 
 
 def _no_load(work: Work, folder: Path) -> Any:
@@ -159,7 +154,8 @@ class Graph:
         """Return the steps of a stage and of those before it that are not only made when asked for."""
         last = STAGES.index(stage)
         wanted = [step.name for step in self if STAGES.index(step.stage) <= last and not self._only_asked(step.name)]
-        return [step for step in self if step.name in self.with_needs(wanted)]
+        needed = self.with_needs(wanted)
+        return [step for step in self if step.name in needed]
 
     def with_needs(self, names: Iterable[str]) -> set[str]:
         """Return the names of steps and of all that they need."""

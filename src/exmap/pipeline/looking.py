@@ -30,6 +30,7 @@ __all__ = [
     "gather_run",
     "no_task",
     "open_analysis",
+    "opened_run",
     "publish",
     "recorded_chain",
     "recorded_task",
@@ -96,7 +97,7 @@ def trained_classifier(
     RunFolderError
         If there is no run, or it is not trained.
     """
-    run, settings = _opened(path)
+    run, settings = opened_run(path)
     if run.record(TRAIN) is None:
         raise RunFolderError(f"{path} holds no trained classifier; train it with exmap train {path}")
     settings = change_settings(settings, data__dir=data_dir)
@@ -110,7 +111,8 @@ def trained_classifier(
     return plan.network(run.folder(TRAIN)), task
 
 
-def _opened(path: Path) -> tuple[RunFolder, Settings]:
+def opened_run(path: Path) -> tuple[RunFolder, Settings]:
+    """Return an earlier run and its own settings."""
     run = RunFolder(path)
     kept = run.settings()
     assert kept is not None
@@ -164,7 +166,7 @@ def open_analysis(path: Path, *, data_dir: Path | None = None, listen: Listener 
     RunFolderError
         If there is no run, if its groups are not finished, or if they are of another classifier than the one there.
     """
-    run, settings = _opened(path)
+    run, settings = opened_run(path)
     runner = _finished_runner(run, settings, "cluster", data_dir, listen)
     assert runner.gather is not None
     return runner.gather(StepWork(runner, images=False))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exmap.analysis import Analysis
 from exmap.data import Task
 from exmap.errors import SettingsError
-from exmap.pipeline.chain import methods_of, plan_run, sources_of, trains_networks
+from exmap.pipeline.chain import plan_run, sources_of, trained_apart, trains_networks
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA
 from exmap.pipeline.outcome import EVALUATE
@@ -54,7 +54,7 @@ def analyze_in_memory(
             f"the source {beyond[0]} trains classifiers from their beginning and cannot be had of one that is given; "
             "leave it out, or take it in exmap run or exmap bench"
         )
-    if not whole_networks and (trains := _trains(settings, task)):
+    if not whole_networks and (trains := trained_apart(settings)):
         raise SettingsError(
             f"{trains} trains whole networks and needs the images that the model was trained on; give train=, or do "
             "without it"
@@ -67,10 +67,3 @@ def analyze_in_memory(
     made = made_by(manifest(settings, task))
     analysis = gathered(work, runner, chain, made_by=made, results=results, grouping="")
     return replace(analysis, explainer=explainer)
-
-
-def _trains(settings: Settings, task: Task) -> str:
-    """Return what of an analysis trains whole networks; empty where nothing does."""
-    if any(method.whole_network for method in methods_of(settings, task)):
-        return f"the learner {settings.retrain.learner}"
-    return "auto.repair=auto" if settings.groups.auto and settings.auto.repair == "auto" else ""

@@ -15,12 +15,12 @@ from exmap.data.missing import MissingImages
 from exmap.draw import save_strategies
 from exmap.evaluation import group_agreement, measure
 from exmap.groups import EDITED, ClassGroups, ExMapGroups
-from exmap.groups.source import CLASS_LABELS
+from exmap.groups.source import CLASS_LABELS, TRUE_LABELS
 from exmap.methods import ERM, Method, Part
 from exmap.pipeline.disk import read_json, write_json
-from exmap.pipeline.graph import Work, split_of
-from exmap.pipeline.plan import Plan
-from exmap.pipeline.plan_groups import add_choice
+from exmap.pipeline.graph import DATA, Work
+from exmap.pipeline.plan import TEST, TRAIN, Plan
+from exmap.pipeline.plan_groups import CHOICE, add_choice
 from exmap.records import Groups
 from exmap.report.compose import write_page
 from exmap.results import GroupInference, MethodResult, Results, Trust
@@ -28,10 +28,9 @@ from exmap.runtime import generator
 from exmap.settings import Settings
 from exmap.trust import measure_trust
 
-__all__ = ["add_outcome", "agreement_with_truth", "labels_used", "measure_on_test"]
+__all__ = ["add_outcome", "agreement_with_truth", "labels_of", "labels_used", "measure_on_test"]
 
 TRUST, EVALUATE, REPORT = "trust", "evaluate", "report"
-CLASSES, TRUE = ClassGroups.name, "true groups"
 
 
 def measure_on_test(task: Task, settings: Settings, predicted: NDArray[np.int64], name: str) -> MethodResult:
@@ -65,9 +64,24 @@ def agreement_with_truth(groups: Groups, split: Split) -> GroupInference | None:
 def labels_used(settings: Settings, task: Task, **steps: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the kinds of labels that each step of a method used."""
     selected = () if settings.train.select == "last" else (CLASS_LABELS,)
-    reported = (CLASS_LABELS,) if task.test.truth is None else ("true groups",)
+    reported = (CLASS_LABELS,) if task.test.truth is None else (TRUE_LABELS,)
     given = {name: tuple(labels) for name, labels in steps.items()}
     return {"training": (CLASS_LABELS,), "epoch_selection": selected, **given, "evaluation": reported}
+
+
+def labels_of(part: Part | None, *, oracle: bool) -> tuple[str, ...]:
+    """Return the kind of labels that a choice by the worst group of a source uses.
+
+    Parameters
+    ----------
+    part : Part or None
+        The source; None, and classes, are the class labels.
+    oracle : bool
+        Whether the source sees the true groups.
+    """
+    if part is None or part.name == ClassGroups.name:
+        return (CLASS_LABELS,)
+    return (TRUE_LABELS,) if oracle else (f"{part} groups",)
 
 
 def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method], fits: Sequence[str]) -> None:
@@ -89,7 +103,7 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
     def evaluate(work: Work) -> Results:
         return evaluated(settings, work, plan.explained, groups, methods, fits, trust=work[TRUST])
 
-    needs = ("data", "test", plan.explained, TRUST, *groups.values(), *fits, *chosen)
+    needs = (DATA, TEST, plan.explained, TRUST, *groups.values(), *fits, *chosen)
     plan.add(
         EVALUATE,
         "evaluate",
@@ -113,12 +127,12 @@ def _add_trust(plan: Plan, groups: str) -> None:
     settings, split = plan.settings, plan.split
 
     def make(work: Work) -> Trust:
-        images = split_of(work.task, split)
+        images = work.task.split(split)
         return measure_trust(
             work[plan.explained],
             work[groups],
             settings,
-            model=lambda: work["train"],
+            model=lambda: work[TRAIN],
             split=None if isinstance(images.images, MissingImages) else images,
             clusterer=plan.clusterer,
             listen=work.listen,
@@ -148,8 +162,8 @@ def evaluated(
     trust: Trust,
 ) -> Results:
     """Return what every method achieves on the test split, and how well groups follow the true ones."""
-    task, tested = work.task, work["test"]
-    grouped = split_of(task, settings.groups.split)
+    task, tested = work.task, work[TEST]
+    grouped = task.split(settings.groups.split)
     inferred: dict[str, Groups] = {source: work[name] for source, name in groups.items()}
     known = {str(method): method for method in methods}
     measured = {
@@ -177,7 +191,7 @@ def evaluated(
         group_inference=agreement,
         clusters={name: found.clusters.notes for name, found in clustered.items() if found.clusters},
         heatmaps={**maps.health(), "check": maps.check},
-        auto=work["auto"].record if settings.groups.auto else None,
+        auto=work[CHOICE].record if settings.groups.auto else None,
         trust=trust,
     )
 
@@ -202,18 +216,13 @@ def _labels_of(
     settings: Settings, task: Task, method: Method | None, groups: Mapping[str, Groups]
 ) -> dict[str, tuple[str, ...]]:
     """Return the kinds of labels that each step of a method used; None is the repair of the whole network."""
-
-    def by(part: Part | None) -> tuple[str, ...]:
-        """Return the labels that a choice by the worst of a source's groups uses."""
-        if part is None or part == Part(CLASSES):
-            return (CLASS_LABELS,)
-        return (TRUE,) if TRUE in groups[str(part)].labels_used else (f"{part} groups",)
-
     if method is None:
         return labels_used(settings, task, groups=(CLASS_LABELS,), tuning=(f"{AUTO} groups",))
     part = method.source or method.selection
     used = (CLASS_LABELS,) if part is None or str(part) not in groups else groups[str(part)].labels_used
     if not method.whole_network:
-        tuned = f"{part} groups" if part is not None and TRUE not in used else TRUE
+        tuned = f"{part} groups" if part is not None and TRUE_LABELS not in used else TRUE_LABELS
         return labels_used(settings, task, groups=used, tuning=(CLASS_LABELS,) if part is None else (tuned,))
-    return {**labels_used(settings, task, groups=used), "epoch_selection": by(method.selection)}
+    chosen = method.selection
+    oracle = chosen is not None and str(chosen) in groups and TRUE_LABELS in groups[str(chosen)].labels_used
+    return {**labels_used(settings, task, groups=used), "epoch_selection": labels_of(chosen, oracle=oracle)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from exmap.model import build_model, initial_model, load_weights
 from exmap.pipeline import files
 from exmap.pipeline.disk import digest_of_file
 from exmap.pipeline.facts import load_task, save_task
-from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of, split_of
+from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of
 from exmap.pipeline.provenance import identity_part, options_in_use, setting
 from exmap.pipeline.steps import explain_share, outputs_share, train_share
 from exmap.records import Outputs
@@ -96,7 +96,6 @@ class Plan:
         settings = self.settings
 
         def make(work: Work) -> None:
-            model = initial_model(settings.model, work.task.n_classes, seed=seed_of(work, "model"))
             task, folder = work.task, work.folder
             share = partial(
                 train_share,
@@ -107,7 +106,7 @@ class Plan:
                 folder=folder,
                 listen=work.listen,
             )
-            work.measured |= in_processes(settings.runtime, share, model)
+            work.measured |= in_processes(settings.runtime, share, self.begin(work))
 
         self.add(
             TRAIN,
@@ -116,19 +115,20 @@ class Plan:
             make,
             load=lambda _, folder: self.network(folder),
             needs=(DATA,),
-            settings=self.training(),
+            settings=self.training,
             shared=True,
             images=True,
         )
 
+    @cached_property
     def training(self) -> dict[str, Any]:
-        """Return all that a training depends on beside the data: settings, and the content of a file of weights."""
+        """All that a training depends on beside the data: settings, and the content of a file of weights."""
         weights = self.settings.model.weights
         given = {} if weights is None else {"weights": digest_of_file(weights)}
         return {**self.settings_of("seed", "model", "train", "runtime"), **given}
 
     def begin(self, work: Work) -> nn.Module:
-        """Return what a whole network is trained from."""
+        """Return what a training of all weights starts from."""
         if self.start is not None:
             return self.start
         return initial_model(self.settings.model, work.task.n_classes, seed=seed_of(work, "model"))
@@ -147,7 +147,7 @@ class Plan:
         def make(work: Work) -> Any:
             share = partial(  # the split in it: no frozen record may be launched with
                 explain_share,
-                split=split_of(work.task, split),
+                split=work.task.split(split),
                 settings=self.settings.explain,
                 explainer=self.explainer,
                 folder=work.folder,
@@ -162,7 +162,7 @@ class Plan:
             "explain",
             f"heatmaps of the {split} split",
             make,
-            load=lambda work, folder: files.load_explained(split_of(work.task, split), folder),
+            load=lambda work, folder: files.load_explained(work.task.split(split), folder),
             needs=(DATA, TRAIN),
             settings={
                 **self.settings_of("explain"),

@@ -17,7 +17,7 @@ from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
 from exmap.pipeline import files
 from exmap.pipeline.disk import slug
-from exmap.pipeline.graph import DATA, Work, split_of
+from exmap.pipeline.graph import DATA, Work
 from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice, add_edited, add_groups
 from exmap.pipeline.provenance import options_in_use
@@ -61,7 +61,7 @@ def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
                 method,
                 plan.settings,
                 work[TRAIN],
-                split_of(work.task, plan.split),
+                work.task.split(plan.split),
                 work[plan.explained].outputs,
                 None if groups is None else work[groups],
                 work[TEST],
@@ -87,17 +87,17 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
     source, settings = methods[0].source, plan.settings
     groups = None if source is None else _groups_of(plan, source, "train")
     selections = {m.selection: _groups_of(plan, m.selection, "val") for m in methods if m.selection is not None}
-
     chosen = [method for method in methods if Part(AUTO) in (method.source, method.selection)]
 
     def make(work: Work) -> dict[str, Fit]:
-        left_alone = chosen if chosen and not work[CHOICE].repair else []
-        left = Fit(work[TEST].predicted[None], notes=(NOT_REPAIRED,), left_alone=NOT_REPAIRED) if left_alone else None
-        fitted = [method for method in methods if method not in left_alone]
-        found = {str(method): left for method in left_alone if left is not None}
+        fits, fitted = {}, methods
+        if chosen and not work[CHOICE].repair:
+            left = Fit(work[TEST].predicted[None], notes=(NOT_REPAIRED,), left_alone=NOT_REPAIRED)
+            fits = {str(method): left for method in chosen}
+            fitted = [method for method in methods if method not in chosen]
         if not fitted:
-            return found
-        return found | fit_whole_network(
+            return fits
+        return fits | fit_whole_network(
             fitted,
             settings,
             plan.begin(work),
@@ -111,17 +111,24 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
     return _add_fit(plan, name, methods[0], make, needs, images=True)
 
 
+def _kept(plan: Plan) -> dict[str, Any]:
+    """Return how fits are saved and loaded."""
+    return {
+        "save": lambda _, fits, folder: files.save_fits(fits, folder),
+        "load": lambda _, folder: files.load_fits(folder, plan.network),
+    }
+
+
 def _add_fit(
     plan: Plan, name: str, method: Method, make: Callable[[Work], Any], needs: Iterable[str], *, images: bool
 ) -> str:
-    depends = plan.training() if method.whole_network else plan.settings_of("seed", "retrain.repeats")
+    depends = plan.training if method.whole_network else plan.settings_of("seed", "retrain.repeats")
     return plan.add(
         name,
         "retrain",
         str(method),
         make,
-        save=lambda _, fits, folder: files.save_fits(fits, folder),
-        load=lambda _, folder: files.load_fits(folder, plan.network),
+        **_kept(plan),
         needs=needs,
         settings={
             "method": name,
@@ -137,7 +144,7 @@ def add_repaired(plan: Plan, fit: str, method: Method) -> str:
 
     def make(work: Work) -> nn.Module:
         fitted: Fit = work[fit][str(method)]
-        return fitted.repaired(work[TRAIN], split_of(work.task, plan.split))
+        return fitted.repaired(work[TRAIN], work.task.split(plan.split))
 
     return plan.add(
         REPAIRED,
@@ -170,10 +177,9 @@ def add_repair(plan: Plan, fit: str) -> str:
         "retrain",
         "whole network on the chosen groups",
         make,
-        save=lambda _, fits, folder: files.save_fits(fits, folder),
-        load=lambda _, folder: files.load_fits(folder, plan.network),
+        **_kept(plan),
         needs=(choice, fit, DATA),
         asks=(groups, selection),
-        settings={**plan.training(), **plan.settings_of("auto.repair")},
+        settings={**plan.training, **plan.settings_of("auto.repair")},
         images=True,
     )

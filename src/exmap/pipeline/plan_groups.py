@@ -14,12 +14,12 @@ from exmap.auto import AUTO, AutoChoice, choose_groups
 from exmap.groups import EDITED, ExMapGroups, edit_groups, make_source, needs_of
 from exmap.groups.source import TRUE_GROUPS
 from exmap.methods import Part, parse_part
-from exmap.model import collect_outputs, initial_model
+from exmap.model import collect_outputs
 from exmap.model.training import train_model
 from exmap.model.twins import train_twins
 from exmap.pipeline import files
 from exmap.pipeline.disk import save_arrays, slug
-from exmap.pipeline.graph import DATA, Work, seed_of, split_of
+from exmap.pipeline.graph import DATA, Work, seed_of
 from exmap.pipeline.plan import Plan, explained_name
 from exmap.pipeline.provenance import options_in_use, plain_text
 from exmap.pipeline.steps import chosen_groups, infer_groups
@@ -58,8 +58,7 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
         "cluster",
         f"groups of the {split} split by {part}",
         make,
-        save=lambda work, groups, folder: files.save_groups(groups, work[explained], folder),
-        load=lambda _, folder: files.load_groups(folder),
+        **_kept(explained),
         needs=(explained, *needs.values()),
         settings={
             "source": str(part),
@@ -67,6 +66,14 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
             **plan.settings_of("seed", *getattr(source, "sections", ())),
         },
     )
+
+
+def _kept(explained: str) -> dict[str, Any]:
+    """Return how groups of an explained split are saved and loaded."""
+    return {
+        "save": lambda work, groups, folder: files.save_groups(groups, work[explained], folder),
+        "load": lambda _, folder: files.load_groups(folder),
+    }
 
 
 def _need(plan: Plan, name: str, split: str) -> str:
@@ -80,7 +87,7 @@ def _need(plan: Plan, name: str, split: str) -> str:
 def _given(plan: Plan, work: Work, name: str, step: str, split: str) -> Any:
     """Return what a source needs of a split."""
     if name == TRUE_GROUPS:
-        return split_of(work.task, split).true_groups()
+        return work.task.split(split).true_groups()
     if name == "choice":
         return chosen_groups(
             work[CHOICE],
@@ -99,7 +106,7 @@ def _reference(plan: Plan) -> str:
 
     def make(work: Work) -> dict[str, Outputs]:
         task, short = work.task, settings.train.model_copy(update={"epochs": REFERENCE_EPOCHS})
-        model = initial_model(settings.model, task.n_classes, seed=seed_of(work, "model"))
+        model = plan.begin(work)
         train_model(model, task.train, None, short, settings.runtime, seed=seed_of(work, "train"), listen=work.listen)
         return {s.name: collect_outputs(model, s, listen=work.listen) for s in (task.train, task.val)}
 
@@ -116,7 +123,7 @@ def _reference(plan: Plan) -> str:
         save=save,
         load=lambda _, folder: {name: files.load_outputs(folder / name) for name in ("train", "val")},
         needs=(DATA,),
-        settings={**plan.training(), "epochs": REFERENCE_EPOCHS},
+        settings={**plan.training, "epochs": REFERENCE_EPOCHS},
         images=True,
     )
 
@@ -126,9 +133,8 @@ def _twins(plan: Plan) -> str:
 
     def make(work: Work) -> dict[str, Any]:
         task = work.task
-        model = initial_model(settings.model, task.n_classes, seed=seed_of(work, "model"))
         twins = train_twins(
-            model,
+            plan.begin(work),
             task.train,
             task.val,
             settings.train,
@@ -149,7 +155,7 @@ def _twins(plan: Plan) -> str:
         save=lambda _, record, folder: save_arrays(record, folder / "twins.safetensors"),
         load=lambda _, folder: load_file(folder / "twins.safetensors"),
         needs=(DATA,),
-        settings=plan.training(),
+        settings=plan.training,
         images=True,
     )
 
@@ -193,8 +199,7 @@ def add_edited(plan: Plan) -> str:
         "retrain",
         "edited groups",
         make,
-        save=lambda work, groups, folder: files.save_groups(groups, work[plan.explained], folder),
-        load=lambda _, folder: files.load_groups(folder),
+        **_kept(plan.explained),
         needs=(plan.explained, groups),
         settings=plan.settings_of("edits"),
     )

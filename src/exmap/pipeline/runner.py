@@ -86,8 +86,9 @@ class Runner:
             return True
         if self.run is None or not self.run.is_finished(name, self.graph.identity(name)):
             return False
-        record = self.run.record(name) or {}
-        return not (self.graph[name].looks and self._has_images() and record.get("with_images") is False)
+        if not (self.graph[name].looks and self._has_images()):
+            return True
+        return (self.run.record(name) or {}).get("with_images") is not False
 
     def _has_images(self) -> bool:
         """Return whether images were opened."""
@@ -118,7 +119,7 @@ class Runner:
                 self._make(self.graph[name])
             if name not in self.records and self.run is not None:
                 step = self.graph[name]
-                self.records[name] = step.load(StepWork(self, images=False), self.run.folder(name))
+                self.records[name] = step.load(StepWork(self), self.run.folder(name))
         return self.records[name]
 
     def _make(self, step: Step) -> None:

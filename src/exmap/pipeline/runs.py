@@ -8,22 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exmap.data import Task, build_task, dataset_names
+from exmap.data import Task, build_task
 from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
-from exmap.explain import composite_names, explainer_names
+from exmap.explain import composite_names
 from exmap.groups import ExMapGroups, check_channels, check_george, edit_groups, make_source
 from exmap.methods import Part, parse_part
 from exmap.pipeline.chain import Chain, plan_run, trained_apart
 from exmap.pipeline.disk import differences, write_json
-from exmap.pipeline.looking import gather_run, no_task, publish, recorded_chain, recorded_task
+from exmap.pipeline.looking import gather_run, no_task, opened_run, publish, recorded_chain, recorded_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
 from exmap.pipeline.plan_groups import groups_name
 from exmap.pipeline.provenance import identity_part, manifest, setting, without_places
 from exmap.pipeline.runner import Runner, Say, assist
 from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
-from exmap.registry import CLUSTERERS, LEARNERS, MODELS
+from exmap.registry import CLUSTERERS, DATASETS, EXPLAINERS, LEARNERS, MODELS
 from exmap.results import Results
 from exmap.runtime import ProcessGroup, launched, launched_runtime
 from exmap.settings import (
@@ -58,11 +58,10 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
     RunFolderError
         If there is no run there, or one made with other settings.
     """
-    run = RunFolder(path, create=settings is not None and not change)
-    kept = run.settings()
     if settings is None:
-        assert kept is not None
-        return run, parse_settings(kept)
+        return opened_run(path)
+    run = RunFolder(path, create=not change)
+    kept = run.settings()
     _check_names(settings)
     if kept is not None and change:
         _check_edits(run, parse_settings(kept), settings)
@@ -89,15 +88,13 @@ def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_names(settings: Settings) -> None:
     """Refuse unknown names before any work is done."""
-    if settings.data.name not in dataset_names() and ":" not in settings.data.name:
-        raise SettingsError(unknown_name("data set", settings.data.name, dataset_names()))
+    DATASETS.get(settings.data.name)
     MODELS.get(settings.model.name)
     LEARNERS.get(parse_part(settings.retrain.learner).name)
     for clustering in (settings.cluster, settings.groups.george):
         CLUSTERERS.get(clustering.method)
     explain = settings.explain
-    if explain.explainer not in explainer_names() and ":" not in explain.explainer:
-        raise SettingsError(unknown_name("explainer", explain.explainer, explainer_names()))
+    EXPLAINERS.get(explain.explainer)
     composites = ["auto", *composite_names()]
     if explain.composite not in composites:
         raise SettingsError(unknown_name("composite", explain.composite, composites))

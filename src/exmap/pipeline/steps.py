@@ -16,7 +16,7 @@ from torch import nn
 from exmap.analysis import Fit
 from exmap.auto import AUTO, AutoChoice, find_candidates
 from exmap.data import Split, Task
-from exmap.data.missing import first_images
+from exmap.data.missing import first_images_or_noise
 from exmap.errors import DataError
 from exmap.explain import explain_split, reduce_heatmaps
 from exmap.groups import ClassGroups, GroupSource
@@ -252,7 +252,7 @@ def fit_last_layer(
 def _last_layer(model: nn.Module, split: Split) -> tuple[LastLayer | None, str]:
     """Return the classifier's last linear layer, or None and why it has none."""
     try:
-        return find_last_layer(model, first_images(split)), ""
+        return find_last_layer(model, first_images_or_noise(split)), ""
     except DataError as error:
         return None, str(error)
 
@@ -309,13 +309,18 @@ def fit_whole_network(
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
     wanted = [Selection(val, selections[method.selection]) for method in methods if method.selection is not None]
     networks = learner.fit_choices(model, train, groups, wanted, listen=listen)
-    found = {}
-    for method, network, history in zip(methods, networks, learner.history_, strict=True):
-        epoch = max((row["epoch"] for row in history if row["kept"]), default=None)
-        predicted = collect_outputs(network, task.test, listen=listen).predicted[None]
-        seconds = round(time.perf_counter() - start, 3)
-        found[str(method)] = Fit(predicted, (), network, tuple(learner.notes_), epoch=epoch, seconds=seconds)
-    return found
+    return {
+        str(method): _network_fit(learner, number, network, task.test, start, listen)
+        for number, (method, network) in enumerate(zip(methods, networks, strict=True))
+    }
+
+
+def _network_fit(learner: Any, number: int, network: nn.Module, test: Split, start: float, listen: Listener) -> Fit:
+    """Return what came of one choice from a training that began at `start`."""
+    epoch = max((row["epoch"] for row in learner.history_[number] if row["kept"]), default=None)
+    predicted = collect_outputs(network, test, listen=listen).predicted[None]
+    seconds = round(time.perf_counter() - start, 3)
+    return Fit(predicted, (), network, tuple(learner.notes_), epoch=epoch, seconds=seconds)
 
 
 def repair_network(
@@ -339,7 +344,4 @@ def repair_network(
     learner.epochs = min(math.ceil(settings.train.epochs * len(task.train) / shown), MOST_EPOCHS)  # as many steps
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
     network = learner.fit(model, train, groups, selection=Selection(val, selection), listen=listen)
-    predicted = collect_outputs(network, task.test, listen=listen).predicted[None]
-    epoch = max((row["epoch"] for row in learner.history_[0] if row["kept"]), default=None)
-    seconds = round(time.perf_counter() - start, 3)
-    return Fit(predicted, (), network, tuple(learner.notes_), epoch=epoch, seconds=seconds)
+    return _network_fit(learner, 0, network, task.test, start, listen)

@@ -114,7 +114,7 @@ class LastLayer:
         DataError
             If no linear map makes the logits and none is named, and what :meth:`fit_head` raises.
         """
-        last = find_last_layer(model, split.images.batch(np.arange(min(2, len(split)), dtype=np.int64)), head)
+        last = find_last_layer(model, split.first_images(), head)
         features = collect_outputs(model, split, head=last, listen=listen).features
         own = own_head(last)
         self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, head=own, listen=listen)
