@@ -3,6 +3,9 @@
 from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.choice import JUDGED, AutoChoice, choose_groups
 from exmap.auto.effort import Effort
+from exmap.auto.exchange import Exchanges
+from exmap.auto.experiment import experiment
+from exmap.auto.intervene import Intervention
 from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
 
@@ -13,9 +16,12 @@ __all__ = [
     "Candidate",
     "Candidates",
     "Effort",
+    "Exchanges",
+    "Intervention",
     "ShortcutTest",
     "choose_groups",
     "data_curve",
+    "experiment",
     "find_candidates",
     "find_shortcuts",
     "judge_last_layer",

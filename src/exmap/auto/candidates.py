@@ -50,7 +50,7 @@ class Candidate:
     name : str
         As ``exmap bench`` writes sources of groups, for example ``exmap[size=7,scope=global,gap=relative]``.
     representation : str
-        ``heatmaps 7``, ``features``, ``errors`` or ``classes``.
+        ``heatmaps 7``, ``features``, ``exchange colour``, ``errors`` or ``classes``.
     groups : Groups
     also : tuple of str
         Names of candidates that turned out as the same grouping.
@@ -65,9 +65,10 @@ class Candidate:
     def judges(self) -> bool:
         """Whether other candidates are judged by its groups.
 
-        Only groups of heatmaps do: groups of features follow the prediction, and so hold the errors themselves.
+        Only groups of heatmaps and of exchanged properties do: groups of features follow the prediction, and so hold
+        the errors themselves.
         """
-        return self.representation.startswith("heatmaps")
+        return self.representation.startswith(("heatmaps", "exchange"))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from exmap.auto.against import exchange_candidates, find_by_exchanges
 from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.effort import Effort
+from exmap.auto.exchange import Exchanges
 from exmap.auto.margins import Images, all_margins, margins_of
 from exmap.auto.ranking import Ranking, rank
 from exmap.auto.repair import data_curve, judge_last_layer
@@ -63,6 +65,7 @@ def choose_groups(
     explained: Explained,
     *,
     judged: Explained | None = None,
+    exchanges: Exchanges | None = None,
     settings: AutoSettings | None = None,
     effort: Effort | None = None,
     seed: int = 0,
@@ -80,6 +83,10 @@ def choose_groups(
     judged : Explained, optional
         Other images than those, to judge heads by: needed where the model was trained on the split that is retrained
         on, for it is right there. By default halves of the one split are judged by heads of the other.
+    exchanges : Exchanges, optional
+        What predictions follow, measured on the images that are judged. With them a shortcut is found by experiment
+        (:mod:`exmap.auto.against`), and a property's images for and against it are a grouping, too; without, by
+        clusters of heatmaps that stand apart (:mod:`exmap.auto.shortcut`).
     settings : AutoSettings, optional
     effort : Effort, optional
         How many groupings, fits and draws; by default as the settings have it.
@@ -96,6 +103,8 @@ def choose_groups(
     if (why := _cannot_say(explained, judge)) is not None:
         return _nothing_chosen(why, explained, judged)
     known = find_candidates(judge, seed=child_seed(seed, "judges"), effort=effort, listen=listen)
+    if exchanges is not None and judged is None:
+        known = replace(known, each=(*known.each, *exchange_candidates(exchanges, judge)))
     made = known
     if judged is not None:
         made = find_candidates(explained, seed=child_seed(seed, "candidates"), effort=effort, listen=listen)
@@ -112,8 +121,15 @@ def choose_groups(
     ranking = rank([seen for _, seen in pairs], judge, margins, own, draws=effort.draws, seed=seed)
     chosen, seen = (replace(candidate.groups, source=AUTO) for candidate in pairs[ranking.best])
     other = None if judged is None else (judged, seen)
-    record = _record([candidate for candidate, _ in pairs], ranking, find_shortcuts(known, judge, settings), settings)
+    test = (
+        find_by_exchanges(exchanges, judge, settings)
+        if exchanges is not None and exchanges.measured
+        else find_shortcuts(known, judge, settings)
+    )
+    record = _record([candidate for candidate, _ in pairs], ranking, test, settings)
     record = record.changed(
+        exchanges=exchanges.reliances if exchanges is not None else (),
+        warnings=exchanges.warnings if exchanges is not None else (),
         judged_on="held-out halves" if judged is None else "the validation split",
         repair=judge_last_layer(margins[ranking.best], own, judge.labels, seen),
         data_curve=data_curve(explained, chosen, other, draws=effort.curve_draws, seed=child_seed(seed, "curve")),

@@ -69,6 +69,8 @@ def graded(folder: Path, settings: GradedSettings, correlation: float, *, seed: 
         digests |= {f"{settings.base}/{file}": digest for file, digest in found.items()}
         labels, class_names = _labels(kinds.astype(np.int64), settings)
         rows = generator(seed, *key, stem).permutation(np.flatnonzero(labels >= 0))
+        if stem == "train" and settings.imbalance > 1:
+            rows = _unbalanced(rows, labels[rows], settings, generator(seed, *key, stem, "imbalance"))
         asked = [sizes[name] for name in names]
         if sum(asked) > len(rows):
             raise DataError(
@@ -78,7 +80,11 @@ def graded(folder: Path, settings: GradedSettings, correlation: float, *, seed: 
         for name, drawn in zip(names, np.split(rows[: sum(asked)], np.cumsum(asked)[:-1]), strict=True):
             share = correlation if name != "test" else 1 / settings.classes
             rng = generator(seed, *key, name, "shortcut")
-            splits[name] = _split(name, grey[drawn], labels[drawn], class_names, settings.shortcut, share, rng)
+            given = shown = labels[drawn]
+            if name != "test" and settings.label_noise > 0:
+                noise = generator(seed, *key, name, "noise")
+                given = _mislabelled(shown, settings.classes, settings.label_noise, noise)
+            splits[name] = _split(name, grey[drawn], shown, given, class_names, settings.shortcut, share, rng)
     return Task("graded", splits["train"], splits["val"], splits["test"], digests)
 
 
@@ -94,9 +100,22 @@ def _labels(kinds: IntArray, settings: GradedSettings) -> tuple[IntArray, tuple[
     return labels, tuple(names[kind] for kind in chosen)
 
 
+def _unbalanced(rows: IntArray, labels: IntArray, settings: GradedSettings, rng: np.random.Generator) -> IntArray:
+    """Return some of the rows: all of the first class, and the fewer of each other one the later it comes."""
+    share = settings.imbalance ** (-labels / (settings.classes - 1))
+    return rows[rng.random(len(rows)) < share]
+
+
+def _mislabelled(labels: IntArray, n_classes: int, share: float, rng: np.random.Generator) -> IntArray:
+    """Return labels of which a share is changed to one of the others."""
+    wrong = rng.random(len(labels)) < share
+    return np.where(wrong, (labels + rng.integers(1, n_classes, len(labels))) % n_classes, labels)
+
+
 def _split(
     name: str,
     grey: Grey,
+    shown: IntArray,
     labels: IntArray,
     class_names: tuple[str, ...],
     shortcut: str,
@@ -106,7 +125,7 @@ def _split(
     n_values, truth = len(class_names), None
     values = np.zeros(len(labels), dtype=np.int64)
     if shortcut != "none":
-        values = draw_shortcut(labels, n_values, correlation, rng)
+        values = draw_shortcut(shown, n_values, correlation, rng)
         attribute = Attribute(shortcut, values, _value_names(shortcut, n_values))
         truth = TrueGroups.cross(labels, class_names, [attribute])
     return Split(

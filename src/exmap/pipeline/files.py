@@ -16,12 +16,12 @@ from safetensors.torch import load_file as load_weights_file
 from torch import nn
 
 from exmap.analysis import Fit
-from exmap.auto import AutoChoice
+from exmap.auto import AutoChoice, Exchanges, Intervention
 from exmap.data import Split
 from exmap.model import save_weights
 from exmap.pipeline.disk import array_file, read_json, save_arrays, write_json
 from exmap.records import Clusters, Explained, Groups, Heatmaps, Outputs
-from exmap.results import AutoRecord
+from exmap.results import AutoRecord, PropertyReliance
 from exmap.retrain import Head
 
 __all__ = [
@@ -152,6 +152,30 @@ def load_choice(folder: Path) -> AutoChoice:
     """Return the choice of a grouping."""
     record = AutoRecord.from_json(read_json(folder / "auto.json"))
     return AutoChoice(load_groups(folder / "groups"), load_groups(folder / "judged"), record.repaired, record)
+
+
+def save_exchanges(exchanges: Exchanges, folder: Path) -> None:
+    """Write exchange.json, and the votes of properties."""
+    write_json(
+        folder / "exchange.json",
+        {
+            "reliances": [each.to_json() for each in exchanges.reliances],
+            "reactions": {name: each.to_json() for name, each in exchanges.reactions.items()},
+            "warnings": list(exchanges.warnings),
+        },
+    )
+    save_arrays(dict(exchanges.votes), folder / "votes.safetensors")
+
+
+def load_exchanges(folder: Path) -> Exchanges:
+    """Return what was measured by exchanges of properties."""
+    record = read_json(folder / "exchange.json")
+    return Exchanges(
+        tuple(PropertyReliance.from_json(each) for each in record["reliances"]),
+        load_file(folder / "votes.safetensors"),
+        {name: Intervention.from_json(each) for name, each in record["reactions"].items()},
+        tuple(record["warnings"]),
+    )
 
 
 def save_fits(fits: Mapping[str, Fit], folder: Path) -> None:

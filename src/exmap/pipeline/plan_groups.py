@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from exmap.auto import AUTO, AutoChoice, choose_groups
+from exmap.auto import AUTO, AutoChoice, Exchanges, choose_groups, experiment
+from exmap.data.missing import MissingImages
 from exmap.groups import EDITED, ExMapGroups, edit_groups, make_source, needs_of
 from exmap.groups.source import TRUE_GROUPS
 from exmap.methods import Part, parse_part
@@ -20,7 +21,7 @@ from exmap.model.twins import train_twins
 from exmap.pipeline import files
 from exmap.pipeline.disk import save_arrays, slug
 from exmap.pipeline.graph import DATA, Work, seed_of
-from exmap.pipeline.plan import Plan, explained_name
+from exmap.pipeline.plan import TRAIN, Plan, explained_name
 from exmap.pipeline.provenance import options_in_use, plain_text
 from exmap.pipeline.steps import chosen_groups, infer_groups
 from exmap.records import Groups, Outputs
@@ -29,7 +30,7 @@ from exmap.settings import AutoSettings, ClusterSettings
 
 __all__ = ["CHOICE", "add_choice", "add_edited", "add_groups", "groups_name"]
 
-CHOICE, REFERENCE, TWINS = "auto", "reference", "twins"
+CHOICE, EXCHANGE, REFERENCE, TWINS = "auto", "exchange", "reference", "twins"
 REFERENCE_EPOCHS = 1  # of the early-stopped classifier that EIIL looks at
 AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name != "repair")
 
@@ -160,14 +161,38 @@ def _twins(plan: Plan) -> str:
     )
 
 
+def add_exchange(plan: Plan, judged: str) -> str:
+    """Add the step that exchanges properties between images, and asks the classifier again."""
+
+    def make(work: Work) -> Exchanges:
+        split = work.task.val
+        if isinstance(split.images, MissingImages):
+            return Exchanges()
+        return experiment(split, work[judged], work[TRAIN], seed=seed_of(work, EXCHANGE), listen=work.listen)
+
+    return plan.add(
+        EXCHANGE,
+        "cluster",
+        "exchange of properties",
+        make,
+        save=lambda _, exchanges, folder: files.save_exchanges(exchanges, folder),
+        load=lambda _, folder: files.load_exchanges(folder),
+        needs=(judged, TRAIN),
+        settings=plan.settings_of("seed"),
+        looks=True,
+    )
+
+
 def add_choice(plan: Plan) -> str:
     """Add the step that chooses a grouping without group labels, and says whether there is a shortcut at all."""
     explained, judged = plan.explained, plan.explain("val")  # the classifier knows its training images by heart
+    exchange = add_exchange(plan, judged)
 
     def make(work: Work) -> AutoChoice:
         return choose_groups(
             work[explained],
             judged=None if judged == explained else work[judged],
+            exchanges=work[exchange],
             settings=plan.settings.auto,
             seed=seed_of(work, AUTO),
             listen=work.listen,
@@ -180,7 +205,7 @@ def add_choice(plan: Plan) -> str:
         make,
         save=lambda work, choice, folder: files.save_choice(choice, work[explained], work[judged], folder),
         load=lambda _, folder: files.load_choice(folder),
-        needs=(explained, judged),
+        needs=(explained, judged, exchange),
         settings=plan.settings_of("seed", *AUTO_SETTINGS),
     )
 

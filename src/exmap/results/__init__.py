@@ -6,6 +6,7 @@ from exmap.results.choice import (
     ClassFinding,
     DataCurvePoint,
     LastLayerVerdict,
+    PropertyReliance,
     Reliance,
     ScoredGrouping,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "LastLayerVerdict",
     "MethodResult",
     "Part",
+    "PropertyReliance",
     "Quantiles",
     "Reliance",
     "Rerun",

@@ -13,33 +13,66 @@ __all__ = [
     "ClassFinding",
     "DataCurvePoint",
     "LastLayerVerdict",
+    "PropertyReliance",
     "Reliance",
     "ScoredGrouping",
 ]
 
 
+class PropertyReliance(Part):
+    """How far predictions of one class's images follow a property of the image that is exchanged."""
+
+    property: str = Field(description="What was exchanged: colour, background or place.")
+    class_name: str = Field(description="Class of the images that received it, all classified right.")
+    pairs: int = Field(ge=1, description="Exchanges: each gives an image the property of two others, in turn.")
+    moved: float = Field(
+        description="How much further the margin moves with the property of an image that is taken for another class "
+        "than with that of one taken for its own, as a share of the image's own margin: mean."
+    )
+    moved_low: float = Field(description="Lower end of the one-sided 95 % interval of that mean.")
+    turned: Share = Field(description="Share of images whose prediction turns to the other class.")
+    turned_control: Share = Field(description="The same with the property of an image taken for their own class.")
+    p_value: Share = Field(
+        description="Of the null hypothesis that the mean is at most a fifth, corrected for all properties and classes."
+    )
+    relied_on: bool = Field(description="Whether that p-value is at most 0.05.")
+    why: str = Field("", description="In one sentence.")
+
+
 class ClassFinding(Part):
-    """What the test for a shortcut says of one class."""
+    """What the test for a shortcut says of one class.
+
+    Its evidence is a group of images: those whose exchanged property votes for another class, or, where images were
+    not at hand, a cluster of heatmaps that stands apart.
+    """
 
     found: bool | None = Field(
-        description="Whether a cluster of other accuracy was found at the level asked for; null where not tested."
+        description="Whether a shortcut was found at the level asked for; null where not tested."
     )
     p_value: Share | None = Field(
-        description="Of its cluster with the smallest one, corrected for all clusters tested; 1 where none stands "
-        "apart, null where not tested."
+        description="The largest of what its evidence needs, corrected for all tests; 1 where there is no evidence to "
+        "test, null where not tested."
     )
     effect: float | None = Field(
-        description="Error rate of that cluster less that of the rest of the class, in [-1, 1]; null where none stands "
-        "apart."
+        description="Error rate of the group less that of the rest of the class, in [-1, 1]; null where there is none."
     )
     effect_low: float | None = Field(
         description="Lower end of that difference, from one-sided 95 % intervals of both rates; null likewise."
     )
-    images: int = Field(ge=0, description="Images in that cluster; 0 where none stands apart.")
+    images: int = Field(ge=0, description="Images in the group; 0 where there is none.")
     conductance: Share | None = Field(
-        description="Share of its edges in the graph of neighbours that leave it; null where none stands apart."
+        description="Share of its edges in the graph of neighbours that leave it; null where it is no cluster."
     )
-    candidate: str = Field(description="The grouping that the cluster is of; empty where none stands apart.")
+    candidate: str = Field(description="The grouping that the group is of; empty where there is none.")
+    property: str = Field("", description="The property that predictions follow; empty where none was found.")
+    restored: Share | None = Field(
+        None,
+        description="Share of the group's wrong images that are classified right with a property of the rest of their "
+        "class in place of their own; null where it was not measured.",
+    )
+    restored_matched: Share | None = Field(
+        None, description="The same of images of the rest of the class that are about as hard; null likewise."
+    )
     why: str = Field(description="The reason, in one sentence.")
 
     @model_validator(mode="before")
@@ -90,22 +123,52 @@ class Reliance(Part):
 
 
 class LastLayerVerdict(Part):
-    """Whether retraining the last layer is enough."""
+    """Whether retraining the last layer is enough, and what it gains.
+
+    Records of earlier versions have no `images_needed` and no gain.
+    """
 
     last_layer_suffices: bool | None = Field(
-        description="True where the worst group stays behind the rest of its class by at most 10 points; false where "
-        "it stays behind by more even at the upper end of its accuracy's interval; null where its images are too few "
-        "to say."
+        description="False where some group is behind the rest of its class by a one-sided test at 95 %, and by more "
+        "than 10 points; null where the worst group has too few images for that test to notice 20 points in 80 % of "
+        "cases, and is not too good for 20 points either; true otherwise."
     )
     before: Share | None = Field(
         description="Accuracy of the worst group with the classifier as it is; null where nothing was measured."
     )
     after: Share | None = Field(
-        description="Accuracy of the worst group with a last layer that was retrained on other images; null likewise."
+        description="Accuracy of the group that decided, with a last layer that was retrained on other images; null "
+        "likewise."
     )
-    group: str = Field(description="The worst group afterwards; empty where nothing was measured.")
+    group: str = Field(
+        description="The group that decided: the one most clearly behind where the last layer does not suffice, else "
+        "the least accurate one afterwards; empty where nothing was measured."
+    )
     images: int = Field(ge=0, description="Images in it.")
-    why: str = Field(description="In one sentence; where the last layer does not suffice, also what would.")
+    images_needed: int | None = Field(
+        default=None,
+        ge=1,
+        description="Where its images are too few: how many would give the test a power of 80 %; null otherwise, and "
+        "where the rest of its class is too small for any number of them.",
+    )
+    gain: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="What the accuracy of the worst group gains on images that the last layer was not fitted to. One "
+        "half of the images picks the worst group, before and after, and the other half measures it, so it may differ "
+        "a little from after less before; null where nothing was measured.",
+    )
+    gain_low: float | None = Field(
+        default=None, ge=-1, le=1, description="Lower end of the 90 % interval of the gain; null likewise."
+    )
+    gain_high: float | None = Field(
+        default=None, ge=-1, le=1, description="Upper end of the 90 % interval of the gain; null likewise."
+    )
+    why: str = Field(
+        description="In a sentence or two; where the last layer does not suffice, also what would, and where its "
+        "images are too few, how many would do."
+    )
 
 
 class DataCurvePoint(Part):
@@ -145,6 +208,14 @@ class AutoRecord(Part):
     repair: LastLayerVerdict | None = Field(description="Whether retraining the last layer is enough.")
     data_curve: tuple[DataCurvePoint, ...] = Field(
         description="Accuracy of the worst chosen group by number of images, which rises."
+    )
+    exchanges: tuple[PropertyReliance, ...] = Field(
+        (), description="What predictions follow, by property and class; empty where images were not at hand."
+    )
+    warnings: tuple[str, ...] = Field(
+        (),
+        description="Properties that tell the class by themselves and that predictions follow, a sentence each: "
+        "shortcuts that hardly any image goes against.",
     )
     repaired: bool = Field(
         description="Whether the last layer is retrained on the chosen groups; false: left as it is."

@@ -26,6 +26,12 @@ class GradedSettings(Section):
         The first kinds of the base; 2 are harder: digits up to 4 and above, or pullover and coat.
     train, val, test : int
         Number of images in each split.
+    label_noise : float in [0, 1)
+        Share of the training and validation images whose label is one of the others, evenly; the shortcut goes with
+        the class that the image shows.
+    imbalance : float, at least 1
+        How many times as many images the first class has as the last one in training and validation; those between
+        fall evenly, by ratio.
     """
 
     base: Literal["mnist", "fashion-mnist"] = "mnist"
@@ -34,6 +40,8 @@ class GradedSettings(Section):
     train: int = Field(6000, ge=1)
     val: int = Field(2000, ge=1)
     test: int = Field(2000, ge=1)
+    label_noise: float = Field(0.0, ge=0, lt=1)
+    imbalance: float = Field(1.0, ge=1)
 
 
 class DataSettings(Section):

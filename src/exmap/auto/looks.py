@@ -1,0 +1,115 @@
+"""A classifier asked about changed images, in the scale in which one looks at them, whatever its own scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from exmap.data import Images, Split
+from exmap.model.classifier import logits_of
+from exmap.model.running import evaluation_mode, images_at_once, model_device, model_input, run_model
+from exmap.records import IntArray
+
+__all__ = ["Looks", "Pixels", "Predict"]
+
+Pixels = NDArray[np.float32]
+Predict = Callable[[Pixels], NDArray[np.float32]]
+
+SAMPLE = 32  # images from which the scale is read
+EXACT = 1e-3  # largest distance of a value from the straight line, in units of the model's input
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """Images with values in about [0, 1], and a classifier that takes them so.
+
+    Attributes
+    ----------
+    images : Images
+    predict_input : callable
+        From images as the classifier wants them, float32, shape (n, C, H, W), to logits, shape (n, K).
+    slope, offset : ndarray of float32, shape (C, 1, 1)
+        Input of the classifier = slope x value + offset.
+    from_pixels : bool
+        Whether values are those of `Images.pixels`; otherwise they are the classifier's own input, scaled.
+    at_once : int
+        Images that are run at once.
+    """
+
+    images: Images
+    predict_input: Predict
+    slope: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    from_pixels: bool
+    at_once: int = 250
+
+    @classmethod
+    def of(cls, split: Split, model: nn.Module | Predict) -> Looks:
+        """Read the scale off the first images of a split.
+
+        Parameters
+        ----------
+        split : Split
+            With images.
+        model : torch.nn.Module, or callable
+            The classifier, or a function from its input to logits.
+        """
+        predict = _predictor(model) if isinstance(model, nn.Module) else model
+        rows = np.arange(min(SAMPLE, len(split)))
+        wanted, seen = split.images.batch(rows), split.images.pixels(rows)
+        slope, offset, exact = _lines(seen, wanted)
+        if not exact:  # each image was stretched by itself, or the model sees something else
+            low = wanted.min(axis=(0, 2, 3), keepdims=True)[0]
+            slope = np.maximum(wanted.max(axis=(0, 2, 3), keepdims=True)[0] - low, np.float32(1e-6))
+            offset = low
+        return cls(split.images, predict, slope, offset, exact, images_at_once(split))
+
+    def pixels(self, rows: IntArray) -> Pixels:
+        """Return images, float32, shape (n, C, H, W)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if self.from_pixels:
+            return self.images.pixels(rows)
+        return np.asarray((self.images.batch(rows) - self.offset) / self.slope, dtype=np.float32)
+
+    def logits(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Return the logits of such images, shape (n, K)."""
+        parts = range(0, len(pixels), self.at_once)
+        return np.concatenate([self._logits(pixels[part : part + self.at_once]) for part in parts])
+
+    def predict(self, pixels: Pixels) -> IntArray:
+        """Return the class of each image, shape (n,)."""
+        return np.asarray(self.logits(pixels).argmax(axis=1), dtype=np.int64)
+
+    def _logits(self, pixels: Pixels) -> NDArray[np.float32]:
+        wanted = np.ascontiguousarray(pixels * self.slope + self.offset, dtype=np.float32)
+        return np.asarray(self.predict_input(wanted), dtype=np.float32)
+
+
+def _predictor(model: nn.Module) -> Predict:
+    def predict(batch: Pixels) -> NDArray[np.float32]:
+        with evaluation_mode(model), torch.no_grad():
+            x = model_input(model, batch).to(model_device(model))
+            return np.asarray(logits_of(run_model(model, x), len(batch)).float().cpu().numpy())
+
+    return predict
+
+
+def _lines(seen: Pixels, wanted: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
+    """Return each channel's straight line from pixels to input, and whether all values lie on them."""
+    channels = seen.shape[1]
+    slope, offset = np.ones((channels, 1, 1), dtype=np.float32), np.zeros((channels, 1, 1), dtype=np.float32)
+    if seen.shape != wanted.shape:
+        return slope, offset, False
+    for channel in range(channels):
+        x, y = seen[:, channel].ravel().astype(np.float64), wanted[:, channel].ravel().astype(np.float64)
+        spread = float(np.var(x))
+        if spread > 1e-12:
+            slope[channel] = np.mean((x - x.mean()) * (y - y.mean())) / spread
+        offset[channel] = y.mean() - float(slope[channel, 0, 0]) * x.mean()
+    exact = bool(np.abs(seen * slope + offset - wanted).max(initial=0) <= EXACT)
+    return slope, offset, exact
