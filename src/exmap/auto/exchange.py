@@ -43,6 +43,7 @@ MOST_CLASSES = 30  # that are tested: those of the most errors
 VOTES, FEWEST_VOTES = 4, 2  # receivers of each image's property
 MOST_VOTES = 12_000
 FEATHER = 0.03  # width of the edge between what is kept and what is exchanged, as a share of the image's side
+ELSEWHERE = 0.1  # share of the image's side
 DARK = 0.05  # brightness below which a pixel has hardly any colour
 
 
@@ -101,8 +102,13 @@ def exchange_background(receivers: Pixels, donors: Pixels) -> Pixels:
 
 
 def exchange_place(receivers: Pixels, donors: Pixels) -> Pixels:
-    """Move what is in images to where it is in others; what becomes empty takes the border's median colour."""
+    """Move what is in images to where it is in others; what becomes empty takes the border's median colour.
+
+    An object is elsewhere only if its centre is more than a tenth of the image's side away: less is a matter of shape.
+    """
     shifts = np.round(_centre(donors) - _centre(receivers)).astype(np.int64)
+    near = np.abs(shifts).max(axis=1) <= ELSEWHERE * max(receivers.shape[2:])
+    shifts[near] = 0
     moved = np.broadcast_to(_border(receivers), receivers.shape).copy()
     height, width = receivers.shape[2:]
     for row, (down, right) in enumerate(shifts):
