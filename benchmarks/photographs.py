@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,15 +29,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import nn
 
+from exmap.auto import choose_groups, experiment
 from exmap.data import Split, Task
 from exmap.data.dataset import ArrayImages, Attribute, TrueGroups, batch_slices
 from exmap.explain import explain_split
 from exmap.model import collect_outputs
 from exmap.model.backbone import to_tensor
 from exmap.model.weights import load_weights, save_tensors
-from exmap.records import Explained, Heatmaps, IntArray, Outputs
+from exmap.records import Explained, Groups, Heatmaps, IntArray, Outputs
+from exmap.retrain import DFR, ClassBalanced
 from exmap.runtime import child_seed, generator, torch_seed
-from exmap.settings import ExplainSettings
+from exmap.settings import AutoSettings, ExplainSettings
 from networks import build_network
 from small_networks import build
 
@@ -279,9 +281,47 @@ def load(case: Case, out: Path) -> Explained:
         return Explained("val", tuple(held["ids"].tolist()), held["labels"], _names(case.target), outputs, maps)
 
 
+def judge(case: Case, out: Path, data_dir: Path) -> dict[str, Any]:
+    """Ask one finished classifier, choose groups, and measure the last layers on test images; return what was found."""
+    path = out / f"{case.name}.judged"
+    if path.is_file():
+        return dict(json.loads(path.read_text()))
+    task, explained, began = images(case, data_dir), load(case, out), time.process_time()
+    exchanges = experiment(task.val, explained, network(case, out), seed=case.seed)
+    choice = choose_groups(explained, exchanges=exchanges, settings=AutoSettings(only_if_found=False), seed=case.seed)
+    seconds = time.process_time() - began
+    with np.load(out / f"{case.name}.npz") as held:
+        test = {key: held[f"test_{key}"] for key in ("features", "logits", "labels", "truth")}
+        truth = replace(choice.groups, index=held["truth"], names=task.val.true_groups().names, classes=(), parts=())
+
+    def worst(right: NDArray[np.bool_]) -> float:
+        return min(float(right[test["truth"] == group].mean()) for group in np.unique(test["truth"]))
+
+    def after(groups: Groups | None) -> float:
+        learner = DFR(seed=case.seed) if groups is not None else ClassBalanced(seed=case.seed)
+        head = learner.fit_head(explained.features, explained.labels, groups, n_classes=len(explained.class_names))
+        return worst(head.predict(test["features"]) == test["labels"])
+
+    found: dict[str, Any] = {**asdict(case), "found": [n for n, f in choice.record.shortcut.items() if f.found]}
+    found |= {"why": {name: each.why for name, each in choice.record.shortcut.items()}, "chosen": choice.record.chosen}
+    found |= {"p_values": {name: each.p_value for name, each in choice.record.shortcut.items()}}
+    found |= {
+        "warnings": list(exchanges.warnings),
+        "confidence": choice.record.confidence,
+        "seconds": round(seconds, 1),
+    }
+    found |= {"erm": worst(test["logits"].argmax(axis=1) == test["labels"]), "auto": after(choice.groups)}
+    found |= {"classes": after(None), "oracle": after(truth)}
+    if choice.record.repair is not None:
+        found["gain"] = [getattr(choice.record.repair, name) for name in ("gain", "gain_low", "gain_high")]
+    path.with_suffix(".judging").write_text(json.dumps(found, indent=1) + "\n")
+    path.with_suffix(".judging").replace(path)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["make"])
+    parser.add_argument("command", choices=["make", "judge"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the cases")
     parser.add_argument("--natural", type=Path, required=True, help="folder of waterbirds-remix and celeba-10k")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -290,6 +330,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     wanted = [case for seed in arguments.seeds for case in cases(seed)]
     for number, case in enumerate(wanted):
+        if arguments.command == "judge":
+            if (arguments.out / f"{case.name}.json").is_file():
+                found = judge(case, arguments.out, arguments.natural)
+                shares = {key: round(100 * found[key], 1) for key in ("erm", "classes", "auto", "oracle")}
+                print(f"{case.name}: found in {found['found']}, {shares}, {found['chosen']}", flush=True)
+            continue
         found = make(case, arguments.out, arguments.natural)
         groups = {name: round(100 * group["accuracy"], 1) for name, group in found["groups"].items()}
         print(f"{number + 1}/{len(wanted)} {case.name} {found['seconds']:.0f} s: {groups}", flush=True)

@@ -60,9 +60,12 @@ def test_of_a_choice_that_was_not_made_only_the_reason_is_said() -> None:
     assert words.remarks(record_of(remarks=("It is uncertain.",))) == ["It is uncertain."]
 
 
-def test_confidence_names_the_runner_up_where_there_is_one() -> None:
-    assert words.confidence(record_of()).endswith("80% of the time; the runner-up is classes.")
-    assert words.confidence(record_of(runner_up=None)).endswith("no other grouping may be chosen.")
+def test_confidence_says_what_it_means_and_names_the_runner_up_where_there_is_one() -> None:
+    assert words.confidence(record_of()) == (
+        "Confidence 80%: the chance that the chosen grouping is within 2 points of the best one, in accuracy of the "
+        "worst group. The runner-up is classes."
+    )
+    assert words.confidence(record_of(runner_up=None)).endswith(" No other grouping may be chosen.")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,50 @@ def test_confidence_names_the_runner_up_where_there_is_one() -> None:
 def test_whether_the_last_layer_is_enough(suffices: bool | None, said: str) -> None:
     repair = LastLayerVerdict(last_layer_suffices=suffices, before=0.5, after=0.9, group="a", images=9, why="So it is.")
     assert f"{said}So it is." in words.last_layer(record_of(repair=repair))
+
+
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "repaired", "said"),
+    [
+        (
+            0.58,
+            0.46,
+            0.68,
+            True,
+            "Expect the worst chosen group to go from 12% to about 70% (90% interval 58% to 80%).",
+        ),
+        (0.58, 0.46, 0.68, False, "Retraining it would take the worst chosen group from 12% to about 70% ("),
+        (
+            0.02,
+            -0.2,
+            0.95,
+            True,
+            "No clear change is to be expected in the worst chosen group: from 12% to about 14% (",
+        ),
+        (0.02, -0.2, 0.95, True, "(90% interval 0% to 100%)."),
+        (-0.08, -0.1, -0.01, True, "to go from 12% to about 4% (90% interval 2% to 11%)."),
+    ],
+)
+def test_what_to_expect_of_the_worst_group(gain: float, low: float, high: float, repaired: bool, said: str) -> None:
+    repair = LastLayerVerdict(
+        last_layer_suffices=True,
+        before=0.12,
+        after=0.7,
+        group="a",
+        images=9,
+        gain=gain,
+        gain_low=low,
+        gain_high=high,
+        why="So it is.",
+    )
+    text = words.last_layer(record_of(repair=repair, repaired=repaired))
+    assert text.startswith("Retraining the last layer is enough. So it is. ")
+    assert said in text
+
+
+def test_records_without_a_gain_say_nothing_of_one() -> None:
+    repair = LastLayerVerdict(last_layer_suffices=True, before=0.5, after=0.9, group="a", images=9, why="So it is.")
+    assert words.last_layer(record_of(repair=repair)) == "Retraining the last layer is enough. So it is."
 
 
 def curve(*worst: float, spread: float = 0.01) -> tuple[DataCurvePoint, ...]:

@@ -100,7 +100,7 @@ def choose_groups(
     """
     settings, judge = settings or AutoSettings(), judged or explained
     effort = effort or Effort.of(settings)
-    if (why := _cannot_say(explained, judge)) is not None:
+    if (why := _cannot_say(explained, judge, exchanges)) is not None:
         return _nothing_chosen(why, explained, judged)
     known = find_candidates(judge, seed=child_seed(seed, "judges"), effort=effort, listen=listen)
     if exchanges is not None and judged is None:
@@ -150,7 +150,7 @@ def _classes(explained: Explained, source: str) -> Groups:
     return replace(ClassGroups().infer(explained, seed=0), source=source)
 
 
-def _cannot_say(explained: Explained, judge: Explained) -> str | None:
+def _cannot_say(explained: Explained, judge: Explained, exchanges: Exchanges | None) -> str | None:
     """Return why no grouping can be chosen, in one sentence, or None."""
     for part in (explained, judge):
         counts = np.bincount(part.labels[part.maps().finite], minlength=len(part.class_names))
@@ -160,6 +160,8 @@ def _cannot_say(explained: Explained, judge: Explained) -> str | None:
                 f"Nothing can be concluded: class {name} has {fewest} images with a heatmap to judge groupings by, and "
                 f"at least {FEWEST_IN_CLASS} are needed; give more labelled images."
             )
+    if exchanges is not None and any(each.relied_on for each in exchanges.reliances):
+        return None  # a classifier that follows a shortcut alone is at chance where the shortcut says nothing
     right = [float(np.mean(judge.correct[judge.labels == label])) for label in range(len(judge.class_names))]
     chance = 1 / len(right)
     if np.mean(right) <= chance + 2 * np.sqrt(chance * (1 - chance) / len(judge)):
@@ -229,6 +231,6 @@ def _remarks(candidates: Sequence[Candidate], ranking: Ranking, found: bool, set
     if sum(candidate.representation not in ("errors", "classes") for candidate in candidates) < 2:
         yield "All clusterings gave the same grouping, so there was nothing to choose between."
     if ranking.runner_up is not None and ranking.confidence < UNCERTAIN:
-        yield "The choice is uncertain: other images of the same kind would often have chosen another grouping."
+        yield "The choice is uncertain: another grouping may well repair more."
     if not found and settings.only_if_found:
         yield "No shortcut was found, so the model is left alone; the grouping is shown for looking."

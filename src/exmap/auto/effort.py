@@ -28,7 +28,7 @@ class Effort:
     refits : int
         Fits of each candidate that are averaged where other images are judged, so that nothing is halved.
     draws : int
-        Bootstrap samples of the judged images, behind the confidence.
+        Draws of images and judges, behind the confidence.
     curve_draws : int
         Draws of each point of the data curve.
     strengths : tuple of float

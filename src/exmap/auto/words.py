@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import hypot
 
-from exmap.results import AutoRecord
+from exmap.results import AutoRecord, LastLayerVerdict
 
 __all__ = ["confidence", "last_layer", "more_images", "remarks", "verdict"]
 
@@ -32,15 +32,15 @@ def confidence(record: AutoRecord) -> str:
     """Say how sure the choice is; empty where nothing was chosen."""
     if record.chosen is None:
         return ""
-    runner_up = record.runner_up
+    runner_up = f"The runner-up is {record.runner_up}." if record.runner_up else "No other grouping may be chosen."
     return (
-        f"Other images of the same kind would choose it, or a grouping almost the same, {record.confidence:.0%} of "
-        f"the time; {f'the runner-up is {runner_up}' if runner_up else 'no other grouping may be chosen'}."
+        f"Confidence {record.confidence:.0%}: the chance that the chosen grouping is within 2 points of the best one, "
+        f"in accuracy of the worst group. {runner_up}"
     )
 
 
 def last_layer(record: AutoRecord) -> str:
-    """Say whether retraining the last layer is enough, and why; empty where it was not measured."""
+    """Say whether retraining the last layer is enough, why, and what to expect of it; empty where not measured."""
     repair = record.repair
     if repair is None:
         return ""
@@ -49,7 +49,21 @@ def last_layer(record: AutoRecord) -> str:
         False: "Retraining the last layer is not enough.",
         None: "Whether retraining the last layer is enough cannot be said.",
     }[repair.last_layer_suffices]
-    return f"{said} {repair.why}"
+    return " ".join(filter(None, (said, repair.why, _expected(repair, record.repaired))))
+
+
+def _expected(repair: LastLayerVerdict, repaired: bool) -> str:
+    """Say how the accuracy of the worst chosen group will change; empty where that was not measured."""
+    before, gain, low, high = repair.before, repair.gain, repair.gain_low, repair.gain_high
+    if before is None or gain is None or low is None or high is None:
+        return ""
+    about, least, most = (min(max(before + each, 0.0), 1.0) for each in (gain, low, high))
+    change = f"from {before:.0%} to about {about:.0%} (90% interval {least:.0%} to {most:.0%})"
+    if low <= 0 <= high:
+        return f"No clear change is to be expected in the worst chosen group: {change}."
+    if repaired:
+        return f"Expect the worst chosen group to go {change}."
+    return f"Retraining it would take the worst chosen group {change}."
 
 
 def more_images(record: AutoRecord) -> str:

@@ -196,8 +196,8 @@ class AutoRecord(Part):
         description="The best grouping that is not almost the same as the chosen one; null where there is none."
     )
     confidence: Share | None = Field(
-        description="Share of bootstrap samples of the judged images in which the chosen grouping, or one almost the "
-        "same, is best."
+        description="Chance that the chosen grouping is within 2 points of worst-group accuracy of the best one that "
+        "may be chosen; 0.8 means right in 80 % of such choices."
     )
     judged_on: str | None = Field(description="Images it was judged on: held-out halves, or the validation split.")
     reliance: Reliance | None = Field(description="What the classifier relies on as it is, and with the chosen groups.")

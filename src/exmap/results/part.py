@@ -28,6 +28,7 @@ from exmap.errors import RunFolderError
 
 __all__ = ["FORMAT", "Number", "Part", "Share"]
 
+EMPTY: tuple[Any, ...] = (None, {}, (), "")  # defaults that are left out of JSON
 FORMAT = 1  # of results.json and of a bench's cells; a reader refuses any other
 
 
@@ -68,7 +69,7 @@ class Part(BaseModel):
     def _leave_out_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = handler(self)
         for name, field in type(self).model_fields.items():
-            if not field.is_required() and field.default in (None, {}) and getattr(self, name) == field.default:
+            if not field.is_required() and field.default in EMPTY and getattr(self, name) == field.default:
                 tree.pop(field.alias or name)
         return tree
 
