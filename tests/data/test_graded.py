@@ -182,6 +182,40 @@ def test_a_stronger_shortcut_keeps_the_images_and_only_takes_from_those_that_dis
     assert np.array_equal(array(weak, "test"), array(strong, "test"))
 
 
+@pytest.mark.parametrize("shortcut", ["colour", "none"])
+def test_noisy_labels_leave_the_images_and_the_test_split_and_the_shortcut_goes_with_what_is_shown(
+    sets: Path, shortcut: str
+) -> None:
+    clean, noisy = (made(sets, classes=5, shortcut=shortcut, label_noise=noise) for noise in (0, 0.3))
+    noisy.check()
+    for split in SPLITS:
+        assert np.array_equal(array(clean, split), array(noisy, split))
+        shown, given = getattr(clean, split).labels, getattr(noisy, split).labels
+        assert (shown != given).mean() == pytest.approx(0 if split == "test" else 0.3, abs=0.13)
+        if shortcut == "colour":
+            assert np.array_equal(values(clean, split), values(noisy, split))
+            groups = getattr(noisy, split).true_groups()
+            assert np.array_equal(groups.coordinates[groups.index, 0], given)
+    wrong = clean.train.labels != noisy.train.labels
+    assert set(noisy.train.labels[wrong & (clean.train.labels == 0)]) == {1, 2, 3, 4}
+    again = made(sets, classes=5, shortcut=shortcut, label_noise=0.3)
+    assert np.array_equal(noisy.train.labels, again.train.labels)
+
+
+def test_an_imbalance_of_four_has_a_fourth_of_the_images_in_the_last_class_but_not_in_test(sets: Path) -> None:
+    task = made(sets, classes=3, train=400, val=80, test=240, imbalance=4)
+    task.check()
+    counts = np.bincount(np.concatenate([task.train.labels, task.val.labels])) / 480
+    np.testing.assert_allclose(counts, np.array([4, 2, 1]) / 7, atol=0.06)
+    np.testing.assert_allclose(np.bincount(task.test.labels) / 240, 1 / 3, atol=0.06)
+    assert (values(task, "train") == task.train.labels).mean() == pytest.approx(0.9, abs=0.06)
+    again, other = (made(sets, classes=3, test=240, train=400, val=80, imbalance=4, seed=seed) for seed in (0, 1))
+    assert np.array_equal(task.train.labels, again.train.labels)
+    assert not np.array_equal(task.train.labels, other.train.labels)
+    with pytest.raises(DataError, match="graded needs 700 images of its 3 classes"):
+        made(sets, classes=3, train=600, val=100, imbalance=4)
+
+
 def test_the_settings_reach_the_data_set(sets: Path) -> None:
     overrides = ["data.graded.base=fashion-mnist", "data.graded.classes=3", "data.graded.shortcut=patch"]
     sizes = [f"data.graded.{split}=90" for split in SPLITS]
@@ -239,6 +273,8 @@ def test_a_correlation_out_of_its_range_is_refused(sets: Path, classes: int, cor
         ("classes=11", "setting data.graded.classes: input should be less than or equal to 10, got 11"),
         ("shortcut=smell", "setting data.graded.shortcut: input should be 'none', 'colour', 'patch', 'texture' or "),
         ("base=cifar", "setting data.graded.base: input should be 'mnist' or 'fashion-mnist', got 'cifar'"),
+        ("label_noise=1", "setting data.graded.label_noise: input should be less than 1, got 1"),
+        ("imbalance=0.5", "setting data.graded.imbalance: input should be greater than or equal to 1, got 0.5"),
         ("sides=2", "unknown setting 'data.graded.sides'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A report page of made-up images for tests: two classes, three strategies, and names that would do harm unescaped."""
+"""A report page of made-up images for tests: two classes, three groups, and names that would do harm unescaped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from exmap.results import (
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 BREAKS_OUT = "</script><script>alert(2)</script><!-- \u2028"
-SIZES = (120, 30, 150)  # of the strategies
+SIZES = (120, 30, 150)  # of the groups
 GROUPS = ("class cat / cluster 0", "class cat / cluster 1", "class dog / cluster 0")
 
 
@@ -76,7 +76,7 @@ def sample_page(*, hostile: bool = False, with_pictures: bool = True, **changes:
     ]
     page = Page(
         title="exmap report: pets, seed 0",
-        headline=f"Class {classes[0]} splits into 2 strategies: on 30 of its 150 images it is right half the time.",
+        headline=f"Class {classes[0]} splits into 2 groups of heatmaps: on 30 of its 150 images half are right.",
         remarks=(),
         comparisons=[
             Comparison(f"Worst group: {truths[0]}", Interval(0.52, 0.47, 0.6), Interval(0.88, 0.8, 0.93)),

@@ -120,7 +120,7 @@ def test_the_weakest_group_of_a_class_comes_first(text: str) -> None:
     accuracy = [correct[groups.index == groups.names.index(name)].mean() for name in names]
     classes = [groups.classes[groups.names.index(name)] for name in names]
     assert list(zip(classes, accuracy, strict=True)) == sorted(zip(classes, accuracy, strict=True))
-    assert f"Class bar 0 splits into {classes.count(0)} strategies" in words(text)
+    assert f"Class bar 0 splits into {classes.count(0)} groups of heatmaps" in words(text)
 
 
 def test_three_classes_each_have_their_cards(page: Page) -> None:

@@ -272,8 +272,8 @@ def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weigh
     said = section(text)
     for sentence in (choice.verdict, choice.record.why, choice.confidence, choice.last_layer, choice.more_images):
         assert sentence in said
-    assert "cat: found , p < 0.001, error rate +64 points (at least +48). 20 of 30 images" in said
-    assert "dog: not found . Its heatmaps form no cluster that stands apart." in said
+    assert "cat: shortcut found , p < 0.001, error rate +64 points (at least +48). 20 of 30 images" in said
+    assert "dog: no shortcut found . Its heatmaps form no cluster that stands apart." in said
     assert "cow: not tested ." in said
     assert "Worst group: cat, red before 50.0" in said
     assert "exmap[size=3,scope=local,gap=relative] = exmap[size=7] -0.20 3 1.00 chosen" in said
@@ -286,7 +286,7 @@ def test_a_classifier_that_is_left_as_it_is_has_no_accuracy_after() -> None:
     said = section(without_charts(choice=sample_choice(found=False)))
     assert said.startswith("Which grouping to believe No shortcut was found; the classifier is left as it is.")
     assert "before and after" not in said
-    assert "cat: not found , p = 0.200" in said
+    assert "cat: no shortcut found , p = 0.200" in said
 
 
 def test_where_nothing_can_be_concluded_the_sentence_stands_alone() -> None:

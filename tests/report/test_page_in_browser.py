@@ -95,7 +95,7 @@ def selected(tab: Tab) -> str:
 def test_the_page_opens_from_disk_and_shows_every_section(opened: Open) -> None:
     tab = opened()
     assert tab.title() == "exmap report: pets, seed 0"
-    titles = ["Strategies", "Map of the heatmaps", "Why this many clusters", "Trust", "Provenance"]
+    titles = ["Groups of heatmaps", "Map of the heatmaps", "Why this many clusters", "Trust", "Provenance"]
     assert tab.locator("h2").all_inner_texts() == titles
     assert tab.locator("article h4").all_inner_texts() == [GROUPS[1], GROUPS[0], GROUPS[2]]
     assert selected(tab).startswith("300 of 300 images selected")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exmap.auto.against import exchange_candidates, find_by_exchanges
+from exmap.auto.against import exchange_candidates, find_by_exchanges, found_groups
 from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.effort import Effort
 from exmap.auto.exchange import Exchanges
@@ -118,14 +118,15 @@ def choose_groups(
         listen=listen,
     )
     own = margins_of(judge.outputs.logits, judge.labels)
-    ranking = rank([seen for _, seen in pairs], judge, margins, own, draws=effort.draws, seed=seed)
-    chosen, seen = (replace(candidate.groups, source=AUTO) for candidate in pairs[ranking.best])
-    other = None if judged is None else (judged, seen)
     test = (
         find_by_exchanges(exchanges, judge, settings)
         if exchanges is not None and exchanges.measured
         else find_shortcuts(known, judge, settings)
     )
+    verified = found_groups(exchanges, judge, test)
+    ranking = rank([seen for _, seen in pairs], judge, margins, own, verified=verified, draws=effort.draws, seed=seed)
+    chosen, seen = (replace(candidate.groups, source=AUTO) for candidate in pairs[ranking.best])
+    other = None if judged is None else (judged, seen)
     record = _record([candidate for candidate, _ in pairs], ranking, test, settings)
     record = record.changed(
         exchanges=exchanges.reliances if exchanges is not None else (),
@@ -219,11 +220,18 @@ def _record(
         repair=None,
         data_curve=(),
         repaired=test.found or not settings.only_if_found,
-        why=f"{name} was chosen of {len(candidates)} groupings because the classifier retrained on it relies least on "
-        f"the groups of all others: on held-out images, their worst groups lie {after:.2f} standard deviations below "
-        f"their class's mean margin, against {before:.2f} for the classifier as it is.",
+        why=f"{name} was chosen of {len(candidates)} groupings because the classifier retrained on it {_reason(test)}: "
+        f"on held-out images, the worst groups of all others lie {after:.2f} standard deviations below their class's "
+        f"mean margin, against {before:.2f} for the classifier as it is.",
         remarks=tuple(_remarks(candidates, ranking, test.found, settings)),
     )
+
+
+def _reason(test: ShortcutTest) -> str:
+    """Say what speaks for the chosen grouping."""
+    if any(each.found and each.property for each in test.classes.values()):
+        return "is right most often in the worst of the groups that the experiment found a shortcut in"
+    return "relies least on the groups of all others"
 
 
 def _remarks(candidates: Sequence[Candidate], ranking: Ranking, found: bool, settings: AutoSettings) -> Iterator[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from rich.console import Console
 
-    from exmap.results import AutoRecord, ClassFinding, Results, ScoredGrouping
+    from exmap.results import AutoRecord, Results, ScoredGrouping
 
 __all__ = ["mention_choice", "show_choice", "summary"]
 
@@ -47,31 +46,39 @@ def _place(method: str) -> int:
 
 def mention_choice(console: Console, record: AutoRecord, folder: Path) -> None:
     """Print what was chosen without group labels in a few lines."""
-    from exmap.auto import words
+    from exmap.report import story
 
-    lines = [words.verdict(record)]
+    lines = [story.verdict(record), *(f"Warning: {each}" for each in story.warnings(record))]
     if record.chosen is not None:
         lines.append(f"Chosen grouping: {record.chosen}, confidence {record.confidence:.0%}.")
-        lines += [words.last_layer(record), f"All that was weighed: exmap auto {folder}"]
+        lines += [*filter(None, [story.last_layer(record)]), f"All that was weighed: exmap auto {folder}"]
     console.print("\n".join(lines), highlight=False, markup=False)
 
 
 def show_choice(console: Console, record: AutoRecord) -> None:
     """Print all that a choice of groups says, the verdict first."""
     from exmap.auto import words
+    from exmap.report import story
 
     def say(line: str, style: str = "") -> None:
         if line:
             console.print(line, style=style, highlight=False, markup=False)
 
-    say(words.verdict(record), "bold")
-    console.print(_findings(record.shortcut))
+    say(story.verdict(record), "bold")
+    if not record.found:
+        say(f"The report shows groups of heatmaps to look at: {story.NO_EVIDENCE}")
+    for warning in story.warnings(record):
+        say(f"Warning: {warning}")
+    console.print(_findings(record))
+    if story.exchanges(record):
+        console.print(_exchanges(record))
+        say(story.EXCHANGE_NOTE)
     if record.chosen is None:
         return
     say(f"Chosen grouping: {record.chosen}", "bold")
     say(f"{record.why} {words.confidence(record)}")
     console.print(_candidates(record))
-    say(words.last_layer(record))
+    say(story.last_layer(record))
     if record.data_curve:
         console.print(_data_curve(record))
     say(words.more_images(record))
@@ -79,7 +86,23 @@ def show_choice(console: Console, record: AutoRecord) -> None:
         say(remark)
 
 
-def _findings(shortcut: Mapping[str, ClassFinding]) -> Any:
+def _exchanges(record: AutoRecord) -> Any:
+    """Return what predictions follow, by property and class."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from exmap.report import story
+
+    table = Table(title="What predictions follow", title_justify="left")
+    for column in story.EXCHANGE_COLUMNS:
+        name = column in ("property", "class")
+        table.add_column(column, overflow="fold", justify="left" if name or column == "followed" else "right")
+    for row, each in zip(story.exchange_rows(record), story.exchanges(record), strict=True):
+        table.add_row(*map(Text, row), style="bold" if each.relied_on else "")
+    return table
+
+
+def _findings(record: AutoRecord) -> Any:
     """Return what the test says of each class."""
     from rich.table import Table
     from rich.text import Text
@@ -90,7 +113,7 @@ def _findings(shortcut: Mapping[str, ClassFinding]) -> Any:
     for column in ("p", "more errors"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for name, row in shortcut.items():
+    for name, row in record.shortcut.items():
         found = {True: "found", False: "not found", None: "not tested"}[row.found]
         p_value = effect = ""
         if row.effect is not None and row.p_value is not None:

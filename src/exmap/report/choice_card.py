@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from exmap.auto import words
+from exmap.report import story
 from exmap.report.cards import Comparison
 from exmap.report.charts import data_chart, score_chart
 from exmap.report.percentages import percent
@@ -27,15 +28,63 @@ class ChoiceCard:
     outcomes : sequence of Comparison
         The worst group of the test images before, and after retraining on the chosen groups; empty where the
         classifier is left as it is.
+    which_groups : str
+        Which groups the page shows and which ones were chosen, where these differ; else empty.
+    left_alone : str
+        Why the classifier could not be retrained; empty where it was, or was not to be.
     """
 
     record: AutoRecord
     outcomes: Sequence[Comparison] = ()
+    which_groups: str = ""
+    left_alone: str = ""
 
     @property
     def verdict(self) -> str:
         """Whether there is a shortcut, and what was done about it."""
-        return words.verdict(self.record)
+        return story.verdict(self.record, self.left_alone)
+
+    @property
+    def groups_title(self) -> str:
+        """The title of the section that shows groups."""
+        return story.title(self.record)
+
+    def badge(self, class_name: str) -> str:
+        """Return what the test says of a class, in two or three words."""
+        return story.badge(self.record, class_name)
+
+    def groups_of_class(self, class_name: str, count: int) -> str:
+        """Return how many groups a class has, and what these are called."""
+        return story.groups_of_class(self.record, class_name, count)
+
+    def about_class(self, class_name: str, count: int) -> str:
+        """Return the evidence for a shortcut in a class; empty where none was found."""
+        return story.about_class(self.record, class_name, count)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the test warns of, a sentence each."""
+        return story.warnings(self.record)
+
+    @property
+    def exchanges(self) -> list[tuple[str, ...]]:
+        """The cells of the table of what predictions follow."""
+        return story.exchange_rows(self.record)
+
+    @property
+    def exchange_columns(self) -> tuple[str, ...]:
+        """The titles of its columns."""
+        return story.EXCHANGE_COLUMNS
+
+    @property
+    def exchange_note(self) -> str:
+        """How to read it."""
+        return story.EXCHANGE_NOTE
+
+    @property
+    def exchange_reasons(self) -> list[str]:
+        """What each exchange says, in a sentence."""
+        return [each.why for each in story.exchanges(self.record) if each.why]
 
     @property
     def remarks(self) -> list[str]:
@@ -50,7 +99,7 @@ class ChoiceCard:
     @property
     def last_layer(self) -> str:
         """Whether retraining the last layer is enough; empty where it was not measured."""
-        return words.last_layer(self.record)
+        return story.last_layer(self.record)
 
     @property
     def more_images(self) -> str:

@@ -87,11 +87,12 @@ def write_page(analysis: Analysis, path: Path, *, listen: Listener = silent) -> 
 def _repaired(analysis: Analysis, listen: Listener) -> IntArray | None:
     """Return what each repeat of the repaired classifier predicts for the grouped images, shape (R, N).
 
-    None where nothing was retrained, or where a whole network was and the images are not at hand.
+    None where no repair is shown, or where a whole network was retrained and the images are not at hand.
     """
-    if analysis.method is None:
+    name = outcome.shown_method(analysis)
+    if name is None:
         return None
-    fit = analysis.fits[analysis.method]
+    fit = analysis.fits[name]
     if fit.heads:
         return np.stack([head.predict(analysis.explained.features) for head in fit.heads])
     if fit.network is None or isinstance(analysis.grouped.images, MissingImages):
@@ -169,7 +170,7 @@ def _points(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures,
 def _strategies(
     analysis: Analysis, pictures: Pictures, before: Sequence[Interval], after: Sequence[Interval] | None
 ) -> list[Strategy]:
-    """Return a strategy per group, the weakest of each class first."""
+    """Return what is shown of each group, the weakest of each class first."""
     explained, groups = analysis.explained, analysis.pseudo_groups
     tile, in_class = pictures.tiles(len(explained)), np.bincount(explained.labels)
 

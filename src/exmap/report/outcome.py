@@ -13,10 +13,12 @@ from exmap.evaluation import group_table
 from exmap.groups import EDITED, ExMapGroups
 from exmap.methods import ERM
 from exmap.records import GroupTable, IntArray
+from exmap.report import story
 from exmap.report.cards import Comparison, Interval
 from exmap.report.choice_card import ChoiceCard
 from exmap.report.percentages import percent
-from exmap.results import MethodResult, Results
+from exmap.report.story import NO_EVIDENCE
+from exmap.results import AutoRecord, MethodResult, Results
 from exmap.runtime import generator
 from exmap.settings import Settings
 
@@ -31,6 +33,7 @@ __all__ = [
     "is_whole_network",
     "labels_used",
     "remarks",
+    "shown_method",
     "unusual_method",
 ]
 
@@ -60,7 +63,7 @@ def _table(
 
 
 def headline(analysis: Analysis, before: Sequence[Interval]) -> str:
-    """Say in one sentence what was found: the weakest group of a class that splits, and what retraining did to it.
+    """Say what was found: what the test for a shortcut says, or without a test how a class splits, and what came of it.
 
     Parameters
     ----------
@@ -68,21 +71,32 @@ def headline(analysis: Analysis, before: Sequence[Interval]) -> str:
     before : sequence of Interval
         From :func:`accuracy_by_group`, with what the classifier predicts.
     """
-    return " ".join(filter(None, (_split_in_strategies(analysis, before), _on_test_images(analysis))))
+    record = _record(analysis)
+    if record is None:
+        sentences = [_split_in_groups(analysis, before), _on_test_images(analysis), _test_it(analysis)]
+    else:
+        to_look_at = "" if record.found else f"The groups of heatmaps below are there to look at: {NO_EVIDENCE}"
+        sentences = [story.finding(record), _what_was_done(analysis, record), to_look_at]
+    return " ".join(filter(None, sentences))
 
 
-def _split_in_strategies(analysis: Analysis, before: Sequence[Interval]) -> str:
+def _record(analysis: Analysis) -> AutoRecord | None:
+    """Return what the test for a shortcut says; None where there was none."""
+    return None if analysis.results is None else analysis.results.auto
+
+
+def _split_in_groups(analysis: Analysis, before: Sequence[Interval]) -> str:
     explained, groups = analysis.explained, analysis.pseudo_groups
     in_order = sorted(range(len(before)), key=lambda group: (groups.classes[group], before[group].value))
     split = [group for group in in_order if groups.classes.count(groups.classes[group]) > 1]
     if not split:
-        return "No class splits into several strategies: the heatmaps of each class are of one kind."
+        return "No class splits into several groups of heatmaps."
     weakest = min(split, key=lambda group: before[group].value)
     label, accuracy = groups.classes[weakest], before[weakest]
     of_class, members = explained.labels == label, groups.index == weakest
     right = float(explained.correct[of_class & ~members].mean())
     splits = (
-        f"Class {explained.class_names[label]} splits into {groups.classes.count(label)} strategies: on "
+        f"Class {explained.class_names[label]} splits into {groups.classes.count(label)} groups of heatmaps: on "
         f"{members.sum():,} of its {of_class.sum():,} images the model is right {_spoken(accuracy.value)} of the time"
     )
     if accuracy.high is not None and accuracy.high >= right:
@@ -90,21 +104,57 @@ def _split_in_strategies(analysis: Analysis, before: Sequence[Interval]) -> str:
     return f"{splits}, on the others {_spoken(right)}."
 
 
+def _test_it(analysis: Analysis) -> str:
+    """Say that nothing was tested, and what would test it; a run has a folder, other analyses have not."""
+    how = "exmap auto RUN_DIR" if analysis.grouping else "groups.auto=true"
+    return f"No test for a shortcut was made; {how} makes one."
+
+
+def _what_was_done(analysis: Analysis, record: AutoRecord) -> str:
+    """Say what retraining on the chosen groups did, or that the classifier is left as it is."""
+    name = shown_method(analysis)
+    fit = None if name is None else analysis.fits[name]
+    if not record.repaired or (fit is not None and fit.left_alone):
+        return " ".join(filter(None, ("The classifier is left as it is.", _on_test_images(analysis))))
+    what = "The last layer" if fit is None or fit.heads else "The whole network"
+    same = "" if record.found else " all the same"
+    done = f"{what} was retrained on the chosen groups{same}"
+    before, after = _measured(analysis)
+    if before is None or after is None:
+        return f"{done}."
+    by = "class" if before.by_class else "group"
+    worst = " to ".join(_spoken(result.worst_group_accuracy) for result in (before, after))
+    return f"{done}, which takes the worst {by} of the test images from {worst}."
+
+
 def _on_test_images(analysis: Analysis) -> str:
     before, after = _measured(analysis)
     if before is None:
         return ""
     by = "class" if before.by_class else "group"
-    if after is None:
+    if after is None or before.worst_group_accuracy == after.worst_group_accuracy:
         return f"On test images the worst {by} is right {_spoken(before.worst_group_accuracy)} of the time."
     worst = (_spoken(result.worst_group_accuracy) for result in (before, after))
     return f"On test images retraining takes the worst {by} from {' to '.join(worst)}."
 
 
+def shown_method(analysis: Analysis) -> str | None:
+    """Return the method whose repair is shown; None where the classifier is shown as it is.
+
+    Where a test for a shortcut was made, that is the repair by the chosen groups, and there is none where the test
+    leaves the classifier as it is. Without a test it is the repair by ExMap's groups.
+    """
+    record = _record(analysis)
+    if record is None:
+        return analysis.method
+    return analysis.method_of(AUTO) if record.repaired else None
+
+
 def _measured(analysis: Analysis) -> tuple[MethodResult | None, MethodResult | None]:
-    """Return what was measured before retraining, and after it by ExMap's groups."""
+    """Return what was measured before retraining, and after the repair that is shown."""
     methods = {} if analysis.results is None else analysis.results.methods
-    return methods.get(ERM), None if analysis.method is None else methods.get(analysis.method)
+    name = shown_method(analysis)
+    return methods.get(ERM), None if name is None else methods.get(name)
 
 
 def _spoken(share: float) -> str:
@@ -117,8 +167,10 @@ def _spoken(share: float) -> str:
 
 def remarks(analysis: Analysis) -> list[str]:
     """Return what a reader must know: what has not been done yet, and what is not as usual."""
-    said = [*_not_yet(analysis), *_edited(analysis), *_by_channels(analysis)]
-    fit = None if analysis.method is None else analysis.fits[analysis.method]
+    said = [*_not_yet(analysis), *_warned(analysis), *_edited(analysis), *_of_own_groups(analysis)]
+    said += _by_channels(analysis)
+    name = shown_method(analysis)
+    fit = None if name is None else analysis.fits[name]
     if fit is not None and fit.left_alone:
         said.append(f"Nothing was retrained, so accuracies before and after are equal: {fit.left_alone}.")
     return said
@@ -126,11 +178,60 @@ def remarks(analysis: Analysis) -> list[str]:
 
 def _not_yet(analysis: Analysis) -> list[str]:
     said = []
-    if analysis.method is None:
+    if analysis.method is None and _record(analysis) is None:
         said.append("Nothing was retrained yet, so the page shows the classifier as it is.")
     if analysis.results is None:
         said.append("Nothing was evaluated on test images yet; all accuracies are on the images that were grouped.")
     return said
+
+
+def _warned(analysis: Analysis) -> list[str]:
+    """Say how many warnings there are, where the page lists them further down."""
+    record = _record(analysis)
+    count = 0 if record is None else len(story.warnings(record))
+    if not count:
+        return []
+    said = "There is 1 warning" if count == 1 else f"There are {count:,} warnings"
+    return [f"{said}, listed under \u201cIs there a shortcut?\u201d."]
+
+
+def _of_own_groups(analysis: Analysis) -> list[str]:
+    """Say what retraining on ExMap's own groups gave, where the page shows another repair, or none."""
+    record, name, results = _record(analysis), analysis.method_of(ExMapGroups.name), analysis.results
+    if record is None or results is None or name is None or name == shown_method(analysis):
+        return []
+    if analysis.fits[name].left_alone or not {ERM, name} <= set(results.methods) or _same_groups(analysis):
+        return []
+    before, after = (_spoken(results.methods[each].worst_group_accuracy) for each in (ERM, name))
+    by = "class" if results.methods[ERM].by_class else "group"
+    why = "" if record.found else ", although nothing says that these are a shortcut"
+    return [
+        f"For comparison, the run also retrained on the groups of its own clustering settings ({name}){why}: the worst "
+        f"{by} of the test images goes from {before} to {after}."
+    ]
+
+
+def _same_groups(analysis: Analysis) -> bool | None:
+    """Return whether the chosen grouping is the shown one, whatever its groups are called; None if not known."""
+    chosen = analysis.groups.get(AUTO)
+    if chosen is None:
+        return None
+    shown = analysis.pseudo_groups.index
+    both = np.unique(np.stack([shown, chosen.index]), axis=1).shape[1]
+    return bool(both == len(np.unique(shown)) == len(np.unique(chosen.index)))
+
+
+def _which_groups(analysis: Analysis, record: AutoRecord) -> str:
+    """Say which groups are shown and which were chosen, unless they are the same."""
+    same = _same_groups(analysis)
+    if record.chosen is None or same:
+        return ""
+    shown = "The groups shown here come from the run's own clustering settings"
+    if same is None:
+        return f"{shown}; the chosen grouping is {record.chosen}."
+    if record.repaired:
+        return f"{shown}; the repair used the chosen grouping, {record.chosen}, which is another one."
+    return f"{shown}; the chosen grouping, {record.chosen}, is another one, and nothing was retrained on it."
 
 
 def _edited(analysis: Analysis) -> list[str]:
@@ -166,12 +267,13 @@ def labels_used(analysis: Analysis) -> dict[str, tuple[str, ...]]:
 
 def is_whole_network(analysis: Analysis) -> bool:
     """Return whether not the last layer alone was retrained."""
-    return analysis.method is not None and analysis.fits[analysis.method].network is not None
+    name = shown_method(analysis)
+    return name is not None and analysis.fits[name].network is not None
 
 
 def unusual_method(analysis: Analysis) -> str:
     """Return the method that repairs the classifier, where that is not the last layer on ExMap's groups."""
-    name = analysis.method
+    name = shown_method(analysis)
     usual = name == analysis.method_of(ExMapGroups.name) and not is_whole_network(analysis)
     return "" if name is None or usual else name
 
@@ -182,9 +284,9 @@ def comparisons(analysis: Analysis) -> list[Comparison]:
     if before is None:
         return []
     labels, settings = analysis.task.test.labels, analysis.settings
-    mean_after = None
-    if after is not None and analysis.method is not None:
-        mean_after = _mean(analysis.fits[analysis.method].predicted, labels, settings)
+    mean_after, name = None, shown_method(analysis)
+    if after is not None and name is not None:
+        mean_after = _mean(analysis.fits[name].predicted, labels, settings)
     mean = Comparison("All test images", _mean(analysis.test.predicted, labels, settings), mean_after)
     return [_worst(before, after), mean]
 
@@ -209,10 +311,16 @@ def _mean(predicted: IntArray, labels: IntArray, settings: Settings) -> Interval
 
 def choice(analysis: Analysis) -> ChoiceCard | None:
     """Return which grouping was chosen without group labels, and why; None where none was chosen."""
-    record = None if analysis.results is None else analysis.results.auto
+    record = _record(analysis)
     if analysis.results is None or record is None:
         return None
-    return ChoiceCard(record, _of_chosen_groups(analysis, analysis.results) if record.repaired else ())
+    name = shown_method(analysis)
+    return ChoiceCard(
+        record,
+        _of_chosen_groups(analysis, analysis.results) if record.repaired else (),
+        which_groups=_which_groups(analysis, record),
+        left_alone="" if name is None else analysis.fits[name].left_alone,
+    )
 
 
 def _of_chosen_groups(analysis: Analysis, results: Results) -> list[Comparison]:
