@@ -113,7 +113,7 @@ def test_without_the_choice_nothing_is_fitted_again_and_with_it_only_itself(run:
 
 def test_where_no_shortcut_is_found_the_model_is_left_alone(run: Path) -> None:
     before = modification_times(run)
-    said = changed(run, "auto.ratio=1000000")
+    said = changed(run, "auto.level=1e-200")
     assert said[:3] == [*KEPT[:2], "cluster, choice of a grouping: started"]
     assert redone(before, run) == CHOICE | {"repaired", "evaluate"}
     results = results_of(run)

@@ -32,7 +32,7 @@ from exmap.records import Explained, IntArray
 from exmap.results import ClassFinding, PropertyReliance
 from exmap.settings import AutoSettings
 
-__all__ = ["exchange_candidates", "find_by_exchanges", "found_groups", "reactions"]
+__all__ = ["exchange_candidates", "find_by_exchanges", "reactions", "verified_names"]
 
 FEWEST = 3  # images that go against a property, for errors among them to be tested
 
@@ -83,19 +83,9 @@ def exchange_candidates(exchanges: Exchanges, explained: Explained) -> tuple[Can
     return tuple(made)
 
 
-def found_groups(exchanges: Exchanges | None, explained: Explained, test: ShortcutTest) -> list[IntArray]:
-    """Return, of each property that a shortcut was found by, each class's images for it and against it, shape (N,).
-
-    -1 for images that were not asked.
-    """
-    found = {each.property for each in test.classes.values() if each.found and each.property}
-    if exchanges is None:
-        return []
-    indices = []
-    for prop in sorted(found):
-        against = exchanges.against(prop, explained.labels)
-        indices.append(np.where(against >= 0, 2 * explained.labels + against, -1).astype(np.int64))
-    return indices
+def verified_names(test: ShortcutTest) -> list[str]:
+    """Return the names of the groupings that the experiment found a shortcut in."""
+    return sorted({each.candidate for each in test.classes.values() if each.found and each.property})
 
 
 def reactions(looks: Looks, exchanges: Exchanges, explained: Explained, *, seed: int) -> dict[str, Intervention]:

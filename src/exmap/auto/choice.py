@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exmap.auto.against import exchange_candidates, find_by_exchanges, found_groups
+from exmap.auto.against import exchange_candidates, find_by_exchanges, verified_names
 from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.effort import Effort
 from exmap.auto.exchange import Exchanges
@@ -123,7 +123,7 @@ def choose_groups(
         if exchanges is not None and exchanges.measured
         else find_shortcuts(known, judge, settings)
     )
-    verified = found_groups(exchanges, judge, test)
+    verified = verified_names(test)
     ranking = rank([seen for _, seen in pairs], judge, margins, own, verified=verified, draws=effort.draws, seed=seed)
     chosen, seen = (replace(candidate.groups, source=AUTO) for candidate in pairs[ranking.best])
     other = None if judged is None else (judged, seen)
@@ -220,18 +220,18 @@ def _record(
         repair=None,
         data_curve=(),
         repaired=test.found or not settings.only_if_found,
-        why=f"{name} was chosen of {len(candidates)} groupings because the classifier retrained on it {_reason(test)}: "
+        why=f"{name} was chosen of {len(candidates)} groupings because {_reason(name, test)}. After retraining on it, "
         f"on held-out images, the worst groups of all others lie {after:.2f} standard deviations below their class's "
         f"mean margin, against {before:.2f} for the classifier as it is.",
         remarks=tuple(_remarks(candidates, ranking, test.found, settings)),
     )
 
 
-def _reason(test: ShortcutTest) -> str:
+def _reason(name: str, test: ShortcutTest) -> str:
     """Say what speaks for the chosen grouping."""
-    if any(each.found and each.property for each in test.classes.values()):
-        return "is right most often in the worst of the groups that the experiment found a shortcut in"
-    return "relies least on the groups of all others"
+    if name in verified_names(test):
+        return "the experiment found a shortcut in its groups"
+    return "the classifier retrained on it relies least on the groups of all others"
 
 
 def _remarks(candidates: Sequence[Candidate], ranking: Ranking, found: bool, settings: AutoSettings) -> Iterator[str]:

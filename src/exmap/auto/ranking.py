@@ -38,7 +38,7 @@ class Ranking:
     like_best : ndarray of float64, shape (candidates,)
         Adjusted mutual information with the best one, within classes.
     order : ndarray of int64, shape (candidates,)
-        Those that may be chosen first, by falling accuracy in the worst verified group, then by rising reliance.
+        Those that may be chosen first: verified ones, then the others, each by rising reliance.
     confidence : float in [0, 1]
         Chance that the choice is right. 80 % means right in 80 % of such choices, where *right* means: in worst-group
         accuracy, the chosen grouping is within 2 points of the best one that may be chosen. It is an estimate:
@@ -69,7 +69,7 @@ def rank(
     margins: NDArray[np.float64],
     own: NDArray[np.float64],
     *,
-    verified: Sequence[IntArray] = (),
+    verified: Sequence[str] = (),
     draws: int,
     seed: int,
 ) -> Ranking:
@@ -84,9 +84,8 @@ def rank(
         Of the judged images, by each candidate's head.
     own : ndarray of float64, shape (N,)
         Of the classifier as it is.
-    verified : sequence of ndarray of int64, shape (N,)
-        Groups that a shortcut was found in by experiment; -1 is in none. The candidate whose head is the best in the
-        worst of them is chosen; reliance decides only between equals.
+    verified : sequence of str
+        Names of the groupings that an experiment found a shortcut in: where they may be chosen they come first.
     draws : int
         Bootstrap samples.
     seed : int
@@ -95,7 +94,8 @@ def rank(
     errors = ErrorSetGroups().infer(judged, seed=seed).index
     eligible = np.array([_eligible(candidate, errors, labels) for candidate in candidates])
     found = judges.reliance(margins)
-    order = np.lexsort((found, -_worst(margins > 0, verified), ~eligible))
+    first = np.array([candidate.name in verified for candidate in candidates])
+    order = np.lexsort((found, ~first, ~eligible))
     best = candidates[order[0]].groups.index
     like_best = np.array([_alike(best, candidate.groups.index, labels) for candidate in candidates])
     right = margins > 0
@@ -139,15 +139,6 @@ def _half_of_judges(candidates: Sequence[Candidate], rng: np.random.Generator) -
         for n in rng.permutation(members)[(len(members) + 1) // 2 :]:
             drawn[n] = replace(candidates[n], representation="left out")
     return drawn
-
-
-def _worst(right: NDArray[np.bool_], verified: Sequence[IntArray]) -> NDArray[np.float64]:
-    """Return each head's accuracy in the worst of some groups that are large enough; 1 where there are none."""
-    worst = np.ones(len(right))
-    for index in verified:
-        for group in np.flatnonzero(np.bincount(index[index >= 0]) >= FEWEST):
-            worst = np.minimum(worst, right[:, index == group].mean(axis=1))
-    return worst
 
 
 def _lost(right: NDArray[np.bool_], chosen: NDArray[np.bool_], index: IntArray) -> float:

@@ -186,6 +186,8 @@ def chosen_groups(
         return replace(choice.judged, source=AUTO)
     name = choice.record.chosen or ClassGroups.name
     known = find_candidates(explained, seed=child_seed(seed, AUTO, explained.split), listen=listen).names()
+    if name.startswith("exchange["):  # made of images that were asked: of others, the next best is
+        name = next((each.name for each in choice.record.candidates if each.eligible and each.name in known), name)
     if name not in known:
         raise DataError(
             f"the chosen grouping {name} cannot be made of the {explained.split} split, whose candidates are "

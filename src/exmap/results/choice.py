@@ -202,8 +202,8 @@ class AutoRecord(Part):
     judged_on: str | None = Field(description="Images it was judged on: held-out halves, or the validation split.")
     reliance: Reliance | None = Field(description="What the classifier relies on as it is, and with the chosen groups.")
     candidates: tuple[ScoredGrouping, ...] = Field(
-        description="All groupings that were weighed, in the order in which they would be chosen: by falling score, "
-        "or, where a shortcut was found by experiment, by the worst of its groups."
+        description="All groupings that were weighed, in the order in which they would be chosen: those that an "
+        "experiment found a shortcut in, then the others, each by falling score; those that may not be chosen last."
     )
     shortcut: dict[str, ClassFinding] = Field(description="What the test for a shortcut says, by class.")
     repair: LastLayerVerdict | None = Field(description="Whether retraining the last layer is enough.")
