@@ -8,7 +8,7 @@ images that a classifier treats by another strategy have heatmaps of another kin
 So a cluster is tested only if hardly any edge of the neighbour graph of its class's heatmaps leaves it (its
 *conductance* is at most 0.02). Then a binomial test asks whether its error rate is more than twice that of the rest of
 the class, as far as that is known, and p-values are multiplied by the number of clusters tested in all classes
-(Bonferroni). A class whose graph does not fall apart has one strategy, whatever the eigengap says. A cluster of more
+(Bonferroni). A class whose graph does not fall apart has nothing to test, whatever the eigengap says. A cluster of more
 than 35 % of its class is not tested: a shortcut works for most images, whereas a classifier may by chance be worse at
 one of two colours that are as common as each other, which no balancing of groups repairs. Clusters of features are not
 tested either: they follow the prediction itself. Measured in ``docs/results/auto.md``.
@@ -145,7 +145,7 @@ def _finding(apart: list[_Cluster], wrong: NDArray[np.bool_], tested: int, setti
         )
     if not apart:
         return ClassFinding.nothing(
-            False, "Its heatmaps form no small cluster that stands apart: the classifier has one strategy for it."
+            False, "Its heatmaps form no small cluster that stands apart, so there is nothing to test."
         )
     p_values = [_p_value(cluster, settings.ratio) for cluster in apart]
     best = int(np.argmin(p_values))
