@@ -204,7 +204,7 @@ def _of_own_groups(analysis: Analysis) -> list[str]:
         return []
     before, after = (_spoken(results.methods[each].worst_group_accuracy) for each in (ERM, name))
     by = "class" if results.methods[ERM].by_class else "group"
-    why = "" if record.found else ", although nothing says that these are a shortcut"
+    why = "" if record.found else ", although the test found no shortcut"
     return [
         f"For comparison, the run also retrained on the groups of its own clustering settings ({name}){why}: the worst "
         f"{by} of the test images goes from {before} to {after}."
