@@ -60,6 +60,13 @@ class DataSettings(Section):
         Its columns. None is ``path`` (``image`` in a Hugging Face data set), ``label``, and ``split`` if there is one.
     group_columns : tuple of str
         Columns of spurious attributes: used for evaluation only.
+    classes : tuple of str
+        The classes in the order of the model's outputs, for your own images; empty where sorted by name.
+    one_set : bool
+        Whether your own images are one labelled set that the classifier was not trained on: all of them are explained
+        and grouped, and what is fitted to some is measured on the others (``evaluate.folds``).
+    test : Path or None
+        With `one_set`: a second labelled set, of the same kind, to measure on in place of that.
     val_share, test_share : float in (0, 1)
         Shares of each class that become validation and test split where your own data have none.
     split_seed : int
@@ -80,6 +87,9 @@ class DataSettings(Section):
     label_column: str = "label"
     split_column: str | None = None
     group_columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    one_set: bool = False
+    test: Path | None = None
     val_share: float = Field(0.2, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
     split_seed: int = Field(0, ge=0)
@@ -101,6 +111,10 @@ class ImageSettings(Section):
         Least and largest share of the area of a random part; None takes the centre while training, too.
     flip : bool
         Whether left and right are exchanged at random while training.
+    transform : str or None
+        What makes a model's input of an image in the place of all that: ``model`` is the model's own preprocessing,
+        ``package.module:function`` and ``FILE.py:function`` are a function of your own, or one that is called without
+        arguments and returns one. None: resized to a square, as above.
     normalize : "imagenet" or "none"
         By ImageNet's mean and standard deviation, or just to [0, 1].
     on_error : "stop" or "skip"
@@ -120,6 +134,7 @@ class ImageSettings(Section):
     crop: int | None = Field(224, ge=1)
     random_crop: tuple[float, float] | None = (0.7, 1.0)
     flip: bool = True
+    transform: str | None = None
     normalize: Literal["imagenet", "none"] = "imagenet"
     on_error: Literal["stop", "skip"] = "stop"
     workers: int | None = Field(None, ge=0)

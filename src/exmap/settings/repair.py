@@ -42,10 +42,14 @@ class EvaluateSettings(Section):
         Draws of the test images.
     confidence : float in (0, 1)
         Share of the draws that an interval holds.
+    folds : int
+        Where there is one labelled set alone: parts of it, of which each is measured with a last layer that was fitted
+        to the others.
     """
 
     bootstrap: int = Field(1000, ge=1)
     confidence: float = Field(0.95, gt=0, lt=1)
+    folds: int = Field(5, ge=2)
 
 
 class GroupEdit(Section):

@@ -21,15 +21,18 @@ class ModelSettings(ChoosingSection):
     Attributes
     ----------
     name : str
-        A registered architecture, such as ``resnet18``, or a dotted path ``package.module:function`` of a function that
-        returns a module and may take the number of classes as ``n_classes``.
+        A registered architecture, such as ``resnet18``; ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
+        ``onnx:FILE`` or ``torchscript:FILE``; or a dotted path ``package.module:function`` or ``FILE.py:function`` of a
+        function that returns a module and may take the number of classes as ``n_classes``.
     stem : "imagenet" or "3x3"
         Of the ResNets: the latter is a 3 x 3 stride-1 convolution and no max-pooling, for small images.
     pretrained : bool
         Of the ResNets: whether the weights start as torchvision's ImageNet weights (all but the last layer), which it
         downloads once.
     weights : Path or None
-        A safetensors file of all weights to start with.
+        A file of all weights to start with: safetensors, or what torch.save wrote, of which nothing is executed.
+    outputs : tuple of int
+        Which of its outputs are the classes of the data, in their order; empty where all are.
     """
 
     registry: ClassVar[Registry] = MODELS
@@ -39,6 +42,7 @@ class ModelSettings(ChoosingSection):
     stem: Literal["imagenet", "3x3"] = "imagenet"
     pretrained: bool = False
     weights: Path | None = None
+    outputs: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSettings:
