@@ -48,7 +48,7 @@ def test_the_shipped_presets_are_the_documented_ones() -> None:
 def test_an_unknown_preset_is_answered_with_the_closest_one() -> None:
     said = refusal("cmist")
     assert said.startswith("unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: celeba, cmnist, cmnist-10")
-    assert said.endswith("waterbirds-fg, or the path of a YAML file")
+    assert said.endswith("webdataset, or the path of a YAML file")
 
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
-        ("data.corelation=0.5", "'data.correlation'?); choose one of: data.correlation, data.dir"),
+        ("data.corelation=0.5", "'data.correlation'?); choose one of: data.classes, data.correlation, "),
         ("dta.correlation=0.5", "'data'?); choose one of: auto, cluster, data, "),
         ("sed=1", "'seed'?); choose one of: auto, cluster, data, "),
     ],

@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 from exmap.auto import AUTO
 from exmap.cluster import embed
 from exmap.data import Split, Task
+from exmap.data.given import as_split
 from exmap.data.missing import first_images_or_noise
 from exmap.errors import DataError, unknown_name
+from exmap.evaluation.before_after import Comparison, compare_predictions
 from exmap.groups import EDITED, ExMapGroups
-from exmap.model import find_last_layer, replace_head
+from exmap.model import collect_outputs, find_last_layer, replace_head
 from exmap.records import Explained, Groups, IntArray, Listener, Outputs, silent
-from exmap.results import Results, Trust
+from exmap.results import Findings, Results, StrategyDescription, Trust
 from exmap.retrain import Head
-from exmap.runtime import child_seed
+from exmap.runtime import child_seed, generator
 from exmap.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Analysis", "Fit", "reported_groups"]
+__all__ = ["Analysis", "Fit", "GroupsBySource", "reported_groups"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,6 +84,18 @@ class Fit:
         return f"Fit({kind}, {self.predicted.shape[1]:,} test images)"
 
 
+class GroupsBySource(dict[str, Groups]):
+    """Groups by the name of their source."""
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame, a row per group of each source: source, name, class, part and number of images."""
+        import pandas as pd
+
+        return pd.concat(
+            [found.to_frame().assign(source=source) for source, found in self.items()], ignore_index=True
+        )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
     """A classifier explained on some images, and all that came of it.
@@ -95,7 +109,7 @@ class Analysis:
         The split that was explained and grouped.
     test : Outputs
         What the classifier says of the test split.
-    groups : mapping of str to Groups
+    groups : GroupsBySource
         Of the explained split, by the name of their source. The true groups are not among them.
     oracle : Groups or None
         The true groups of the explained split, where they are known: for showing them beside the others.
@@ -105,6 +119,8 @@ class Analysis:
         None before evaluation.
     trust : Trust or None
         How far heatmaps and groups can be trusted.
+    descriptions : mapping of str to tuple of StrategyDescription
+        How the images of each group differ from the others of their class, by the source of the groups.
     network : callable
         Returns the classifier that was explained.
     made_by : mapping of str to str
@@ -121,16 +137,20 @@ class Analysis:
     task: Task
     explained: Explained
     test: Outputs
-    groups: Mapping[str, Groups]
+    groups: GroupsBySource
     network: Callable[[], nn.Module]
     oracle: Groups | None = None
     fits: Mapping[str, Fit] = field(default_factory=dict)
     results: Results | None = None
     trust: Trust | None = None
+    descriptions: Mapping[str, tuple[StrategyDescription, ...]] = field(default_factory=dict)
     made_by: Mapping[str, str] = field(default_factory=dict)
     grouping: str = ""
     no_images: str = ""
     explainer: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", GroupsBySource(self.groups))
 
     @property
     def grouped(self) -> Split:
@@ -180,8 +200,10 @@ class Analysis:
             raise DataError(unknown_name("method", name, self.fits))
         return self.fits[name]
 
-    def repaired(self, method: str | None = None) -> nn.Module:
-        """Return the repaired classifier, of the same class as the one that was explained.
+    def repair(self, method: str | None = None) -> nn.Module:
+        """Return the repaired classifier, of the same class as the one that was explained, which stays as it is.
+
+        Where the test for a shortcut leaves the classifier alone, that is the classifier itself.
 
         Parameters
         ----------
@@ -189,6 +211,41 @@ class Analysis:
             A key of `fits`; by default :attr:`last_word`.
         """
         return self.fit(method).repaired(self.network(), self.grouped)
+
+    def findings(self) -> Findings:
+        """Return the verdict and all that it rests on, as findings.json holds it.
+
+        Raises
+        ------
+        DataError
+            If no test for a shortcut was made.
+        """
+        from exmap.report.findings import findings_of
+
+        return findings_of(self)
+
+    def compare(self, model: nn.Module, images: Any, groups: Groups | None = None) -> Comparison:
+        """Return accuracy on other labelled images, of the classifier that was explained and of another one.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The other one, for example the repaired classifier.
+        images : Split, data set, DataLoader or (images, labels)
+            As :func:`exmap.analyze` takes them: best images that nothing was fitted to.
+        groups : Groups, optional
+            Groups of these images to compare by; by default their true groups, or their classes where they have none.
+
+        Raises
+        ------
+        DataError
+            For images or a model that do not fit.
+        """
+        split = as_split(images, name="test", class_names=self.explained.class_names)
+        index, names = reported_groups(split) if groups is None else (groups.index, groups.names)
+        predicted = [collect_outputs(each, split).predicted for each in (self.network(), model)]
+        rng = generator(self.settings.seed, "compare")
+        return compare_predictions(predicted[0], predicted[1], split.labels, index, names, rng=rng)
 
     def report(self, path: str | Path, *, listen: Listener = silent) -> Path:
         """Write the report page: one HTML file that opens from disk and can be mailed.

@@ -115,3 +115,27 @@ def test_one_process_yields_every_batch_with_its_slice() -> None:
     assert [part for part, _ in found] == [slice(0, 4), slice(4, 8), slice(8, 10)]
     sums = split.images.batch(np.arange(10)).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(np.concatenate([made for _, (made,) in found]), sums, rtol=1e-5)
+
+
+def test_a_batch_is_halved_where_memory_runs_out() -> None:
+    split, sizes = images_split(10), []
+
+    def compute(part: slice, images: np.ndarray) -> list[torch.Tensor]:
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return [torch.arange(part.start, part.stop)]
+
+    made = [rows for _, (rows,) in computed_batches(split, 8, compute)]
+    assert np.concatenate(made).tolist() == list(range(10))
+    assert sizes == [8, 4, 2, 2, 2, 2, 2]  # found out once: later batches come in parts that fit
+
+
+def test_other_errors_and_single_images_are_not_halved() -> None:
+    def fails(_: slice, images: np.ndarray) -> list[torch.Tensor]:
+        raise RuntimeError("out of memory" if len(images) == 1 else "another reason")
+
+    with pytest.raises(RuntimeError, match="another reason"):
+        list(computed_batches(images_split(4), 4, fails))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(computed_batches(images_split(4), 1, fails))

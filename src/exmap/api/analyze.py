@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from exmap.analysis import Analysis
 from exmap.api.chain import check_fits
 from exmap.data import Split, Task
+from exmap.data.given import as_split
 from exmap.explain import make_explainer
 from exmap.groups import check_channels
 from exmap.methods import parse_part
+from exmap.model.answers import check_class_order
+from exmap.model.named import ChosenOutputs
 from exmap.pipeline.memory import analyze_in_memory
 from exmap.records import Listener, silent
-from exmap.runtime import generator
 from exmap.settings import Settings, change_settings
 
 if TYPE_CHECKING:
@@ -24,16 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["analyze"]
 
-ONLY_EXMAP = ("groups.sources=[exmap]",)
+USUAL = ("groups.sources=[exmap]", "groups.auto=true")
 HEATMAP_SIDE = 28  # pixels of the heatmaps of larger images, where their size is not given
 
 
 def analyze(
     model: nn.Module,
-    images: Split | Task,
+    images: Any,
     *,
-    test: Split | None = None,
-    train: Split | None = None,
+    test: Any = None,
+    train: Any = None,
+    classes: Sequence[str] | None = None,
+    transform: Callable[..., Any] | None = None,
+    outputs: Sequence[int] | None = None,
     learner: str | None = None,
     sources: Sequence[str] | None = None,
     settings: Settings | Sequence[str] = (),
@@ -43,19 +46,28 @@ def analyze(
     seed: int | None = None,
     listen: Listener = silent,
 ) -> Analysis:
-    """Explain a classifier, group its images, repair it by the groups, and measure what that gives.
+    """Explain a classifier, test it for shortcuts, group its images, repair it, and measure what that gives.
 
     Parameters
     ----------
     model : torch.nn.Module
         Any classifier: see :func:`exmap.model.logits_of` for what it may return. It stays as it is.
-    images : Split or Task
-        What is explained and grouped, best images that the model was not trained on. Of a task its validation split
-        is explained, and its test split is for measuring.
-    test : Split, optional
-        Images to measure on. Without them a random half of each class of `images` is kept for that.
-    train : Split, optional
+    images : Split, Task, data set, DataLoader, or (images, labels)
+        What is explained and grouped, best labelled images that the model was not trained on: a torch data set such as
+        torchvision's ImageFolder, a DataLoader, a Hugging Face data set, or arrays; see
+        :func:`exmap.data.given.as_split`. Of a task its validation split is explained, and its test split is for
+        measuring.
+    test : likewise, optional
+        Images to measure on. Without them all of `images` are measured, in parts (``evaluate.folds``), each part with
+        what was fitted to the others.
+    train : likewise, optional
         What the model was trained on; for learners that retrain the whole network.
+    classes : sequence of str, optional
+        Names of the classes, in the order of the model's outputs; by default those of the data set.
+    transform : callable, optional
+        Makes the model's input of an image, where the data set has PIL images.
+    outputs : sequence of int, optional
+        Which of the model's outputs are the classes, where it has others.
     learner : str, optional
         What repairs the classifier, as ``exmap bench`` writes it: ``dfr``, ``afr``, ``subg[smallest_group=3]``;
         by default that of the settings, ``dfr``.
@@ -68,7 +80,8 @@ def analyze(
     clusterer : object, optional
         An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of spectral clustering.
     auto : bool, optional
-        Whether a grouping is also chosen among many, without group labels; by default as in the settings.
+        Whether the classifier is tested for shortcuts, and a grouping is chosen among many without group labels. By
+        default it is, unless `settings` are a Settings object that says otherwise.
     seed : int, optional
         By default that of the settings, 0.
     listen : Listener
@@ -76,7 +89,7 @@ def analyze(
     Returns
     -------
     Analysis
-        With ``report(path)``, ``to_frame()``, ``repaired()`` and ``results``.
+        With ``report(path)``, ``findings()``, ``groups``, ``repair()``, ``compare(model, images)`` and ``results``.
 
     Raises
     ------
@@ -87,11 +100,14 @@ def analyze(
 
     Examples
     --------
-    >>> analysis = exmap.analyze(model, task)  # doctest: +SKIP
+    >>> analysis = exmap.analyze(model, dataset)  # doctest: +SKIP
     >>> analysis.report("report.html")  # doctest: +SKIP
-    >>> fixed = analysis.repaired()  # doctest: +SKIP
+    >>> fixed = analysis.repair()  # doctest: +SKIP
     """
-    given = settings if isinstance(settings, Settings) else change_settings(Settings(), [*ONLY_EXMAP, *settings])
+    if isinstance(settings, Settings):
+        given = settings
+    else:
+        given = change_settings(Settings(), [*USUAL, *settings])
     changes: dict[str, Any] = {"seed": seed, "groups__auto": auto}
     if sources is not None:
         changes["groups__sources"] = list(dict.fromkeys(("exmap", *sources)))
@@ -99,14 +115,29 @@ def analyze(
         part = parse_part(learner)
         changes |= {"retrain__learner": part.name, **{f"retrain__{key}": value for key, value in part.options}}
     chosen = change_settings(given, **changes)
-    task = images if isinstance(images, Task) else _as_task(images, test, train, chosen.seed)
+
+    def split(each: Any, name: str) -> Split:
+        return as_split(each, name=name, class_names=classes, transform=transform)
+
+    if isinstance(images, Task):
+        task = images
+    else:
+        task = _as_task(
+            split(images, "val"),
+            None if test is None else split(test, "test"),
+            None if train is None else split(train, "train"),
+        )
     if chosen.explain.size is None and min(task.val.images.shape[1:]) > 2 * HEATMAP_SIDE:
         chosen = change_settings(chosen, explain__size=HEATMAP_SIDE)
     check_channels(chosen.cluster, chosen.explain)
     own = None if explainer is None else make_explainer(explainer)
+    if outputs is not None:
+        model = ChosenOutputs(model, outputs)
     check_fits(
         model, task.val, gradient=getattr(own or make_explainer(chosen.explain.explainer), "needs_gradient", True)
     )
+    if classes is None:
+        check_class_order(model, task.val, how="classes=", seed=chosen.seed, listen=listen)
     return analyze_in_memory(
         model,
         task,
@@ -118,21 +149,15 @@ def analyze(
     )
 
 
-def _as_task(images: Split, test: Split | None, train: Split | None, seed: int) -> Task:
-    """Return a task of the images that are given, with a random half of each class kept for measuring if need be."""
+def _as_task(images: Split, test: Split | None, train: Split | None) -> Task:
+    """Return a task of the images that are given; without others all of them are measured by cross-fitting."""
     grouped = replace(images, name="val")
-    if test is None:
-        rng = generator(seed, "analyze", "halves")
-        turn = np.empty(len(images), dtype=np.int64)
-        for label in np.unique(images.labels):
-            rows = np.flatnonzero(images.labels == label)
-            turn[rng.permutation(rows)] = np.arange(len(rows))
-        grouped, test = grouped.rows(np.flatnonzero(turn % 2 == 0)), grouped.rows(np.flatnonzero(turn % 2 == 1))
     task = Task(
         "images",
         replace(grouped, name="train", truth=None) if train is None else replace(train, name="train"),
         grouped,
-        replace(test, name="test"),
+        grouped if test is None else replace(test, name="test"),
+        cross_fitted=test is None,
     )
     task.check()
     return task

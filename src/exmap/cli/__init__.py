@@ -1,6 +1,6 @@
 """The command line: read settings, run the steps, print a short summary. The only place that prints.
 
-Exit codes: 0 done; 1 a check that did not pass, or cells of a bench that failed; 2 something the user can act on, said
+Exit codes: 0 done; 1 a check that did not pass, a shortcut that was found, or cells of a bench that failed; 2 something the user can act on, said
 in one sentence; 130 interrupted.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # The order is that of the help.
 # isort: off
-from exmap.cli import run, look, data, bench  # noqa: F401
+from exmap.cli import audit, run, look, data, bench  # noqa: F401
 from exmap.cli.common import app, fail
 # isort: on
 

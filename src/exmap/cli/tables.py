@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from exmap.results import AutoRecord, Results, ScoredGrouping
+    from exmap.results import AutoRecord, Findings, Results, ScoredGrouping
+    from exmap.results.findings import Change
 
-__all__ = ["mention_choice", "show_choice", "summary"]
+__all__ = ["changes_table", "mention_choice", "show_choice", "summary"]
 
+ROWS_SHOWN = 8  # of classes, and of groups
 GROUPINGS_SHOWN = 5  # the best, beside the worst
 FIRST = ("erm", "exmap+", "exmap-edited", "auto")
 OTHERS = len(FIRST)
@@ -42,6 +44,33 @@ def _place(method: str) -> int:
     if "oracle" in method:
         return len(FIRST) + 1
     return next((n for n, word in enumerate(FIRST) if method.startswith(word) or method.endswith(f"@{word}")), OTHERS)
+
+
+def changes_table(findings: Findings) -> Any:
+    """Return accuracy before and after a repair: over all images, by class or known group, and by group found."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="Accuracy before and after", title_justify="left")
+    table.add_column("images", overflow="fold")
+    for column in ("number", "before", "after"):
+        table.add_column(column, justify="right")
+
+    def add(row: Change, style: str = "") -> None:
+        after = "" if row.after is None else f"{row.after.value:.1%}"
+        table.add_row(
+            *map(Text, (row.name, f"{row.images:,}", f"{row.before.value:.1%}", after)),
+            style=style,
+        )
+
+    add(findings.overall, "bold")
+    table.add_section()
+    for row in findings.measured[:ROWS_SHOWN]:
+        add(row)
+    table.add_section()
+    for row in findings.groups[:ROWS_SHOWN]:
+        add(row)
+    return table
 
 
 def mention_choice(console: Console, record: AutoRecord, folder: Path) -> None:

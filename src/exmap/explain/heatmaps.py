@@ -23,7 +23,7 @@ from exmap.model.batches import computed_batches, is_first
 from exmap.model.classifier import check_differentiable, unwrapped, without_wrappers
 from exmap.model.ending import Ending, LastLayer
 from exmap.model.head import ending_with, reader
-from exmap.model.running import evaluation_mode, model_input
+from exmap.model.running import evaluation_mode, explained_at_once, model_input
 from exmap.model.tail import pooled
 from exmap.records import Heatmaps, IntArray, Listener, Outputs, Progress, silent
 from exmap.registry import EXPLAINERS
@@ -154,7 +154,7 @@ def _explained(
         read = stack.enter_context(_reading(prepared, first, head, explainer)) if reading else None
         work = _Work(explainer, prepared, split, settings, layer, read)
         arrays = _Arrays((channels, height, width), allocate)
-        for part, made in computed_batches(split, settings.batch_size, work.compute, fabric):
+        for part, made in computed_batches(split, settings.batch_size or explained_at_once(split), work.compute, fabric):
             arrays.write(part, made, len(split))
             listen(Progress(f"heatmaps ({split.name})", part.stop, len(split)))
     heatmaps = arrays.heatmaps(work.check, is_first(fabric))

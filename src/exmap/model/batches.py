@@ -50,6 +50,7 @@ def computed_batches(
     group: Any = torch.distributed.new_group(backend="gloo") if world > 1 else None  # results are wanted on the CPU
     rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts[rank::world])
     sent: list[Any] = []
+    compute = _Halved(compute)
     for number, images in enumerate(split.images.stream(rows)):
         turn = parts[number * world : (number + 1) * world]
         made = [tensor.cpu().contiguous() for tensor in compute(turn[rank], images)]
@@ -64,6 +65,43 @@ def computed_batches(
                 torch.distributed.recv(tensor, src=other, group=group)
             yield part, [tensor.numpy() for tensor in received]
     _wait(sent)
+
+
+class _Halved:
+    """What is computed of a batch, in halves where memory runs out, and from then on in parts of that size.
+
+    Parameters
+    ----------
+    compute : callable
+    """
+
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
+        self.most: int | None = None  # images at once; None as long as memory has sufficed
+
+    def __call__(self, part: slice, images: NDArray[np.float32]) -> Sequence[torch.Tensor]:
+        """Return the tensors of all images of a batch."""
+        if self.most is None or len(images) <= self.most:
+            try:
+                return self.compute(part, images)
+            except (RuntimeError, MemoryError) as error:
+                if len(images) < 2 or not _ran_out_of_memory(error):
+                    raise
+                self.most = (len(images) + 1) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        made = [
+            self(slice(part.start + piece.start, part.start + piece.stop), images[piece])
+            for piece in batch_slices(len(images), self.most)
+        ]
+        return [torch.cat([tensor.cpu() for tensor in tensors]) for tensors in zip(*made, strict=True)]
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there was not enough memory; on a processor torch has no kind of its own."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
 
 
 def _wait(sent: list[Any]) -> None:

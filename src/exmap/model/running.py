@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from exmap.data.dataset import Split
 from exmap.errors import DataError
 
 __all__ = [
+    "available_memory",
     "eager",
     "evaluation_mode",
+    "explained_at_once",
     "images_at_once",
     "model_device",
     "model_dtype",
@@ -25,6 +28,8 @@ __all__ = [
     "run_model",
     "to_tensor",
 ]
+
+BYTES_PER_PIXEL = 8_000  # that explaining an image takes, per pixel: ResNet-50 takes about 5,500
 
 
 @contextmanager
@@ -78,6 +83,23 @@ def images_at_once(split: Split) -> int:
     """Return how many images are run at once without gradients: 500, or fewer large ones."""
     _, height, width = split.images.shape
     return min(500, max(8, 64 * 224**2 // (height * width)))
+
+
+def explained_at_once(split: Split) -> int:
+    """Return how many images are explained at once: 100, or fewer large ones, and fewer where memory is short."""
+    _, height, width = split.images.shape
+    by_size = min(100, max(4, 16 * 224**2 // (height * width)))
+    memory = available_memory()
+    return by_size if memory is None else max(1, min(by_size, memory // 2 // (BYTES_PER_PIXEL * height * width)))
+
+
+def available_memory() -> int | None:
+    """Return how many bytes of memory programs can still have; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def to_tensor(batch: NDArray[np.float32], device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -16,13 +16,10 @@ from exmap.pipeline.disk import read_json, write_json
 
 __all__ = ["load_task", "save_task"]
 
-SPLITS = ("train", "val", "test")
-
-
 def save_task(task: Task, folder: Path) -> None:
     """Write data.json and a table per split: id, class and true group of each image."""
     splits: dict[str, Any] = {}
-    for split in (task.train, task.val, task.test):
+    for split in (task.train, task.val) if task.cross_fitted else (task.train, task.val, task.test):
         columns: dict[str, Any] = {"id": list(split.ids), "class": split.labels}
         truth = split.truth
         if truth is not None:
@@ -45,6 +42,9 @@ def save_task(task: Task, folder: Path) -> None:
         "splits": splits,
         "digests": dict(task.digests),
         "skipped": dict(task.skipped),
+        "ignored": {kind: list(names) for kind, names in task.ignored.items()},
+        "notes": list(task.notes),
+        "cross_fitted": task.cross_fitted,
     }
     write_json(folder / "data.json", record)
 
@@ -53,7 +53,7 @@ def load_task(folder: Path, why: str = "were not opened") -> Task:
     """Return the task without its images; `why` says why they are not there."""
     record = read_json(folder / "data.json")
     splits = {}
-    for name in SPLITS:
+    for name in record["splits"]:
         table, kept = pq.read_table(folder / f"{name}.parquet"), record["splits"][name]
         truth = None
         if (known := kept["true_groups"]) is not None:
@@ -68,5 +68,15 @@ def load_task(folder: Path, why: str = "were not opened") -> Task:
             tuple(record["class_names"]),
             truth,
         )
-    train, val, test = (splits[name] for name in SPLITS)
-    return Task(record["name"], train, val, test, digests=record["digests"], skipped=record["skipped"])
+    one = record.get("cross_fitted", False)  # files of earlier versions do not say
+    return Task(
+        record["name"],
+        splits["train"],
+        splits["val"],
+        splits["val" if one else "test"],
+        digests=record["digests"],
+        skipped=record["skipped"],
+        ignored=record.get("ignored", {}),
+        notes=tuple(record.get("notes", ())),
+        cross_fitted=one,
+    )

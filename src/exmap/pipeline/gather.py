@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from exmap.analysis import Analysis
+from exmap.analysis import Analysis, GroupsBySource
 from exmap.data.missing import MissingImages
 from exmap.groups import OracleGroups
 from exmap.groups.source import TRUE_LABELS
-from exmap.pipeline.outcome import TRUST
+from exmap.pipeline.outcome import TRUST, described_name
 from exmap.pipeline.plan import TEST, TRAIN
 from exmap.records import Groups
 from exmap.results import Results
@@ -45,17 +45,25 @@ def gathered(
     inferred: dict[str, Groups] = {
         source: work[step] for source, step in chain.groups.items() if runner.is_finished(step)
     }
+    described = {source: described_name(source) for source in inferred}
     return Analysis(
         settings,
         task,
         work[chain.explained],
         work[TEST],
-        {source: found for source, found in inferred.items() if TRUE_LABELS not in found.labels_used},
+        GroupsBySource(
+            {source: found for source, found in inferred.items() if TRUE_LABELS not in found.labels_used}
+        ),
         network=lambda: work[TRAIN],
         oracle=oracle,
         fits={name: fit for step in chain.fits if runner.is_finished(step) for name, fit in work[step].items()},
         results=results,
         trust=work[TRUST] if runner.is_finished(TRUST) else None,
+        descriptions={
+            source: work[step]
+            for source, step in described.items()
+            if step in runner.graph and runner.is_finished(step)
+        },
         made_by=made_by,
         grouping=grouping,
         no_images=f"the data are not at hand: they {images.why}" if isinstance(images, MissingImages) else "",

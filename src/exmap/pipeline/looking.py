@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from exmap.analysis import Analysis
-from exmap.data import Task, build_task
+from exmap.data import Task
 from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError
 from exmap.pipeline.chain import Chain, plan_run
@@ -17,6 +17,7 @@ from exmap.pipeline.disk import read_json, write_json
 from exmap.pipeline.facts import load_task
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA, Graph
+from exmap.pipeline.opening import open_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
 from exmap.pipeline.plan import TRAIN, Plan
 from exmap.pipeline.provenance import identity_part, made_by
@@ -101,7 +102,7 @@ def trained_classifier(
     if run.record(TRAIN) is None:
         raise RunFolderError(f"{path} holds no trained classifier; train it with exmap train {path}")
     settings = change_settings(settings, data__dir=data_dir)
-    task = build_task(settings.data, settings.images, listen=listen)
+    task = open_task(settings, listen=listen)
     plan = Plan(settings, task, dict(task.digests))
     if not run.is_finished(TRAIN, plan.graph().identity(TRAIN)):
         raise RunFolderError(
@@ -135,7 +136,7 @@ def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: P
         raise RunFolderError(f"{run.path} is not finished: its data are to be others than those it read; {finish}")
     why, task = "", None
     try:
-        task = build_task(change_settings(settings, data__dir=data_dir).data, settings.images, listen=listen)
+        task = open_task(change_settings(settings, data__dir=data_dir), listen=listen)
         if dict(task.digests) != recorded[1]:
             why, task = "found are not those the run was made from", None
     except (DataError, SettingsError, OSError) as error:

@@ -11,7 +11,7 @@ from exmap.errors import SettingsError
 from exmap.pipeline.chain import plan_run, sources_of, trained_apart, trains_networks
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA
-from exmap.pipeline.outcome import EVALUATE
+from exmap.pipeline.outcome import EVALUATE, described_name
 from exmap.pipeline.plan import TRAIN
 from exmap.pipeline.provenance import made_by, manifest
 from exmap.pipeline.runner import Runner, StepWork
@@ -63,6 +63,9 @@ def analyze_in_memory(
     runner = Runner(settings, chain, lambda: task, records={DATA: task, TRAIN: model}, listen=listen)
     runner.use(task)
     results: Results = runner.record(EVALUATE)
+    for name in map(described_name, chain.groups):
+        if name in chain:
+            runner.record(name)
     work = StepWork(runner, images=True)
     made = made_by(manifest(settings, task))
     analysis = gathered(work, runner, chain, made_by=made, results=results, grouping="")

@@ -12,23 +12,31 @@ from exmap.analysis import Fit, reported_groups
 from exmap.auto import AUTO
 from exmap.data import Split, Task
 from exmap.data.missing import MissingImages
+from exmap.describe import describe
 from exmap.draw import save_strategies
 from exmap.evaluation import group_agreement, measure
 from exmap.groups import EDITED, ClassGroups, ExMapGroups
 from exmap.groups.source import CLASS_LABELS, TRUE_LABELS
 from exmap.methods import ERM, Method, Part
 from exmap.pipeline.disk import read_json, write_json
-from exmap.pipeline.graph import DATA, Work
+from exmap.pipeline.graph import DATA, Work, seed_of
 from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice
 from exmap.records import Groups
 from exmap.report.compose import write_page
-from exmap.results import GroupInference, MethodResult, Results, Trust
+from exmap.results import (
+    GroupInference,
+    MethodResult,
+    Results,
+    StrategyDescription,
+    Trust,
+    descriptions_from_json,
+)
 from exmap.runtime import generator
 from exmap.settings import Settings
 from exmap.trust import measure_trust
 
-__all__ = ["add_outcome", "agreement_with_truth", "labels_of", "labels_used", "measure_on_test"]
+__all__ = ["add_outcome", "described_name", "agreement_with_truth", "labels_of", "labels_used", "measure_on_test"]
 
 TRUST, EVALUATE, REPORT = "trust", "evaluate", "report"
 
@@ -98,6 +106,7 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
     """
     settings = plan.settings
     _add_trust(plan, groups[ExMapGroups.name])
+    described = [_add_description(plan, source, groups[source]) for source in (ExMapGroups.name, AUTO) if source in groups]
     chosen = [add_choice(plan)] if settings.groups.auto else []
 
     def evaluate(work: Work) -> Results:
@@ -120,7 +129,41 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
         write_page(analysis, work.folder / "report.html", listen=work.listen)
         save_strategies(analysis, work.folder / "strategies.png")
 
-    plan.add(REPORT, "report", "report", report, needs=(EVALUATE, *needs), looks=True)
+    plan.add(REPORT, "report", "report", report, needs=(EVALUATE, *described, *needs), looks=True)
+
+
+def described_name(source: str) -> str:
+    """Return the name of the step that describes a source's groups."""
+    return f"describe-{source}"
+
+
+def _add_description(plan: Plan, source: str, groups: str) -> str:
+    """Add the step that says how the images of each group differ from the others of their class."""
+    chosen = [add_choice(plan)] if plan.settings.groups.auto else []
+
+    def make(work: Work) -> tuple[StrategyDescription, ...]:
+        return describe(
+            work[plan.explained],
+            work[groups],
+            work.task.split(plan.split),
+            record=work[CHOICE].record if chosen else None,
+            seed=seed_of(work, "describe"),
+            listen=work.listen,
+        )
+
+    return plan.add(
+        described_name(source),
+        "evaluate",
+        f"description of the groups by {source}",
+        make,
+        save=lambda _, rows, folder: write_json(folder / "descriptions.json", [each.to_json() for each in rows]),
+        load=lambda _, folder: descriptions_from_json(
+            read_json(folder / "descriptions.json"), where=folder / "descriptions.json"
+        ),
+        needs=(DATA, plan.explained, groups, *chosen),
+        settings=plan.settings_of("seed"),
+        looks=True,
+    )
 
 
 def _add_trust(plan: Plan, groups: str) -> None:

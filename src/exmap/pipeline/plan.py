@@ -64,8 +64,13 @@ class Plan:
         self.steps: dict[str, Step] = {}
         self._data(inputs)
         self._train()
-        self._test()
         self.explained = self.explain(self.split)
+        self._test()
+
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether what is fitted to some of the grouped images is measured on the others."""
+        return self.task is not None and self.task.cross_fitted
 
     def graph(self) -> Graph:
         """Return the steps that were added."""
@@ -173,7 +178,12 @@ class Plan:
         )
 
     def _test(self) -> None:
+        same = self.cross_fitted
+
         def make(work: Work) -> Outputs:
+            if same:
+                found: Outputs = work[self.explained].outputs
+                return found
             share = partial(outputs_share, split=work.task.test, move=work.folder is not None, listen=work.listen)
             return in_processes(work.runtime, share, work[TRAIN])
 
@@ -184,7 +194,7 @@ class Plan:
             make,
             save=lambda _, outputs, folder: files.save_outputs(outputs, folder),
             load=lambda _, folder: files.load_outputs(folder),
-            needs=(DATA, TRAIN),
-            shared=True,
-            images=True,
+            needs=(DATA, TRAIN, *([self.explained] if same else [])),
+            shared=not same,
+            images=not same,
         )

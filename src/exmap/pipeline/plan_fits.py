@@ -64,7 +64,7 @@ def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
                 work.task.split(plan.split),
                 work[plan.explained].outputs,
                 None if groups is None else work[groups],
-                work[TEST],
+                None if plan.cross_fitted else work[TEST],
                 left_alone=left_alone,
                 listen=work.listen,
             )
@@ -122,7 +122,8 @@ def _kept(plan: Plan) -> dict[str, Any]:
 def _add_fit(
     plan: Plan, name: str, method: Method, make: Callable[[Work], Any], needs: Iterable[str], *, images: bool
 ) -> str:
-    depends = plan.training if method.whole_network else plan.settings_of("seed", "retrain.repeats")
+    folds = ["evaluate.folds"] if plan.cross_fitted else []
+    depends = plan.training if method.whole_network else plan.settings_of("seed", "retrain.repeats", *folds)
     return plan.add(
         name,
         "retrain",

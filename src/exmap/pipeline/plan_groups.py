@@ -217,7 +217,7 @@ def add_edited(plan: Plan) -> str:
     groups = add_groups(plan, parse_part(edits.source), plan.split)
 
     def make(work: Work) -> Groups:
-        return edit_groups(work[groups], edits)
+        return edit_groups(work[groups], edits, work[plan.explained])
 
     return plan.add(
         groups_name(Part(EDITED), plan.split),

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exmap.data import Task, build_task
+from exmap.data import Task
 from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.explain import composite_names
@@ -17,6 +17,7 @@ from exmap.methods import Part, parse_part
 from exmap.pipeline.chain import Chain, plan_run, trained_apart
 from exmap.pipeline.disk import differences, write_json
 from exmap.pipeline.looking import gather_run, no_task, opened_run, publish, recorded_chain, recorded_task
+from exmap.pipeline.opening import open_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
 from exmap.pipeline.plan_groups import groups_name
 from exmap.pipeline.provenance import identity_part, manifest, setting, without_places
@@ -34,7 +35,7 @@ from exmap.settings import (
     parse_settings,
 )
 
-__all__ = ["assist_run", "open_run", "run_until", "with_edits"]
+__all__ = ["assist_run", "open_run", "run_until", "runner_of", "with_edits"]
 
 BEHIND_GROUPS = ("seed", "data", "images", "model", "train", "runtime", "explain", "cluster", "groups.split")
 
@@ -146,7 +147,7 @@ def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
         )
     runner = Runner(settings, chain, partial(no_task, "are not needed here"), run)
     try:
-        edit_groups(runner.record(step), edits)
+        edit_groups(runner.record(step), edits, runner.record(chain.explained) if edits.selections else None)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     return settings.model_copy(update={"edits": edits})
@@ -164,7 +165,7 @@ class _Source:
         if self._task is None:
 
             def read() -> Task:
-                return build_task(self.settings.data, self.settings.images, listen=self.listen)
+                return open_task(self.settings, listen=self.listen)
 
             self._task = read() if self.group is None else self.group.first_of_each_host(read)
             _say_reading(self._task, self.say)
@@ -217,7 +218,7 @@ def run_until(
     Results or None
         The results, once the run is evaluated.
     """
-    runner = _runner(run, settings, look=look, runtime=runtime, listen=listen, say=say)
+    runner = runner_of(run, settings, look=look, runtime=runtime, listen=listen, say=say)
     runner.bring_up(runner.graph.until(until))
     results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
     if runner.group is not None:
@@ -225,7 +226,7 @@ def run_until(
     return results
 
 
-def _runner(
+def runner_of(
     run: RunFolder,
     settings: Settings,
     *,
@@ -234,7 +235,10 @@ def _runner(
     listen: Listener,
     say: Say,
 ) -> Runner:
-    """Meet the processes that were launched with this one, read the data where that is needed, and plan."""
+    """Meet the processes that were launched with this one, read the data where that is needed, and plan.
+
+    The arguments are those of :func:`run_until`.
+    """
     runtime = launched_runtime(runtime or settings.runtime)
     if launched() and (apart := trained_apart(settings)):
         raise SettingsError(

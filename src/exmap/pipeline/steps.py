@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
+from numpy.typing import NDArray
 from torch import nn
 
 from exmap.analysis import Fit
@@ -26,12 +27,12 @@ from exmap.model.batches import is_first
 from exmap.model.training import FileCheckpoint
 from exmap.pipeline.disk import write_json
 from exmap.pipeline.files import heatmap_file, save_explained
-from exmap.records import Explained, Groups, Listener, Outputs, Progress, silent
+from exmap.records import Explained, Groups, IntArray, Listener, Outputs, Progress, silent
 from exmap.registry import LEARNERS
 from exmap.retrain import SUBG, Head, Selection
 from exmap.retrain.balance import balanced_size
 from exmap.retrain.learner import own_head
-from exmap.runtime import child_seed
+from exmap.runtime import child_seed, generator
 from exmap.settings import ExplainSettings, Settings, TrainSettings
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def fit_last_layer(
     grouped: Split,
     features: Outputs,
     groups: Groups | None,
-    tested: Outputs,
+    tested: Outputs | None,
     *,
     left_alone: str = "",
     listen: Listener,
@@ -219,8 +220,11 @@ def fit_last_layer(
         The trained classifier; stays as it is.
     grouped : Split
         Whose labels are learned.
-    features, tested : Outputs
-        Of the grouped and of the test split.
+    features : Outputs
+        Of the grouped split.
+    tested : Outputs or None
+        Of the test split; None where the grouped images are all there are, and parts of them are predicted by heads
+        that were fitted to the others (``evaluate.folds``).
     groups : Groups or None
         Of the grouped split, for learners that take groups.
     left_alone : str
@@ -233,22 +237,63 @@ def fit_last_layer(
     own = None if last is None else own_head(last)
     if why:
         heads = [_untouched(own, grouped.n_classes, why)]
+        predicted = np.stack([head.predict((tested or features).features) for head in heads])
+        return Fit(predicted, tuple(heads), None, heads[0].notes, left_alone=why, seconds=_since(start))
+    repeats = settings.retrain.repeats
+    learners = [_learner(method, settings, child_seed(settings.seed, "retrain", n)) for n in range(repeats)]
+    parts = _parts(settings, grouped.labels, groups) if tested is None else []
+    asked = [(learner, rows) for rows in (None, *parts) for learner in learners]
+    # Processes, not threads: a fit is many small steps of Python.
+    workers = cpu_count() if features.features.size > WORTH_PROCESSES else 1
+    fits = Parallel(min(workers, len(asked)), return_as="generator")(
+        delayed(_fit_head)(learner, features.features, grouped.labels, groups, rows, grouped.n_classes, own)
+        for learner, rows in asked
+    )
+    made = []
+    for head in fits:
+        made.append(head)
+        listen(Progress("retrain", len(made), len(asked), "heads", str(method)))
+    heads = made[:repeats]
+    if tested is None:
+        predicted = np.empty((repeats, len(grouped)), dtype=np.int64)
+        for number, rows in enumerate(parts, start=1):
+            for repeat, head in enumerate(made[number * repeats : (number + 1) * repeats]):
+                predicted[repeat, rows] = head.predict(features.features[rows])
     else:
-        heads = []
-        repeats = settings.retrain.repeats
-        learners = [_learner(method, settings, child_seed(settings.seed, "retrain", n)) for n in range(repeats)]
-        # Processes, not threads: a fit is many small steps of Python.
-        workers = cpu_count() if features.features.size > WORTH_PROCESSES else 1
-        fits = Parallel(min(workers, repeats), return_as="generator")(
-            delayed(learner.fit_head)(features.features, grouped.labels, groups, n_classes=grouped.n_classes, head=own)
-            for learner in learners
-        )
-        for head in fits:
-            heads.append(head)
-            listen(Progress("retrain", len(heads), repeats, "heads", str(method)))
-    predicted = np.stack([head.predict(tested.features) for head in heads])
-    seconds = round(time.perf_counter() - start, 3)
-    return Fit(predicted, tuple(heads), None, heads[0].notes, left_alone=why, seconds=seconds)
+        predicted = np.stack([head.predict(tested.features) for head in heads])
+    return Fit(predicted, tuple(heads), None, heads[0].notes, seconds=_since(start))
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)
+
+
+def _parts(settings: Settings, labels: IntArray, groups: Groups | None) -> list[IntArray]:
+    """Return the rows of each part of the images, all groups spread evenly over the parts."""
+    rng, folds = generator(settings.seed, "folds"), settings.evaluate.folds
+    kinds = labels if groups is None else labels * (len(groups.names) + 1) + groups.index
+    order = np.lexsort((rng.permutation(len(kinds)), kinds))
+    turn = np.empty(len(kinds), dtype=np.int64)
+    turn[order] = np.arange(len(kinds)) % folds
+    return [np.flatnonzero(turn == number) for number in range(folds)]
+
+
+def _fit_head(
+    learner: Any,
+    features: NDArray[np.float32],
+    labels: IntArray,
+    groups: Groups | None,
+    left_out: IntArray | None,
+    n_classes: int,
+    own: Head | None,
+) -> Head:
+    """Fit a head to all images but some."""
+    if left_out is not None:
+        kept = np.setdiff1d(np.arange(len(labels)), left_out)
+        features, labels = features[kept], labels[kept]
+        groups = None if groups is None else replace(groups, index=groups.index[kept], clusters=None)
+    head: Head = learner.fit_head(features, labels, groups, n_classes=n_classes, head=own)
+    return head
 
 
 def _last_layer(model: nn.Module, split: Split) -> tuple[LastLayer | None, str]:

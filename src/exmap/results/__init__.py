@@ -10,6 +10,14 @@ from exmap.results.choice import (
     Reliance,
     ScoredGrouping,
 )
+from exmap.results.description import (
+    ConstantPatch,
+    Difference,
+    RelevancePlace,
+    StrategyDescription,
+    descriptions_from_json,
+)
+from exmap.results.findings import Findings
 from exmap.results.measured import ClassAgreement, GroupAccuracy, GroupInference, MethodResult
 from exmap.results.part import FORMAT, Part
 from exmap.results.run import ClusterFit, HeatmapCheck, HeatmapHealth, Results
@@ -23,9 +31,12 @@ __all__ = [
     "ClassAgreement",
     "ClassFinding",
     "ClusterFit",
+    "ConstantPatch",
     "DataCurvePoint",
+    "Difference",
     "DoneCell",
     "FailedCell",
+    "Findings",
     "GradientAgreement",
     "GroupAccuracy",
     "GroupInference",
@@ -36,10 +47,13 @@ __all__ = [
     "Part",
     "PropertyReliance",
     "Quantiles",
+    "RelevancePlace",
     "Reliance",
     "Rerun",
     "Results",
+    "StrategyDescription",
     "ScoredGrouping",
     "Trust",
+    "descriptions_from_json",
     "read_cell",
 ]

@@ -37,8 +37,9 @@ class ExplainSettings(ChoosingSection):
         is explained. For explainers that promise a sum.
     size : int or None
         Side in pixels to which heatmaps are reduced by area averaging; None keeps the image's own size.
-    batch_size : int
-        Images that are explained at once.
+    batch_size : int or None
+        Images that are explained at once; None chooses by their size and by the memory there is. Where memory runs out
+        they are explained in halves.
     """
 
     registry: ClassVar[Registry] = EXPLAINERS
@@ -51,7 +52,7 @@ class ExplainSettings(ChoosingSection):
     layer: str = "auto"
     tolerance: float = Field(1e-3, gt=0)
     size: int | None = Field(None, ge=1)
-    batch_size: int = Field(100, ge=1)
+    batch_size: int | None = Field(None, ge=1)
 
     @field_validator("target", mode="before")
     @classmethod

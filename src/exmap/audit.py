@@ -1,0 +1,220 @@
+"""Audit a classifier that was trained elsewhere: a run that trains no network, what it found, and a repaired model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exmap.analysis import Analysis
+from exmap.data import Split
+from exmap.errors import SettingsError
+from exmap.model import check_inputs
+from exmap.model.answers import check_class_order
+from exmap.model.named import has_weights, needs_gradient_free, own_class_names
+from exmap.pipeline.disk import digest_of_file, write_json, write_text
+from exmap.pipeline.looking import publish
+from exmap.pipeline.opening import OWN
+from exmap.pipeline.plan import TRAIN
+from exmap.pipeline.runner import StepWork
+from exmap.pipeline.runs import open_run, runner_of
+from exmap.records import Listener, silent
+from exmap.report.findings import findings_of
+from exmap.report.model_card import model_card
+from exmap.report.outcome import shown_method
+from exmap.results import Findings
+from exmap.results.findings import AuditedModel
+from exmap.settings import DataSettings, Settings, change_settings
+
+if TYPE_CHECKING:
+    from exmap.export.repaired import Saved
+
+__all__ = ["Audit", "audit_settings", "run_audit"]
+
+HEATMAP_SIDE = 28  # pixels of the heatmaps
+REPEATS = 1  # fits of the last layer: each of them is made once more per part of the images
+CHECKED = 8  # images on which a model that was written is compared
+MODEL, FINDINGS, CARD = "model", "findings.json", "model_card.md"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit leaves.
+
+    Attributes
+    ----------
+    findings : Findings
+    analysis : Analysis
+    saved : Saved or None
+        The repaired classifier; None where it was left as it is.
+    """
+
+    findings: Findings
+    analysis: Analysis
+    saved: Saved | None
+
+
+def audit_settings(
+    model: str,
+    data: DataSettings,
+    *,
+    weights: Path | None = None,
+    test: Path | None = None,
+    transform: str | None = None,
+    classes: Sequence[str] = (),
+    outputs: Sequence[int] = (),
+    groups: Sequence[str] = (),
+    label: str | None = None,
+    changes: Sequence[str] = (),
+    seed: int | None = None,
+) -> Settings:
+    """Return the settings of a run that audits a classifier: nothing is trained, one labelled set, a test for a shortcut.
+
+    Parameters
+    ----------
+    model : str
+        The classifier by a word; see :class:`~exmap.settings.ModelSettings`.
+    data : DataSettings
+        Where the labelled images are.
+    weights : Path, optional
+    test : Path, optional
+        A second labelled set to measure on; by default parts of the one set are measured with what was fitted to the
+        others.
+    transform : str, optional
+        Of the images; by default the model's own.
+    classes : sequence of str, optional
+        In the order of the model's outputs; by default the model's own names, or else the labels, sorted.
+    outputs : sequence of int, optional
+        Which outputs are the classes.
+    groups : sequence of str
+        Columns of known groups: for evaluation alone.
+    label : str, optional
+        Column of the labels.
+    changes : sequence of str
+        Other settings, ``section.key=value``, as ``exmap run --set`` takes them.
+    seed : int, optional
+
+    Raises
+    ------
+    SettingsError
+        For a setting that there is none of, a value that is not allowed, and a model without trained weights.
+    """
+    given = Settings(preset="audit", data=data)
+    chosen = change_settings(
+        given,
+        list(changes),
+        seed=seed,
+        model__name=model,
+        model__weights=weights,
+        model__outputs=list(outputs) or None,
+        data__one_set=True,
+        data__test=test,
+        data__group_columns=list(groups) or None,
+        data__label_column=label,
+    )
+    if not has_weights(chosen.model):
+        raise SettingsError(
+            f"the model {model} would have random weights, of which an audit says nothing; name the file of its "
+            "trained ones with --weights"
+        )
+    fixed = {each.partition("=")[0] for each in changes}
+    usual = {
+        "train.epochs": 0,
+        "groups.sources": ["exmap"],
+        "groups.auto": True,
+        "explain.size": HEATMAP_SIDE,
+        "retrain.repeats": REPEATS,
+        "images.transform": transform or OWN,
+    }
+    if needs_gradient_free(chosen.model):
+        usual["explain.explainer"] = "occlusion"
+    names = {key.replace(".", "__"): value for key, value in usual.items() if key not in fixed}
+    chosen = change_settings(chosen, (), **names)
+    order = tuple(classes) or own_class_names(chosen.model) or ()
+    return change_settings(chosen, (), data__classes=list(order) or None)
+
+
+def run_audit(
+    folder: Path,
+    settings: Settings,
+    *,
+    source: str = "",
+    program: bool = False,
+    listen: Listener = silent,
+    say: Callable[[str], None],
+) -> Audit:
+    """Audit a classifier in a run folder; an interrupted audit continues from its last finished step.
+
+    Beside the files of a run the folder gets findings.json, model_card.md and, where the last layer was retrained,
+    the repaired classifier.
+
+    Parameters
+    ----------
+    folder : Path
+    settings : Settings
+        From :func:`audit_settings`.
+    source : str
+        Where the images come from, in the user's words.
+    program : bool
+        Whether the repaired classifier is also written as a program of torch.export.
+    listen : Listener
+    say : callable
+        Is told in one line what happens to each step.
+
+    Raises
+    ------
+    ExMapError
+        For whatever cannot be done, in one sentence.
+    """
+    if settings.train.epochs:
+        raise SettingsError(f"an audit trains no network: train.epochs must be 0, got {settings.train.epochs}")
+    run, settings = open_run(folder, settings)
+    runner = runner_of(run, settings, look=True, runtime=None, listen=listen, say=say)
+    runner.bring_up(runner.graph.until("train"))
+    model, split = runner.record(TRAIN), runner.task(images=True).val
+    gradient = not needs_gradient_free(settings.model)
+    check_inputs(model, split.first_images(), split.n_classes, split.class_names, gradient=gradient)
+    if not settings.data.classes:
+        check_class_order(model, split, how="--classes", seed=settings.seed, listen=listen)
+    runner.bring_up(runner.graph.until("report"))
+    publish(run, runner.graph)
+    assert runner.gather is not None
+    analysis = runner.gather(StepWork(runner, images=True))
+    saved = _save(analysis, folder / MODEL, split, program=program)
+    place = "" if saved is None else MODEL
+    findings = findings_of(analysis, model=_audited(settings, split), source=source, saved=place)
+    write_json(folder / FINDINGS, findings.to_json())
+    write_text(folder / CARD, model_card(findings))
+    return Audit(findings, analysis, saved)
+
+
+def _save(analysis: Analysis, folder: Path, split: Split, *, program: bool) -> Saved | None:
+    """Write the repaired classifier in the form it came in; None where it was left as it is."""
+    method = shown_method(analysis)
+    if method is None or analysis.fits[method].left_alone:
+        return None
+    from exmap.export.repaired import save_repaired
+
+    images = split.images.batch(np.arange(min(CHECKED, len(split)), dtype=np.int64))
+    return save_repaired(
+        analysis.network(),
+        analysis.repair(method),
+        analysis.settings.model,
+        folder,
+        images=images,
+        export=program,
+    )
+
+
+def _audited(settings: Settings, split: Split) -> AuditedModel:
+    weights = settings.model.weights
+    return AuditedModel(
+        name=settings.model.name,
+        weights="" if weights is None else str(weights),
+        digest="" if weights is None else digest_of_file(weights),
+        classes=split.class_names,
+        outputs=settings.model.outputs,
+    )
