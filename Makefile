@@ -39,7 +39,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 script:
-	@if command -v npx > /dev/null; then set -x; $(TSC) src/exmap/report/assets/report.js; \
+	@if command -v npx > /dev/null; then set -x; $(TSC) src/exmap/report/assets/*.js; \
 	elif [ -n "$$CI" ]; then echo "script: npx is not installed, and the page's script must be checked where CI is set"; exit 1; \
 	else echo "script: skipped, because npx is not installed (install npm to check the report page's script)"; fi
 

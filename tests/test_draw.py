@@ -94,7 +94,7 @@ def test_the_classifiers_of_the_comparison_say_what_they_predicted(network: bool
     images = torch.from_numpy(analysis.task.test.images.batch(np.arange(90)))
     with torch.no_grad():
         trained, repaired = (
-            model(images).argmax(dim=1).numpy() for model in (analysis.network(), analysis.repaired(analysis.method))
+            model(images).argmax(dim=1).numpy() for model in (analysis.network(), analysis.repair(analysis.method))
         )
     np.testing.assert_array_equal(trained, analysis.test.predicted)
     np.testing.assert_array_equal(repaired, analysis.fit(analysis.method).predicted[0])

@@ -152,7 +152,7 @@ def test_a_run_whose_images_are_elsewhere_is_clustered_retrained_and_evaluated(
     assert found["trust"]["gradient"] is None  # which needs images
     analysis = open_analysis(run)
     assert "the data are not at hand" in analysis.no_images
-    assert analysis.repaired() is not analysis.network()
+    assert analysis.repair() is not analysis.network()
 
 
 def test_its_report_has_no_pictures_until_the_images_are_found(

@@ -154,7 +154,7 @@ def test_a_hugging_face_folder_is_built_with_its_weights_where_there_are_any(tmp
     [
         (
             ["nothing"],
-            "a model is given as a run folder, torchvision:NAME, timm:NAME, hf:FOLDER, PACKAGE.MODULE:FUNCTION",
+            "a model is given as a run folder, torchvision:NAME, timm:NAME, hf:FOLDER_OR_ID, onnx:FILE",
         ),
         (["torchvision:resnet81"], "unknown model of torchvision 'resnet81' (did you mean 'resnet18'"),
         (["hf:nowhere"], "hf: needs a folder with config.json, found none in nowhere"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,6 +111,34 @@ def class_folders(root: Path, counts: dict[str, int]) -> Path:
         for number in range(size):
             picture(root / name / f"{number:03d}.png", (10 * number % 256, 60, 60), (8, 6))
     return root
+
+
+def shard(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """Write a tar file of the given members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def png(value: int, size: tuple[int, int] = (8, 6)) -> bytes:
+    """Return a PNG file of one grey value."""
+    stored = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def shards(root: Path, n: int, per_shard: int = 10) -> Path:
+    """Write WebDataset shards of images with the grey value 5 * i and the labels 0, 1, 0, and so on."""
+    for start in range(0, n, per_shard):
+        members = []
+        for i in range(start, min(start + per_shard, n)):
+            members += [(f"{i:04d}.png", png(5 * i)), (f"{i:04d}.cls", str(i % 2).encode())]
+        shard(root / f"part-{start // per_shard:03d}.tar", members)
+    return root / "part-000.tar"
 
 
 def truncate(path: Path) -> None:

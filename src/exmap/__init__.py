@@ -4,7 +4,7 @@ A classifier of your own, in three lines::
 
     analysis = exmap.analyze(model, images)
     analysis.report("report.html")
-    fixed = analysis.repaired()
+    fixed = analysis.repair()
 
 The paper's chain, in five::
 

@@ -91,9 +91,7 @@ class GroupsBySource(dict[str, Groups]):
         """Return a pandas DataFrame, a row per group of each source: source, name, class, part and number of images."""
         import pandas as pd
 
-        return pd.concat(
-            [found.to_frame().assign(source=source) for source, found in self.items()], ignore_index=True
-        )
+        return pd.concat([found.to_frame().assign(source=source) for source, found in self.items()], ignore_index=True)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,6 +15,7 @@ from exmap.errors import SettingsError
 from exmap.model import check_inputs
 from exmap.model.answers import check_class_order
 from exmap.model.named import has_weights, needs_gradient_free, own_class_names
+from exmap.pipeline.chain import trained_apart
 from exmap.pipeline.disk import digest_of_file, write_json, write_text
 from exmap.pipeline.looking import publish
 from exmap.pipeline.opening import OWN
@@ -71,7 +72,7 @@ def audit_settings(
     changes: Sequence[str] = (),
     seed: int | None = None,
 ) -> Settings:
-    """Return the settings of a run that audits a classifier: nothing is trained, one labelled set, a test for a shortcut.
+    """Return the settings of a run that audits a classifier: nothing trained, one labelled set, a test for a shortcut.
 
     Parameters
     ----------
@@ -171,6 +172,8 @@ def run_audit(
     """
     if settings.train.epochs:
         raise SettingsError(f"an audit trains no network: train.epochs must be 0, got {settings.train.epochs}")
+    if learner := trained_apart(settings):
+        raise SettingsError(f"an audit trains no network, but {learner} does; choose retrain.learner=dfr or afr")
     run, settings = open_run(folder, settings)
     runner = runner_of(run, settings, look=True, runtime=None, listen=listen, say=say)
     runner.bring_up(runner.graph.until("train"))

@@ -119,7 +119,7 @@ def _comparison(analysis: Analysis, listen: Listener) -> Made:
     return comparison_figure(
         test.images.pixels(rows),
         _test_heatmaps(analysis, analysis.network(), rows, listen).values,
-        _test_heatmaps(analysis, analysis.repaired(analysis.method), rows, listen).values,
+        _test_heatmaps(analysis, analysis.repair(analysis.method), rows, listen).values,
         titles=[names[index[row]] for row in rows],
         said_before=[f"says {classes[trained[row]]}" for row in rows],
         said_after=[f"says {classes[repaired[row]]}" for row in rows],
@@ -193,7 +193,7 @@ def _mistakes(analysis: Analysis, listen: Listener) -> Made:
         for row, share in zip(rows, sure[order], strict=True)
     ]
     title = f"The surest of {len(wrong):,} mistakes of the repaired classifier on {len(test):,} test images"
-    maps = _test_heatmaps(analysis, analysis.repaired(analysis.method), rows, listen)
+    maps = _test_heatmaps(analysis, analysis.repair(analysis.method), rows, listen)
     return mistakes_figure(test.images.pixels(rows), maps.values, captions, title=title), ""
 
 
@@ -218,7 +218,7 @@ def _repaired_logits(analysis: Analysis, listen: Listener) -> NDArray[np.float32
     fit = analysis.fit(analysis.method)
     if fit.heads:
         return np.asarray(analysis.test.features @ fit.heads[0].weight.T + fit.heads[0].bias)
-    return collect_outputs(analysis.repaired(analysis.method), analysis.task.test, listen=listen).logits
+    return collect_outputs(analysis.repair(analysis.method), analysis.task.test, listen=listen).logits
 
 
 def _in_turn(rows: IntArray, labels: IntArray, count: int, rng: np.random.Generator) -> IntArray:

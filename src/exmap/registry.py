@@ -85,6 +85,7 @@ class Registry:
     def __init__(self, kind: str, entry_points: str, package: str, given: Collection[str] = ()) -> None:
         self.kind, self.entry_points, self.package, self.given = kind, entry_points, package, frozenset(given)
         self._own: dict[str, Any] = {}
+        self._words: list[tuple[Callable[[str], bool], Callable[[str], Any]]] = []
         self._searched = False
         self._lock = RLock()
 
@@ -123,6 +124,18 @@ class Registry:
         self._own[key] = thing
         return thing
 
+    def register_words(self, takes: Callable[[str], bool], find: Callable[[str], Any]) -> None:
+        """Let names of another form be looked up by a function, such as ``torchvision:NAME``.
+
+        Parameters
+        ----------
+        takes : callable
+            Whether a name is of that form.
+        find : callable
+            Returns the thing of such a name.
+        """
+        self._words.append((takes, find))
+
     def get(self, name: str) -> Any:
         """Return what has a name, or lies at a dotted path ``package.module:Thing``.
 
@@ -141,6 +154,9 @@ class Registry:
             )
         if points:
             return self._loaded(name, points[0])
+        for takes, find in self._words:
+            if takes(name):
+                return find(name)
         if ":" in name:
             return self._at(name)
         raise SettingsError(unknown_name(self.kind, name, self.names()))
@@ -333,7 +349,7 @@ def _checkable(annotation: Any) -> Any:
 
 
 DATASETS = Registry("data set", "exmap.datasets", "exmap.data")
-MODELS = Registry("model", "exmap.models", "exmap.model", given=("settings", "n_classes"))
+MODELS = Registry("model", "exmap.models", "exmap.model", given=("settings", "n_classes", "num_classes"))
 EXPLAINERS = Registry("explainer", "exmap.explainers", "exmap.explain", given=("layers",))
 CLUSTERERS = Registry("clustering method", "exmap.clusterers", "exmap.cluster", given=("random_state",))
 SOURCES = Registry("group source", "exmap.sources", "exmap.groups", given=("seed",))

@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+import exmap.importing  # noqa: F401  # spawned processes find a user's own modules by it
 from exmap.errors import ExMapError, ProcessError, SettingsError
 from exmap.settings import RuntimeSettings
 
@@ -70,6 +73,14 @@ def torch_seed(seed: int) -> Iterator[None]:
         yield
 
 
+@lru_cache(maxsize=1)
+def _linear_algebra(modules: int) -> Any:
+    """Return the libraries of linear algebra in use; they are looked for again only once more modules are imported."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
 @contextmanager
 def worker_threads() -> Iterator[ThreadPoolExecutor]:
     """Give as many threads as linear algebra would take; inside the block each product takes one.
@@ -77,9 +88,7 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
     Many small products are faster that way than one after the other with all threads in each, and round alike whatever
     the number of threads.
     """
-    from threadpoolctl import ThreadpoolController
-
-    libraries = ThreadpoolController().select(user_api="blas")
+    libraries = _linear_algebra(len(sys.modules))
     number = min((library["num_threads"] for library in libraries.info()), default=1)
     with libraries.limit(limits=1):
         pool = ThreadPoolExecutor(number)

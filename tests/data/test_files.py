@@ -23,7 +23,7 @@ from torchvision.transforms.functional import normalize
 from exmap.data import files as module
 from exmap.data.decode import decode
 from exmap.data.files import FileImages, FolderFiles, Opened, open_images, worker_count
-from exmap.data.own import saved_dataset
+from exmap.data.huggingface import saved_dataset
 from exmap.data.table import ImageTable, task_from_table
 from exmap.errors import DataError
 from exmap.records import Progress

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from exmap.data import build_task
-from exmap.data.own import SavedFiles, image_folder, image_table, saved_dataset
+from exmap.data.huggingface import SavedFiles, saved_dataset
+from exmap.data.own import image_folder, image_table
 from exmap.data.table import ImageTable
 from exmap.errors import DataError
 from exmap.settings import DataSettings, ImageSettings
@@ -48,6 +49,7 @@ def test_a_table_becomes_a_task(tmp_path: Path) -> None:
     task = build_task(settings, TINY)
     assert (task.name, task.train.class_names) == ("own", ("no", "yes"))
     assert [len(split) for split in (task.train, task.val, task.test)] == [10, 10, 10]
+    assert task.train.metadata == {}
     assert task.train.ids[:3] == ("000.png", "001.png", "006.png")
     groups = task.train.true_groups()
     assert groups.names == tuple(f"{label}, place {place}" for label in ("no", "yes") for place in range(3))
@@ -260,6 +262,17 @@ def test_labels_that_are_missing_in_parquet_are_refused(tmp_path: Path, labels: 
     assert said.startswith(f"column label of {tmp_path / 'own.parquet'} must have a value for every image, but row ")
 
 
+def test_other_columns_are_metadata_and_group_columns_are_not(tmp_path: Path) -> None:
+    given = [[*row, f"camera {i % 4}", i] for i, row in enumerate(rows())]
+    own_table(tmp_path, given, (*HEAD, "camera", "number"))
+    task = build_task(DataSettings(name="table", dir=tmp_path, table=Path("own.csv"), group_columns=("place",)), TINY)
+    assert task.val.metadata == {
+        "camera": [f"camera {i % 4}" for i in range(30) if i // 2 % 3 == 1],
+        "number": [str(i) for i in range(30) if i // 2 % 3 == 1],
+    }
+    assert task.val.rows(np.array([3, 0])).metadata["number"] == ["9", "2"]
+
+
 # --- a folder per class
 
 
@@ -299,14 +312,27 @@ def test_folders_named_by_numbers_are_classes(tmp_path: Path, names: tuple[str, 
     assert folder(class_folders(tmp_path, dict.fromkeys(names, 6))).class_names == names
 
 
-def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_passed_over_and_listed(tmp_path: Path) -> None:
     class_folders(tmp_path, {"cat": 6, "dog": 6})
     before = folder(tmp_path).names
     for name in (".thumbs/a.png", "cat/.a.png", "cat/._000.png", "cat/.thumbs/a.png", "__MACOSX/cat/b.png"):
         picture(tmp_path / name)
     (tmp_path / "cat" / "Thumbs.db").write_text("")
     (tmp_path / "notes.txt").write_text("")
-    assert folder(tmp_path).names == before
+    (tmp_path / "dog" / "empty.png").write_bytes(b"")
+    picture(tmp_path / "loose.png")
+    found = folder(tmp_path)
+    assert found.names == before
+    assert found.ignored == {
+        "hidden folders": [".thumbs", "cat/.thumbs"],
+        "folders of the system": ["__MACOSX"],
+        "images outside of a class's folder": ["loose.png"],
+        "files that are no images": ["notes.txt"],
+        "files of the system": ["cat/._000.png", "cat/Thumbs.db"],
+        "hidden files": ["cat/.a.png"],
+        "empty files": ["dog/empty.png"],
+    }
+    assert build_task(DataSettings(name="folder", dir=tmp_path), TINY).ignored == found.ignored
 
 
 def test_the_name_of_a_class_may_start_with_a_line(tmp_path: Path) -> None:
@@ -332,7 +358,12 @@ def test_an_empty_folder_and_one_with_loose_images_are_refused(tmp_path: Path) -
     said = f"{tmp_path} must hold a folder of images per class, found no folder in it"
     assert folder_refused(tmp_path) == said
     picture(tmp_path / "a.png")
-    assert folder_refused(tmp_path) == said
+    picture(tmp_path / ".b.png")
+    assert folder_refused(tmp_path) == (
+        f"{tmp_path} must hold a folder of images per class, but found 1 without labels: sort them into folders, or "
+        "list them in a table with the columns path and label; where there are none, the classifier's own predictions "
+        "in that table still show what it looks at, but not how often it is wrong"
+    )
 
 
 def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
@@ -408,9 +439,9 @@ def test_a_saved_data_set_of_three_splits_becomes_a_task(hf: Any, tmp_path: Path
     parts = {"train": saved(hf, 12), "validation": saved(hf, 6), "test": saved(hf, 4)}
     hf.DatasetDict(parts).save_to_disk(tmp_path / "pets")
     task = build_task(DataSettings(name="huggingface", dir=tmp_path / "pets"), TINY)
-    assert (task.name, task.train.class_names) == ("pets", ("cat", "dog"))
+    assert (task.name, task.train.class_names) == ("pets", ("dog", "cat"))  # in the order of the ClassLabel
     assert [len(split) for split in (task.train, task.val, task.test)] == [12, 6, 4]
-    assert task.train.labels.tolist() == [1, 0] * 6
+    assert task.train.labels.tolist() == [0, 1] * 6
     assert task.val.ids[:2] == ("validation/000000", "validation/000001")
     values = 255 * task.train.images.pixels(np.arange(12)).mean(axis=(1, 2, 3))
     assert np.allclose(values, 5 * np.arange(12), atol=0.01)
@@ -420,7 +451,7 @@ def test_a_saved_data_set_without_splits_is_divided(hf: Any, tmp_path: Path) -> 
     saved(hf, 40, place=["a", "b"] * 20).save_to_disk(tmp_path / "pets")
     found = read(tmp_path / "pets", group_columns=("place",))
     assert [np.bincount(found.splits[found.labels == k]).tolist() for k in (0, 1)] == [[12, 4, 4]] * 2
-    assert found.groups().names == ("cat, place a", "cat, place b", "dog, place a", "dog, place b")
+    assert found.groups().names == ("dog, place a", "dog, place b", "cat, place a", "cat, place b")
     assert np.array_equal(found.splits, read(tmp_path / "pets").splits)
 
 
@@ -553,8 +584,8 @@ def test_a_folder_that_save_to_disk_has_not_written_is_refused(hf: Any, tmp_path
     picture(tmp_path / "a.png")
     root = None if place is None else tmp_path / place
     assert saved_refused(root) == (
-        f"{root} must be a folder that save_to_disk has written (with dataset_info.json or dataset_dict.json); name "
-        "one with --data-dir"
+        f"{root} must be a folder that save_to_disk has written (with dataset_info.json or dataset_dict.json), "
+        "or hold Parquet files of images; name one with --data-dir"
     )
 
 
@@ -571,3 +602,73 @@ def test_without_the_library_its_installation_is_named(tmp_path: Path, monkeypat
     assert saved_refused(tmp_path) == (
         "Hugging Face data sets need the library datasets, which is not installed; pip install 'exmap[huggingface]'"
     )
+
+
+def test_the_classes_of_a_saved_data_set_keep_their_order_and_other_columns_are_metadata(
+    hf: Any, tmp_path: Path
+) -> None:
+    made = hf.Dataset.from_dict({"image": [grey(i) for i in range(30)]}, features=hf.Features({"image": hf.Image()}))
+    words = hf.ClassLabel(names=["zebra", "unused", "ant"])
+    made = made.add_column("label", [0, 2] * 15, feature=words).add_column("site", ["a", "b", None] * 10)
+    made = made.add_column("places", [[1]] * 30).add_column("place", [0, 1] * 15)
+    made.save_to_disk(tmp_path)
+    assert read(tmp_path).class_names == ("zebra", "ant")
+    found = read(tmp_path, one_set=True, group_columns=("place",))
+    assert (found.class_names, found.labels[:2].tolist()) == (("zebra", "unused", "ant"), [0, 2])
+    assert set(found.metadata) == {"site"}
+    assert list(found.metadata["site"][:3]) == ["a", "b", ""]
+
+
+def test_the_only_columns_of_their_kind_are_found_whatever_their_names(hf: Any, tmp_path: Path) -> None:
+    made = saved(hf, 24, image="img").rename_column("label", "fine")
+    made.save_to_disk(tmp_path)
+    assert read(tmp_path).class_names == ("dog", "cat")
+    made.add_column("other", [0, 1] * 12, feature=hf.ClassLabel(names=["a", "b"])).save_to_disk(tmp_path / "two")
+    assert "unknown column 'label'" in saved_refused(tmp_path / "two")
+
+
+def test_parquet_files_of_images_are_read_with_the_splits_in_their_names(
+    hf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, n in (("train-00000-of-00001", 24), ("validation-00000-of-00001", 12), ("test-00000-of-00001", 20)):
+        (tmp_path / "pets" / "data").mkdir(parents=True, exist_ok=True)
+        saved(hf, n).to_parquet(tmp_path / "pets" / "data" / f"{name}.parquet")
+    found = read(tmp_path / "pets")
+    assert np.bincount(found.splits).tolist() == [24, 12, 20]
+    assert found.class_names == ("dog", "cat")
+    one = read(tmp_path / "pets" / "data", table=Path("test*.parquet"), one_set=True)
+    assert len(one.names) == 20
+    task = build_task(
+        DataSettings(name="huggingface", dir=tmp_path / "pets", one_set=True, part="test"),
+        TINY,
+    )
+    assert (len(task.val), task.val.class_names) == (20, ("dog", "cat"))
+    assert saved_refused(tmp_path / "pets", one_set=True, part="tset") == (
+        f"{tmp_path / 'pets'} has no split 'tset', but the splits train, validation, test; name one of them, or none"
+    )
+
+
+def test_a_split_of_any_name_may_be_the_one_set(hf: Any, tmp_path: Path) -> None:
+    hf.DatasetDict({"train": saved(hf, 20), "hard_ones": saved(hf, 22)}).save_to_disk(tmp_path / "pets")
+    settings = DataSettings(name="huggingface", dir=tmp_path / "pets", one_set=True)
+    assert len(build_task(settings.model_copy(update={"part": "hard_ones"}), TINY).val) == 22
+
+
+def test_an_id_without_a_network_is_one_sentence(hf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str) -> None:
+        raise ConnectionError(f"Couldn't reach {name} on the Hub\nmore")
+
+    monkeypatch.setattr(hf, "load_dataset", offline)
+    assert saved_refused(None, id="someone/pets") == (
+        "the data set someone/pets could not be loaded from the Hugging Face hub (ConnectionError: Couldn't reach "
+        "someone/pets on the Hub); check its name and the network, or give a folder that save_to_disk has written"
+    )
+
+
+def test_a_data_set_by_its_id_is_read_like_a_saved_one(hf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = hf.DatasetDict({"train": saved(hf, 30), "test": saved(hf, 20)})
+    monkeypatch.setattr(hf, "load_dataset", {"someone/pets": made}.__getitem__)
+    task = build_task(DataSettings(name="huggingface", id="someone/pets", one_set=True, part="test"), TINY)
+    assert (task.name, len(task.val), task.val.class_names) == ("someone/pets", 20, ("dog", "cat"))
+    assert np.allclose(255 * task.val.images.pixels(np.arange(20)).mean(axis=(1, 2, 3)), 5 * np.arange(20), atol=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,26 @@ from hypothesis import strategies as st
 
 from exmap.errors import SettingsError
 from exmap.groups import crossed_groups, edit_groups
-from exmap.records import Groups
+from exmap.records import Explained, Groups, Outputs
 from exmap.settings import Edits, load_edits
 
 A0, A1, A2, B0, B1 = NAMES = ("a / cluster 0", "a / cluster 1", "a / cluster 2", "b / cluster 0", "b / cluster 1")
 INDEX = np.array([0, 0, 0, 1, 1, 2, 2, 3, 4, -1, 4])  # sizes 3, 2, 2, 1, 2, and one unassigned
 GROUPS = Groups(INDEX, NAMES, "exmap", ("class labels",), classes=(0, 0, 0, 1, 1), parts=(0, 1, 2, 0, 1))
+LABELS = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1])  # the unassigned image is of class b
+IMAGES = Explained(
+    "val",
+    tuple(f"{row}.png" for row in range(11)),
+    LABELS,
+    ("a", "b"),
+    Outputs(np.zeros((11, 1), dtype=np.float32), np.zeros((11, 2), dtype=np.float32)),
+    None,
+)
 
 
-def edited(*edits: dict[str, Any]) -> Groups:
-    tree = {"format": 1, "source": "exmap", "grouping": "g", "edits": edits}
-    return edit_groups(GROUPS, Edits.model_validate(tree))
+def edited(*edits: dict[str, Any], selections: Sequence[dict[str, Any]] = ()) -> Groups:
+    tree = {"format": 1, "source": "exmap", "grouping": "g", "edits": edits, "selections": selections}
+    return edit_groups(GROUPS, Edits.model_validate(tree), IMAGES if selections else None)
 
 
 def merge(group: str, into: str, **more: Any) -> dict[str, Any]:
@@ -124,6 +134,87 @@ def test_edits_that_cannot_be_applied_are_refused_in_one_sentence(edits: list[di
     assert "\n" not in str(caught.value)
 
 
+def select(name: str, rows: str = "", *images: str) -> dict[str, Any]:
+    return {"name": name, "rows": rows, "images": images}
+
+
+@pytest.mark.parametrize(
+    ("edits", "selections", "index", "names"),
+    [
+        pytest.param(
+            [], [select("s", "0, 3")], [5, 0, 0, 5, 1, 2, 2, 3, 4, -1, 4], (*NAMES, "s"), id="of two groups of a class"
+        ),
+        pytest.param(
+            [], [select("s", "", "0.png", "3.png")], [5, 0, 0, 5, 1, 2, 2, 3, 4, -1, 4], (*NAMES, "s"), id="by ids"
+        ),
+        pytest.param(
+            [], [select("s", "1-2,1", "1.png")], [0, 5, 5, 1, 1, 2, 2, 3, 4, -1, 4], (*NAMES, "s"), id="named twice"
+        ),
+        pytest.param(
+            [],
+            [select("s", "6-7")],
+            [0, 0, 0, 1, 1, 2, 4, 5, 3, -1, 3],
+            (A0, A1, A2, B1, "class a / s", "class b / s"),
+            id="of two classes: a group in each, and what is empty goes",
+        ),
+        pytest.param(
+            [], [select("s", "9")], [0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 4], (*NAMES, "s"), id="what was in no group"
+        ),
+        pytest.param(
+            [merge(A0, A1), {"group": A1, "name": "m"}],
+            [select("s", "0,3"), select("t", "10")],
+            [4, 0, 0, 4, 0, 1, 1, 2, 3, -1, 5],
+            ("m", A2, B0, B1, "s", "t"),
+            id="before a merge",
+        ),
+        pytest.param(
+            [merge(A0, A1)], [select("s", "3-4")], [0, 0, 0, 4, 4, 1, 1, 2, 3, -1, 3], (A1, A2, B0, B1, "s"),
+            id="all of what others are merged into",
+        ),
+        pytest.param(
+            [mark(A2)],
+            [select("s", "0-1")],
+            [4, 4, 0, 1, 1, 1, 1, 2, 3, -1, 3],
+            (A0, A1, B0, B1, "s"),
+            id="a mark goes by what is left of the groups, not to the selection",
+        ),
+        pytest.param(
+            [mark(B0), mark(B1)], [select("s", "8")], [0, 0, 0, 1, 1, 2, 2, 3, 4, -1, 3], (A0, A1, A2, B0, "s"),
+            id="all are marked: one group beside the selection",
+        ),
+    ],
+)  # fmt: skip
+def test_selected_images_are_a_group_of_their_own(
+    edits: list[dict[str, Any]], selections: list[dict[str, Any]], index: list[int], names: tuple[str, ...]
+) -> None:
+    found = edited(*edits, selections=selections)
+    np.testing.assert_array_equal(found.index, index)
+    assert found.names == names
+    for number, label in enumerate(found.classes):
+        assert set(LABELS[found.index == number]) == {label}
+
+
+@pytest.mark.parametrize(
+    ("edits", "selections", "said"),
+    [
+        ([], [select("s", "3-11")], "have rows 0 to 10, but selection 's' has row 11"),
+        ([], [select("s", "999999999999")], "has row 999999999999"),
+        ([], [select("s", "", "1.pn")], "'1.pn' is none (did you mean '1.png'?)"),
+        ([], [select("s", "0-3"), select("t", "3-5")], "'3.png' is in 's' and in 't'"),
+        ([], [select("s", "0"), select("s", "1")], "'s' is given twice"),
+        ([], [select(A0, "0")], "'a / cluster 0' is given twice"),
+        ([mark(A0), mark(A1), mark(A2)], [select("s", "8")], "at least one group of a class must stay"),
+    ],
+)
+def test_selections_that_cannot_be_applied_are_refused_in_one_sentence(
+    edits: list[dict[str, Any]], selections: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        edited(*edits, selections=selections)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 SPLITS = st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 3)), min_size=1, max_size=40)
 CHOICES = st.lists(st.tuples(st.integers(0, 11), st.none() | st.integers(0, 11), st.booleans()), max_size=6)
 
@@ -183,6 +274,12 @@ def test_a_file_of_edits_is_read(tmp_path: Path) -> None:
         (HEAD + "edits: [{group: a, name: unassigned}]", "not unassigned"),
         (HEAD + "edits: [{group: a}, {group: a}]", "'a' is listed 2 times"),
         (HEAD + "edits: [{name: a}]", "edits.0.group: field required"),
+        (HEAD + "edits: []\nselections: [{name: a}]", "selection 'a' must have rows or images"),
+        (HEAD + "edits: []\nselections: [{name: a, rows: 1-}]", "as in '3, 5-9, 14', but '1-' is none"),
+        (HEAD + "edits: []\nselections: [{name: a, rows: '1,,2'}]", "but '' is none"),
+        (HEAD + "edits: []\nselections: [{name: a, rows: 5-3}]", "but '5-3' is none"),
+        (HEAD + "edits: []\nselections: [{name: unassigned, rows: '1'}]", "not unassigned"),
+        (HEAD + "edits: []\nselections: [{name: a, row: '1'}]", "did you mean 'selections.0.rows'"),
     ],
 )
 def test_a_file_that_holds_no_edits_is_refused_in_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:

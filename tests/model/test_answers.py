@@ -38,7 +38,9 @@ def test_the_right_order_passes() -> None:
 
 
 def test_another_order_is_named() -> None:
-    with pytest.raises(DataError, match=r"right on 0% of 90 images.*would be on 100%.*order bee,cat,ant; give --classes"):
+    with pytest.raises(
+        DataError, match=r"right on 0% of 90 images.*would be on 100%.*order bee,cat,ant; give --classes"
+    ):
         check_class_order(Brightness((1, 2, 0)), split_of(), how="--classes")
 
 

@@ -72,12 +72,12 @@ def test_a_missing_and_an_extra_layer_are_refused_with_their_shape(tmp_path: Pat
     save_weights(small()[:3], short)
     save_weights(nn.Sequential(*small(), nn.Linear(3, 2)), long)
     assert refusal(small(), short) == (
-        f"{short} has no layer '3.weight', which the model has with shape (3, 8); it belongs to another architecture: "
-        "build the model it was saved from"
+        f"{short} has no layer '3.weight', which the model has with shape (3, 8) (2 are missing, among them '3.bias'); "
+        "it belongs to another architecture: build the model it was saved from"
     )
     message = refusal(small(), long)
     assert message.startswith(f"{long} has a layer '4.")
-    assert "that the model lacks; it belongs to another architecture" in message
+    assert "that the model lacks (2 are too much, among them '4." in message
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -105,8 +105,10 @@ def test_a_pickle_is_refused_and_never_executed(tmp_path: Path) -> None:
     path, marker = tmp_path / "w.pt", tmp_path / "executed"
     torch.save({"0.weight": torch.zeros(2), "trap": Trap(marker)}, path)
     message = refusal(small(), path)
-    assert message.startswith(f"{path} must be a whole safetensors file, but cannot be read (")
-    assert message.endswith("convert pickled checkpoints with safetensors.torch.save_file where you trust them")
+    assert message.startswith(
+        f"{path} must be a whole file of weights that can be read without executing anything, but"
+    )
+    assert message.endswith("save model.state_dict() alone, best by safetensors.torch.save_file")
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the trap was live
     assert marker.exists()

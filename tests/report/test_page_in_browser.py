@@ -2,94 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Download, sync_playwright
-from playwright.sync_api import Page as Tab
+from browsing import Open, downloaded, edit, point_on_screen, selected
+from playwright.sync_api import Browser
 from sample_page import GROUPS, HOSTILE, as_it_is, sample_choice, sample_page
 
 from exmap.report.page import render_page
-from exmap.settings import load_edits
 from running import finished_run
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-Open = Callable[..., Tab]
-
 pytestmark = pytest.mark.long  # a browser and a page for each
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"none of {', '.join(NAMES)} is installed, and the page must be tested where CI is set")
-        pytest.skip(f"the report page is not tested: none of {', '.join(NAMES)} is installed")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Open a page from disk; on leaving it must have had no error, no dialog and no request beside its own."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(page: Any = None, *, width: int = 1200, height: int = 900, scheme: str = "light") -> Tab:
-        path = tmp_path / "report.html"
-        text = page if isinstance(page, str) else render_page(page or sample_page())
-        path.write_text(text, encoding="utf-8")
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        tab.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url, path) else None)
-        tab.goto(path.as_uri())
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-def is_foreign(url: str, path: Path) -> bool:
-    return not url.startswith(("data:", "blob:")) and url.split("#")[0] != path.as_uri()
-
-
-def point_on_screen(tab: Tab, group: int) -> tuple[float, float]:
-    """Return where the first sample of a strategy lies on the map, as the reader sees it."""
-    tab.locator(f"article:has(#name-{group}) button.sample").first.click()
-    tab.locator("#map").scroll_into_view_if_needed()
-    box = tab.locator("#map").bounding_box()
-    assert box is not None
-    place = tab.evaluate(
-        """(group) => {
-          const data = JSON.parse(document.getElementById("data").textContent);
-          const unpack = (text) => new Uint16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-          const [x, y, groups] = [data.x, data.y, data.group].map(unpack);
-          const i = groups.indexOf(group);
-          return [x[i] / 65534, y[i] / 65534];
-        }""",
-        group,
-    )
-    return tuple(box[corner] + box["width"] * (0.04 + 0.92 * share) for corner, share in zip("xy", place, strict=True))
-
-
-def selected(tab: Tab) -> str:
-    return tab.locator("#selection").inner_text()
 
 
 def test_the_page_opens_from_disk_and_shows_every_section(opened: Open) -> None:
@@ -228,21 +153,6 @@ def test_the_map_and_the_samples_can_be_used_by_keyboard(opened: Open) -> None:
     assert tab.locator("#chosen").inner_text() != first
     tab.keyboard.press("ArrowLeft")
     assert "png" in tab.locator("#chosen").inner_text()
-
-
-def edit(tab: Tab, group: int) -> Any:
-    tab.locator(f"article:has(#name-{group}) details.edit > summary").click()
-    return tab.locator(f"form[data-group='{group}']")
-
-
-def downloaded(tab: Tab) -> dict[str, Any]:
-    with tab.expect_download() as waiting:
-        tab.locator("#save").click()
-    file: Download = waiting.value
-    assert file.suggested_filename == "edits.yaml"
-    load_edits(file.path())
-    tree: dict[str, Any] = yaml.safe_load(Path(file.path()).read_text(encoding="utf-8"))
-    return tree
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from exmap.analysis import Analysis
 from exmap.api.chain import check_fits
 from exmap.data import Split, Task
 from exmap.data.given import as_split
 from exmap.explain import make_explainer
-from exmap.groups import check_channels
-from exmap.methods import parse_part
+from exmap.groups import ExMapGroups, check_channels
+from exmap.methods import Part, method_with, parse_part
 from exmap.model.answers import check_class_order
 from exmap.model.named import ChosenOutputs
 from exmap.pipeline.memory import analyze_in_memory
 from exmap.records import Listener, silent
+from exmap.runtime import generator
 from exmap.settings import Settings, change_settings
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ def analyze(
         measuring.
     test : likewise, optional
         Images to measure on. Without them all of `images` are measured, in parts (``evaluate.folds``), each part with
-        what was fitted to the others.
+        what was fitted to the others; for learners that retrain the whole network a random half of each class is kept.
     train : likewise, optional
         What the model was trained on; for learners that retrain the whole network.
     classes : sequence of str, optional
@@ -104,10 +107,7 @@ def analyze(
     >>> analysis.report("report.html")  # doctest: +SKIP
     >>> fixed = analysis.repair()  # doctest: +SKIP
     """
-    if isinstance(settings, Settings):
-        given = settings
-    else:
-        given = change_settings(Settings(), [*USUAL, *settings])
+    given = settings if isinstance(settings, Settings) else change_settings(Settings(), [*USUAL, *settings])
     changes: dict[str, Any] = {"seed": seed, "groups__auto": auto}
     if sources is not None:
         changes["groups__sources"] = list(dict.fromkeys(("exmap", *sources)))
@@ -126,6 +126,8 @@ def analyze(
             split(images, "val"),
             None if test is None else split(test, "test"),
             None if train is None else split(train, "train"),
+            halves=_trains_networks(chosen),
+            seed=chosen.seed,
         )
     if chosen.explain.size is None and min(task.val.images.shape[1:]) > 2 * HEATMAP_SIDE:
         chosen = change_settings(chosen, explain__size=HEATMAP_SIDE)
@@ -149,9 +151,21 @@ def analyze(
     )
 
 
-def _as_task(images: Split, test: Split | None, train: Split | None) -> Task:
-    """Return a task of the images that are given; without others all of them are measured by cross-fitting."""
+def _trains_networks(settings: Settings) -> bool:
+    """Return whether the learner retrains the whole network, which is too much to do once for each part."""
+    return method_with(parse_part(settings.retrain.learner), Part(ExMapGroups.name)).whole_network
+
+
+def _as_task(images: Split, test: Split | None, train: Split | None, *, halves: bool, seed: int) -> Task:
+    """Return a task of the images that are given; without others they are measured by cross-fitting, or in halves."""
     grouped = replace(images, name="val")
+    if test is None and halves:
+        rng = generator(seed, "analyze", "halves")
+        turn = np.empty(len(images), dtype=np.int64)
+        for label in np.unique(images.labels):
+            rows = np.flatnonzero(images.labels == label)
+            turn[rng.permutation(rows)] = np.arange(len(rows))
+        grouped, test = grouped.rows(np.flatnonzero(turn % 2 == 0)), grouped.rows(np.flatnonzero(turn % 2 == 1))
     task = Task(
         "images",
         replace(grouped, name="train", truth=None) if train is None else replace(train, name="train"),

@@ -78,7 +78,8 @@ def exchange_candidates(exchanges: Exchanges, explained: Explained) -> tuple[Can
     for prop in exchanges.votes:
         against = exchanges.against(prop, explained.labels)
         if (against >= 0).all() and against.any():
-            groups = crossed_groups(explained.labels, against, explained.class_names, source=AUTO)
+            names = (f"{prop} of its own class", f"{prop} of another class")
+            groups = crossed_groups(explained.labels, against, explained.class_names, source=AUTO, part_names=names)
             made.append(Candidate(f"exchange[property={prop}]", f"exchange {prop}", groups))
     return tuple(made)
 

@@ -1,7 +1,7 @@
 """The command line: read settings, run the steps, print a short summary. The only place that prints.
 
-Exit codes: 0 done; 1 a check that did not pass, a shortcut that was found, or cells of a bench that failed; 2 something the user can act on, said
-in one sentence; 130 interrupted.
+Exit codes: 0 done; 1 a check that did not pass, a shortcut that was found, or cells of a bench that failed; 2 something
+the user can act on, said in one sentence; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ def audit(
         str,
         typer.Option(
             "--model",
-            help="torchvision:NAME, timm:NAME, hf:FOLDER_OR_ID, onnx:FILE, torchscript:FILE, PACKAGE.MODULE:FUNCTION or "
-            "FILE.py:FUNCTION.",
+            help="torchvision:NAME, timm:NAME, hf:FOLDER_OR_ID, onnx:FILE, torchscript:FILE, PACKAGE.MODULE:FUNCTION "
+            "or FILE.py:FUNCTION.",
         ),
     ],
     data: Annotated[
@@ -61,7 +61,8 @@ def audit(
     out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: audits/MODEL-DATA.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the whole audit.")] = None,
     fail_on_shortcut: Annotated[
-        bool, typer.Option("--fail-on-shortcut", help="Exit with 1 where a shortcut was found: for continuous integration.")
+        bool,
+        typer.Option("--fail-on-shortcut", help="Exit with 1 where a shortcut was found: for continuous integration."),
     ] = False,
     program: Annotated[
         bool, typer.Option("--export", help="Also write the repaired classifier as a program of torch.export.")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from exmap.data.dataset import Task
 from exmap.data.entry import Entry
+from exmap.data.one_set import chosen_part, one_set_task
+from exmap.data.preprocess import Preprocess, preprocess_by_word
 from exmap.data.table import ImageTable, task_from_table
+from exmap.data.words import second_settings
 from exmap.errors import DataError, SettingsError
 from exmap.records import Listener, silent
 from exmap.registry import DATASETS
@@ -56,7 +59,13 @@ def read_images(settings: DataSettings) -> ImageTable:
     return found.images(settings)
 
 
-def build_task(settings: DataSettings, images: ImageSettings | None = None, *, listen: Listener = silent) -> Task:
+def build_task(
+    settings: DataSettings,
+    images: ImageSettings | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    listen: Listener = silent,
+) -> Task:
     """Build the data set that `settings` name, and check that every class has samples in every split.
 
     Parameters
@@ -64,8 +73,15 @@ def build_task(settings: DataSettings, images: ImageSettings | None = None, *, l
     settings : DataSettings
     images : ImageSettings, optional
         How image files are read.
+    preprocess : Preprocess, optional
+        What makes a model's input of an image; by default what ``images.transform`` names, or squares.
     listen : Listener
         Called with progress while image files are opened for the first time.
+
+    Returns
+    -------
+    Task
+        With ``data.one_set`` all images are the validation split; see :func:`exmap.data.one_set.one_set_task`.
 
     Raises
     ------
@@ -74,10 +90,36 @@ def build_task(settings: DataSettings, images: ImageSettings | None = None, *, l
     DataError
         For missing, damaged or too small data.
     """
-    found = entry(settings.name)
+    found, images = entry(settings.name), images or ImageSettings()
     if found.arrays is not None:
+        for setting, given in (
+            ("data.one_set", settings.one_set),
+            ("images.transform", images.transform or preprocess),
+        ):
+            if given:
+                raise SettingsError(
+                    f"{setting} is for images in files, but {settings.name} is made in memory; leave it out, or give "
+                    "your own images"
+                )
         task = found.arrays(settings)
     else:
-        task = task_from_table(read_images(settings), images or ImageSettings(), listen=listen)
+        preprocess = preprocess or _preprocess_of(images)
+        table = read_images(settings)
+        if settings.one_set:
+            second = None if settings.test is None else second_settings(settings)
+            other = None if second is None else chosen_part(read_images(second), second)
+            task = one_set_task(table, other, settings, images, preprocess=preprocess, listen=listen)
+        else:
+            task = task_from_table(table, images, preprocess=preprocess, listen=listen)
     task.check()
     return task
+
+
+def _preprocess_of(images: ImageSettings) -> Preprocess | None:
+    if images.transform is None:
+        return None
+    if images.transform == "model":
+        raise SettingsError(
+            "images.transform=model needs the model, and here are images alone; give its preprocessing as preprocess="
+        )
+    return preprocess_by_word(images.transform)

@@ -8,13 +8,14 @@ project's own source keeps it so.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from exmap.data.images import ArrayImages, Images, Request, SomeImages, facts_of
 from exmap.errors import DataError
 from exmap.records import IntArray
 
@@ -29,98 +30,8 @@ __all__ = [
     "TrueGroups",
     "array_split",
     "batch_slices",
+    "facts_of",
 ]
-
-
-Request = tuple[IntArray, int | None]  # the images of a batch, and the seed of random crops, None for none
-
-
-class Images(Protocol):
-    """Images that are read a batch at a time."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width in pixels."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices` as the model wants them: float32, shape (n, C, H, W)."""
-        ...
-
-    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices` as one looks at them: float32 in [0, 1], shape (n, C, H, W)."""
-        ...
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
-        """Yield the batch of each request in order; they may be made ahead by other processes."""
-        ...
-
-
-@dataclass(frozen=True)
-class ArrayImages:
-    """Images held as an array: uint8 in [0, 255], read as [0, 1], or floating point, read as it is."""
-
-    array: NDArray[np.uint8] | NDArray[np.floating]
-
-    def __post_init__(self) -> None:
-        if self.array.ndim != 4:
-            raise DataError(f"images must have shape (N, C, H, W), got {self.array.shape}")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width in pixels."""
-        _, c, h, w = self.array.shape
-        return c, h, w
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def batch(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices`, float32, shape (n, C, H, W)."""
-        batch = self.array[indices]
-        scale = 255 if batch.dtype == np.uint8 else 1
-        return np.asarray(batch, dtype=np.float32) / np.float32(scale)
-
-    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices`; what lies outside [0, 1] is stretched to it, each image by itself."""
-        batch = self.batch(indices)
-        low, high = (f(batch, axis=(1, 2, 3), keepdims=True, initial=i) for f, i in ((np.min, 0), (np.max, 1)))
-        stretched: NDArray[np.float32] = (batch - low) / (high - low)
-        return stretched
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
-        """Yield the batch of each request; arrays are given as they are, without random crops."""
-        return (self.batch(indices) for indices, _ in requests)
-
-
-@dataclass(frozen=True)
-class SomeImages:
-    """Some of other images, read as those are."""
-
-    images: Images
-    chosen: IntArray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width in pixels."""
-        return self.images.shape
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def batch(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices` of these as the model wants them."""
-        return self.images.batch(self.chosen[indices])
-
-    def pixels(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices` of these as one looks at them."""
-        return self.images.pixels(self.chosen[indices])
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
-        """Yield the batch of each request in order."""
-        return self.images.stream((self.chosen[indices], seed) for indices, seed in requests)
 
 
 @dataclass(frozen=True)
@@ -189,6 +100,9 @@ class Split:
         Unique within the split.
     class_names : tuple of str
         One per class.
+    truth : TrueGroups or None
+    metadata : mapping of str to sequence
+        Other columns of the user's table, a value per image: to describe groups with, never to make them.
     """
 
     name: str
@@ -197,6 +111,7 @@ class Split:
     ids: tuple[str, ...]
     class_names: tuple[str, ...]
     truth: TrueGroups | None = field(default=None, repr=False)
+    metadata: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.ids):
@@ -212,6 +127,12 @@ class Split:
                 f"split {self.name} must have one true group per image, numbered from 0 and named, got "
                 f"{len(self.truth.index)} for {len(self.labels)} images and {len(self.truth.names)} names"
             )
+        for column, values in self.metadata.items():
+            if len(values) != len(self.labels):
+                raise DataError(
+                    f"metadata of split {self.name} must have a value per image, but column {column} has {len(values)} "
+                    f"for {len(self.labels)} images"
+                )
         if len(set(self.ids)) != len(self.ids):
             raise DataError(f"split {self.name} must have unique ids; {len(self.ids) - len(set(self.ids))} repeat")
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
@@ -233,10 +154,17 @@ class Split:
         return f"Split({self.name}, {len(self):,} images of {shape}, {self.n_classes} classes)"
 
     def rows(self, rows: IntArray) -> Split:
-        """Return some of the images, with their labels, ids and true groups."""
+        """Return some of the images, with their labels, ids, true groups and metadata."""
         truth = None if self.truth is None else replace(self.truth, index=self.truth.index[rows])
-        ids = tuple(self.ids[row] for row in rows.tolist())
-        return replace(self, images=SomeImages(self.images, rows), labels=self.labels[rows], ids=ids, truth=truth)
+        places = rows.tolist()
+        return replace(
+            self,
+            images=SomeImages(self.images, rows),
+            labels=self.labels[rows],
+            ids=tuple(self.ids[row] for row in places),
+            truth=truth,
+            metadata={name: [values[row] for row in places] for name, values in self.metadata.items()},
+        )
 
     def first_images(self) -> NDArray[np.float32]:
         """Return the first two images, or the only one, as the model wants them: to run it once and look at it."""
@@ -275,6 +203,13 @@ class Task:
         Images that were left out, with the reason.
     reading : mapping of str to Any
         How image files are read: how many, whether decoded ones are kept, and images per second when first opened.
+    ignored : mapping of str to sequence of str
+        What lies beside the images and is none of them, by kind: hidden files, text, empty files.
+    notes : tuple of str
+        Sentences on what was done about the data: duplicates left out, classes without images.
+    cross_fitted : bool
+        Whether the test split is the validation split itself, so that what is fitted to some of its images must be
+        measured on the others.
     """
 
     name: str
@@ -284,6 +219,9 @@ class Task:
     digests: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    ignored: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    cross_fitted: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -299,11 +237,19 @@ class Task:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
     def check(self) -> None:
-        """Raise DataError unless every split has at least two samples of every class."""
-        for split in (self.train, self.val, self.test):
-            counts = np.bincount(split.labels, minlength=split.n_classes)
-            for name, count in zip(split.class_names, counts, strict=True):
-                if count < 2:
+        """Raise DataError unless every split has at least two samples of every class that any of them has.
+
+        A class that none of them has is an output of the classifier that no label uses.
+        """
+        splits = (self.train, self.val, self.test)
+        counted = [np.bincount(split.labels, minlength=split.n_classes) for split in splits]
+        used = np.sum(counted, axis=0) > 0
+        if used.sum() < 2:
+            found = ", ".join(repr(name) for name, one in zip(self.train.class_names, used, strict=True) if one)
+            raise DataError(f"2 or more classes must have images, found images of {found or 'none'}; add another class")
+        for split, counts in zip(splits, counted, strict=True):
+            for name, count, one in zip(split.class_names, counts, used, strict=True):
+                if count < 2 and one:
                     raise DataError(
                         f"each class needs at least 2 samples in each split, but class {name!r} has {count} in split "
                         f"{split.name}; add samples or leave the class out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from exmap.errors import DataError
 
-__all__ = ["SUFFIXES", "centre_crop", "decode", "random_crop"]
+__all__ = ["FACTS", "SUFFIXES", "as_rgb", "centre_crop", "decode", "decode_whole", "file_facts", "random_crop"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # what a file holds counts, not its suffix
+FACTS = ("bytes", "width", "height", "format", "mode", "camera", "software", "orientation")
 KEPT_ABOVE = 200  # of a mask's grey value: the pixel belongs to the foreground (as in Waterbirds FG-Only)
 UPRIGHT = {  # what undoes each EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,16 +54,60 @@ def decode(data: bytes, side: int, mask: bytes | None = None) -> Pixels:
     DataError
         If the bytes are no whole image, or the mask has another size.
     """
+    picture = decode_whole(data, mask, draft=side)
+    return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def decode_whole(data: bytes, mask: bytes | None = None, *, draft: int | None = None) -> Image.Image:
+    """Decode an image as :func:`decode` does, in its own size and aspect ratio, to an RGB image.
+
+    Parameters
+    ----------
+    data, mask : bytes
+    draft : int, optional
+        A side in pixels: a larger JPEG file may come out smaller, down to that.
+
+    Raises
+    ------
+    DataError
+        As :func:`decode`.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if mask is None and image.format == "JPEG":
-                image.draft("RGB", (side, side))  # decodes at the next larger eighth: no need to make what is dropped
+            if draft is not None and mask is None and image.format == "JPEG":
+                image.draft("RGB", (draft, draft))  # decodes at the next larger eighth: no need to make what is dropped
             picture = _rgb(_upright(image))
     except Exception as error:  # the library raises many kinds for a damaged file
         raise DataError(_reason(error, data)) from error
-    if mask is not None:
-        picture = _masked(picture, mask)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+    return picture if mask is None else _masked(picture, mask)
+
+
+def file_facts(data: bytes) -> dict[str, Any]:
+    """Return what is known of an image file without decoding it.
+
+    Returns
+    -------
+    dict
+        ``bytes``, ``width`` and ``height`` (as stored), ``format``, ``mode``, ``camera``, ``software`` and
+        ``orientation`` (EXIF, 1 where it says nothing); None for what cannot be read.
+    """
+    facts: dict[str, Any] = dict.fromkeys(FACTS)
+    facts["bytes"] = len(data)
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            tags = image.getexif()
+            facts |= {"width": image.width, "height": image.height, "format": image.format, "mode": image.mode}
+    except Exception:  # the library raises many kinds for a damaged file
+        return facts
+    made = (_text(tags.get(tag)) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+    facts["camera"] = " ".join(text for text in made if text) or None
+    facts["software"] = _text(tags.get(ExifTags.Base.Software)) or None
+    facts["orientation"] = tags.get(ExifTags.Base.Orientation, 1)
+    return facts
+
+
+def _text(value: Any) -> str:
+    return str(value).replace("\0", "").strip()[:80] if isinstance(value, (str, int, float)) else ""
 
 
 def _reason(error: Exception, data: bytes) -> str:
@@ -97,6 +143,20 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", above.size, "white")
         image = Image.alpha_composite(white, above)
     return image.convert("RGB")
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of a user's with 8-bit RGB pixels, what is transparent over white.
+
+    Raises
+    ------
+    DataError
+        For pixels without a known range.
+    """
+    try:
+        return _rgb(image)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _masked(picture: Image.Image, mask: bytes) -> Image.Image:

@@ -8,67 +8,74 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import shutil
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from exmap.data.dataset import Request, batch_slices
 from exmap.data.decode import Pixels, centre_crop, decode, random_crop
+from exmap.data.reading import (
+    REFUSED,
+    Files,
+    FolderFiles,
+    UnfitError,
+    Way,
+    arrays_by_workers,
+    by_workers,
+    facts_of_files,
+    opened_again,
+    read_image,
+    worker_count,
+)
 from exmap.errors import DataError
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.settings import ImageSettings
 
-__all__ = ["FileImages", "Files", "FolderFiles", "Opened", "open_images", "worker_count"]
+__all__ = ["FileImages", "Files", "FolderFiles", "Opened", "Squares", "open_images", "worker_count"]
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet
 DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 VERSION = 1  # of the decoder: another makes other caches
 ARRAY = "images.npy"
-REFUSED = "cannot be read ("
 AT_ONCE = 32  # images a worker opens per piece of work
 
 
-class Files(Protocol):
-    """Where the bytes of images come from."""
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file; raise OSError if it is not there."""
-        ...
-
-    def stamp(self, name: str) -> tuple[int, int]:
-        """Return size and time of change of a file; a missing one has (-1, 0)."""
-        ...
-
-
 @dataclass(frozen=True)
-class FolderFiles:
-    """Files below a folder, by their path from there."""
+class Squares:
+    """Decoded, and resized to a square of that many pixels a side."""
 
-    root: Path
+    side: int
 
-    def read(self, name: str) -> bytes:
-        """Return the bytes of a file."""
-        return (self.root / name).read_bytes()
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels."""
+        return self.side, self.side, 3
 
-    def stamp(self, name: str) -> tuple[int, int]:
-        """Return size in bytes and time of change in nanoseconds."""
-        try:
-            found = (self.root / name).stat()
-        except OSError:
-            return -1, 0
-        return found.st_size, found.st_mtime_ns
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Bytes."""
+        return np.dtype(np.uint8)
+
+    @property
+    def key(self) -> Sequence[Any]:
+        """The decoder's version and the side."""
+        return [VERSION, self.side]
+
+    def open(self, files: Files, name: str, mask: str) -> NDArray[Any]:
+        """Return the square of an image."""
+        data, over = read_image(files, name, mask)
+        return decode(data, self.side, over)
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,8 @@ class Opened:
     broken : dict of int to str
         Row and reason of each image that cannot be read.
     cache : Path or None
-        A uint8 array file of shape (N, side, side, 3), in the order of the rows; None where images are decoded anew
-        each time.
+        A file of an array with a row per image, in their order (uint8 squares, of shape (N, side, side, 3)); None where
+        images are decoded anew each time.
     digest : str
         SHA-256 over the names and sizes of the files.
     images_per_second : float
@@ -136,12 +143,11 @@ class FileImages:
 
     def stream(self, requests: Iterable[Request]) -> Iterator[NDArray[np.float32]]:
         """Yield the batch of each request, in order, made by worker processes ahead of their use."""
-        wanted = list(requests)
-        workers = min(worker_count(self.settings), len(wanted))
-        for cut in _by_workers(_Cuts(self), wanted, workers):
-            if isinstance(cut, Exception):
-                raise cut
-            yield self._normalised(cut.numpy())
+        for cut in arrays_by_workers(self._cut, list(requests), worker_count(self.settings)):
+            yield self._normalised(cut)
+
+    def _cut(self, request: Request) -> Pixels:
+        return self.cut(*request)
 
     def cut(self, indices: IntArray, seed: int | None) -> Pixels:
         """Return the crops at `indices`, uint8, shape (n, side, side, 3): central ones, or random ones by `seed`."""
@@ -161,16 +167,11 @@ class FileImages:
         if self.cache is not None:
             decoded: Pixels = np.load(self.cache, mmap_mode="r", allow_pickle=False)
             return decoded[self.rows[indices]]
-        side = self.settings.resize
-        whole = np.empty((len(indices), side, side, 3), dtype=np.uint8)
-        for place, i in enumerate(indices):
-            try:
-                whole[place] = _open(self.files, self.names[i], self.masks[i], side)
-            except DataError as error:
-                raise DataError(
-                    f"{self.names[i]} can no longer be read ({error}); put it back and give the same command again"
-                ) from error
-        return whole
+        return opened_again(Squares(self.settings.resize), self.files, self.names, self.masks, indices)
+
+    def facts(self, indices: IntArray) -> dict[str, list[Any]]:
+        """Return what is known of the files at `indices`: see :func:`exmap.data.decode.file_facts`."""
+        return facts_of_files(self.files, [self.names[i] for i in indices])
 
     def _normalised(self, cut: Pixels) -> NDArray[np.float32]:
         images = _unit_range(cut)
@@ -186,103 +187,23 @@ def _unit_range(images: Pixels) -> NDArray[np.float32]:
     return scaled.transpose(0, 3, 1, 2)
 
 
-def _open(files: Files, name: str, mask: str, side: int) -> Pixels:
-    """Return one decoded image.
-
-    Raises
-    ------
-    DataError
-        With the reason alone, if it cannot be read.
-    """
-    data = _read(files, name, "the file")
-    over = _read(files, mask, f"its mask {mask}") if mask else None
-    return decode(data, side, over)
-
-
-def _read(files: Files, name: str, what: str) -> bytes:
-    try:
-        return files.read(name)
-    except FileNotFoundError as error:
-        raise DataError(f"{what} is missing") from error
-    except OSError as error:
-        raise DataError(f"{what} {REFUSED}{error.strerror or error})") from error
-
-
-def worker_count(settings: ImageSettings) -> int:
-    """Return the number of reading processes: that of the settings, or one per core but one, from 1 to 8.
-
-    Where several processes compute on this host, each has its share of the cores.
-    """
-    if settings.workers is not None:
-        return settings.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores // processes - 1, 1), 8)
-
-
-class _Cuts(Dataset[torch.Tensor | Exception]):
-    """Crops; an error is handed over as it is, for what raises it in a worker adds a traceback to its sentence."""
-
-    def __init__(self, images: FileImages) -> None:
-        self.images = images
-
-    def __getitem__(self, request: Any) -> torch.Tensor | Exception:
-        try:
-            return torch.from_numpy(self.images.cut(*request))
-        except (DataError, OSError) as error:
-            return error
-
-
 class _Openings(Dataset[Any]):
-    """Pieces of the rows, opened: the decoded images, or zeros with the reason where one cannot be read."""
+    """Pieces of the rows, opened: the arrays, or zeros with the reason where one cannot be read."""
 
-    def __init__(self, files: Files, names: Sequence[str], masks: Sequence[str], side: int, keep: bool) -> None:
-        self.files, self.names, self.masks, self.side, self.keep = files, names, masks, side, keep
+    def __init__(self, files: Files, names: Sequence[str], masks: Sequence[str], way: Way, keep: bool) -> None:
+        self.files, self.names, self.masks, self.way, self.keep = files, names, masks, way, keep
 
-    def __getitem__(self, part: Any) -> tuple[slice, torch.Tensor | None, dict[int, str]]:
+    def __getitem__(self, part: Any) -> tuple[slice, torch.Tensor | None, dict[int, str]] | UnfitError:
         broken: dict[int, str] = {}
-        images = np.zeros((part.stop - part.start, self.side, self.side, 3), dtype=np.uint8)
+        arrays = np.zeros((part.stop - part.start, *self.way.shape), dtype=self.way.dtype)
         for row in range(part.start, part.stop):
             try:
-                images[row - part.start] = _open(self.files, self.names[row], self.masks[row], self.side)
+                arrays[row - part.start] = self.way.open(self.files, self.names[row], self.masks[row])
+            except UnfitError as error:
+                return error
             except DataError as error:
                 broken[row] = str(error)
-        return part, torch.from_numpy(images) if self.keep else None, broken
-
-
-def _by_workers(dataset: Dataset[Any], keys: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Yield ``dataset[key]`` for each key, in order, from that many processes (0: from this one)."""
-    with warnings.catch_warnings():  # more processes than cores are the user's own choice
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = DataLoader(
-            dataset,
-            sampler=keys,
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_one_thread,
-            generator=torch.Generator().manual_seed(0),  # else the loader draws from torch's global one
-        )
-        results = iter(loader)
-    try:
-        yield from results
-    except (RuntimeError, OSError, EOFError) as error:  # the latter: what a dead one has left cannot be fetched
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        with suppress(RuntimeError):
-            time.sleep(0.5)  # torch tells of the death by a signal as well: let it come here, and not in other code
-        raise DataError(
-            f"a process that reads images has died, possibly out of memory ({error}); take fewer with "
-            "--set images.workers=1, or none with --set images.workers=0"
-        ) from error
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+        return part, torch.from_numpy(arrays) if self.keep else None, broken
 
 
 def open_images(
@@ -291,6 +212,7 @@ def open_images(
     masks: Sequence[str],
     settings: ImageSettings,
     *,
+    way: Way | None = None,
     what: str = "images",
     listen: Listener = silent,
 ) -> Opened:
@@ -304,18 +226,25 @@ def open_images(
     files : Files
     names, masks : sequence of str
     settings : ImageSettings
+    way : Way, optional
+        How; by default as squares of ``images.resize``.
     what : str
         Named in the progress.
     listen : Listener
+
+    Raises
+    ------
+    UnfitError
+        If the images cannot be opened in that way.
     """
-    side = settings.resize
+    way = way or Squares(settings.resize)
     stamps = [files.stamp(name) for name in names]
     digest = hashlib.sha256(json.dumps([list(names), [size for size, _ in stamps]]).encode()).hexdigest()
     over = [(mask, files.stamp(mask)) if mask else None for mask in masks]
-    key = hashlib.sha256(json.dumps([VERSION, side, repr(files), digest, stamps, over]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([*way.key, repr(files), digest, stamps, over]).encode()).hexdigest()[:32]
     home = settings.cache_folder / f"{key}-1"  # 1: with the decoded images; they stay in use when the disk fills up
     keep = settings.cache != "never" and (
-        _remembered(home) is not None or _keeps(settings, len(names) * side * side * 3)
+        _remembered(home) is not None or _keeps(settings, len(names) * way.dtype.itemsize * math.prod(way.shape))
     )
     home = home if keep else home.with_name(f"{key}-0")
     array = home / ARRAY if keep else None
@@ -331,13 +260,15 @@ def open_images(
     try:
         broken: dict[int, str] = {}
         pieces = list(batch_slices(len(names), AT_ONCE))
-        dataset = _Openings(files, names, masks, side, keep)
+        dataset = _Openings(files, names, masks, way, keep)
         with open(part / ARRAY, "wb") if keep else nullcontext() as kept:  # no memory map: a full disk would end it
             if kept is not None:
-                shape = (len(names), side, side, 3)
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                header = {"descr": way.dtype.str, "fortran_order": False, "shape": (len(names), *way.shape)}
                 np.lib.format.write_array_header_1_0(kept, header)
-            for piece, decoded, found in _by_workers(dataset, pieces, min(worker_count(settings), len(pieces))):
+            for made in by_workers(dataset, pieces, min(worker_count(settings), len(pieces))):
+                if isinstance(made, UnfitError):
+                    raise made
+                piece, decoded, found = made
                 broken |= found
                 if kept is not None:
                     kept.write(decoded.numpy())

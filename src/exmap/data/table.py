@@ -14,14 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from exmap.data.dataset import Attribute, Split, Task, TrueGroups
+from exmap.data.dataset import Attribute, Images, Split, Task, TrueGroups
 from exmap.data.files import FileImages, Files, Opened, open_images
+from exmap.data.inputs import InputImages, Inputs, open_inputs
+from exmap.data.preprocess import Preprocess
 from exmap.errors import DataError
 from exmap.records import IntArray, Listener, silent
 from exmap.runtime import generator
 from exmap.settings import ImageSettings
 
-__all__ = ["SPLITS", "ImageTable", "broken_images", "numbered", "relative_name", "task_from_table", "with_splits"]
+__all__ = [
+    "SPLITS",
+    "ImageTable",
+    "OpenedTable",
+    "broken_images",
+    "numbered",
+    "relative_name",
+    "task_from_table",
+    "with_splits",
+]
 
 SPLITS = ("train", "val", "test")
 NAMED = 20  # unreadable images that an error names
@@ -50,6 +61,12 @@ class ImageTable:
         One per image, empty where there is none; () for no masks at all.
     digests : mapping of str to str
         SHA-256 of the files that hold the table.
+    metadata : mapping of str to sequence of str
+        Other columns, a text per image, empty where there is none: to describe groups with.
+    ignored : mapping of str to sequence of str
+        What lies beside the images, by kind.
+    notes : tuple of str
+        Sentences on what was done about the data.
     """
 
     name: str
@@ -61,6 +78,9 @@ class ImageTable:
     attributes: tuple[Attribute, ...] = ()
     masks: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ignored: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -88,6 +108,7 @@ class ImageTable:
             splits=self.splits[rows],
             attributes=tuple(replace(a, values=a.values[rows]) for a in self.attributes),
             masks=tuple(self.masks[i] for i in rows) if self.masks else (),
+            metadata={name: [values[i] for i in rows] for name, values in self.metadata.items()},
         )
 
     def groups(self) -> TrueGroups:
@@ -186,7 +207,9 @@ def broken_images(broken: Mapping[int, str], names: Sequence[str]) -> list[str]:
     return said + ([f"and {len(broken) - NAMED} more"] if len(broken) > NAMED else [])
 
 
-def task_from_table(table: ImageTable, settings: ImageSettings, *, listen: Listener = silent) -> Task:
+def task_from_table(
+    table: ImageTable, settings: ImageSettings, *, preprocess: Preprocess | None = None, listen: Listener = silent
+) -> Task:
     """Open every image of a table once and make a task of it.
 
     Parameters
@@ -195,6 +218,8 @@ def task_from_table(table: ImageTable, settings: ImageSettings, *, listen: Liste
         With a split for every row.
     settings : ImageSettings
         ``on_error`` decides what unreadable images lead to.
+    preprocess : Preprocess, optional
+        What makes a model's input of an image; by default squares, as the settings say.
     listen : Listener
 
     Returns
@@ -206,37 +231,83 @@ def task_from_table(table: ImageTable, settings: ImageSettings, *, listen: Liste
     DataError
         That names the unreadable images, unless they are to be skipped.
     """
-    masks = table.masks or ("",) * len(table.names)
-    opened = open_images(table.files, table.names, masks, settings, what=table.name, listen=listen)
-    if opened.broken and settings.on_error == "stop":
-        raise DataError(
-            f"{len(opened.broken)} of {len(table.names)} images of {table.name} cannot be read: "
-            f"{'; '.join(broken_images(opened.broken, table.names))}. Mend them or take them out, or leave them out "
-            "with --set images.on_error=skip"
+    whole = OpenedTable.of(table, settings, preprocess=preprocess, listen=listen)
+    train, val, test = (whole.split(name, np.flatnonzero(table.splits == number)) for number, name in enumerate(SPLITS))
+    return Task(table.name, train, val, test, **whole.about())
+
+
+@dataclass(frozen=True)
+class OpenedTable:
+    """A table whose images were all opened once.
+
+    Attributes
+    ----------
+    table : ImageTable
+    settings : ImageSettings
+    opened : Opened
+    way : Inputs or None
+        How a preprocessing makes inputs of the images.
+    """
+
+    table: ImageTable
+    settings: ImageSettings
+    opened: Opened
+    way: Inputs | None
+
+    @classmethod
+    def of(
+        cls, table: ImageTable, settings: ImageSettings, *, preprocess: Preprocess | None, listen: Listener
+    ) -> OpenedTable:
+        """Open the images of a table; see :func:`task_from_table`."""
+        masks, way = table.masks or ("",) * len(table.names), None
+        if preprocess is None:
+            opened = open_images(table.files, table.names, masks, settings, what=table.name, listen=listen)
+        else:
+            opened, way = open_inputs(
+                table.files, table.names, masks, settings, preprocess, what=table.name, listen=listen
+            )
+        if opened.broken and (settings.on_error == "stop" or len(opened.broken) == len(table.names)):
+            raise DataError(
+                f"{len(opened.broken)} of {len(table.names)} images of {table.name} cannot be read: "
+                f"{'; '.join(broken_images(opened.broken, table.names))}. Mend them or take them out, or leave them "
+                "out with --set images.on_error=skip"
+            )
+        return cls(table, settings, opened, way)
+
+    def split(self, name: str, rows: IntArray) -> Split:
+        """Return a split of those of some rows whose images can be read."""
+        table, cache = self.table, self.opened.cache
+        rows = np.array([row for row in rows.tolist() if row not in self.opened.broken], dtype=np.int64)
+        names, masks = (
+            tuple(texts[i] for i in rows) if texts else ("",) * len(rows) for texts in (table.names, table.masks)
         )
-    whole = np.array([row for row in range(len(table.names)) if row not in opened.broken], dtype=np.int64)
-    truth = table.groups() if table.attributes else None
-    splits = {}
-    for number, name in enumerate(SPLITS):
-        rows = whole[table.splits[whole] == number]
-        names = tuple(table.names[i] for i in rows)
-        splits[name] = Split(
+        images: Images
+        if self.way is None:
+            images = FileImages(table.files, names, masks, self.settings, cache, rows)
+        else:
+            images = InputImages(table.files, names, masks, self.settings, self.way, cache, rows)
+        truth = table.groups() if table.attributes else None
+        return Split(
             name=name,
-            images=FileImages(table.files, names, tuple(masks[i] for i in rows), settings, opened.cache, rows),
+            images=images,
             labels=table.labels[rows],
             ids=names,
             class_names=table.class_names,
             truth=None if truth is None else replace(truth, index=truth.index[rows]),
+            metadata={column: [values[i] for i in rows] for column, values in table.metadata.items()},
         )
-    return Task(
-        table.name,
-        splits["train"],
-        splits["val"],
-        splits["test"],
-        digests={**table.digests, "images": opened.digest},
-        skipped={table.names[row]: why for row, why in sorted(opened.broken.items())},
-        reading=_reading(table, opened),
-    )
+
+    def about(self) -> dict[str, Any]:
+        """Return the fields of a task that say where its images come from."""
+        names, broken = self.table.names, self.opened.broken
+        transform = {"transform": self.way.preprocess.source} if self.way and self.way.preprocess.source else {}
+        return {
+            "digests": {**self.table.digests, **transform, "images": self.opened.digest},
+            "skipped": {names[row]: why for row, why in sorted(broken.items())},
+            "reading": _reading(self.table, self.opened),
+            "ignored": self.table.ignored,
+            "notes": self.table.notes,
+        }
 
 
 def _reading(table: ImageTable, opened: Opened) -> dict[str, Any]:

@@ -154,7 +154,9 @@ def _explained(
         read = stack.enter_context(_reading(prepared, first, head, explainer)) if reading else None
         work = _Work(explainer, prepared, split, settings, layer, read)
         arrays = _Arrays((channels, height, width), allocate)
-        for part, made in computed_batches(split, settings.batch_size or explained_at_once(split), work.compute, fabric):
+        for part, made in computed_batches(
+            split, settings.batch_size or explained_at_once(split), work.compute, fabric
+        ):
             arrays.write(part, made, len(split))
             listen(Progress(f"heatmaps ({split.name})", part.stop, len(split)))
     heatmaps = arrays.heatmaps(work.check, is_first(fabric))

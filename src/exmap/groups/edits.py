@@ -1,14 +1,16 @@
-"""What a person makes of inferred groups: renamed, merged, or given back to their class where no shortcut is."""
+"""What a person makes of inferred groups: renamed, merged, given back to their class, or made anew of images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from exmap.errors import SettingsError, unknown_name
-from exmap.records import Groups, IntArray
-from exmap.settings import Edits, GroupEdit
+from exmap.records import Explained, Groups, IntArray
+from exmap.settings import Edits, GroupEdit, Selection
 
 __all__ = ["EDITED", "edit_groups"]
 
@@ -17,12 +19,15 @@ EDITED = "exmap-edited"  # source of the groups that a person edited
 BY_HAND = "a person's edits"
 
 
-def edit_groups(groups: Groups, edits: Edits) -> Groups:
+def edit_groups(groups: Groups, edits: Edits, explained: Explained | None = None) -> Groups:
     """Return the groups as a person wants them.
 
-    First merges: a group's images go where it is merged into, and on from there if that is merged, too. Then, class by
-    class, what is marked as no shortcut joins the largest group that is not, by sizes after the merges; of equally
-    large ones the first. Then names. Groups that remain keep their order, and unassigned samples stay so.
+    First selections: their images leave the groups they are in, and form one group in each class that has some of
+    them. Then merges: a group's images go where it is merged into, and on from there if that is merged, too. Then,
+    class by class, what is marked as no shortcut joins the largest group that is not, by sizes after the merges; of
+    equally large ones the first. Where all groups of a class are marked, they become one, beside what was selected of
+    that class. Then names. Groups that remain keep their order, those of selections come last, and other unassigned
+    samples stay so.
 
     Parameters
     ----------
@@ -30,6 +35,8 @@ def edit_groups(groups: Groups, edits: Edits) -> Groups:
         With the class of each group.
     edits : Edits
         Groups that are not listed stay as they are.
+    explained : Explained, optional
+        The images that are grouped; needed for selections.
 
     Returns
     -------
@@ -39,8 +46,8 @@ def edit_groups(groups: Groups, edits: Edits) -> Groups:
     Raises
     ------
     SettingsError
-        For a group that is not there, a merge into another class or in a circle, a class all of whose groups are
-        marked, and two groups of one name.
+        For a group or an image that is not there, an image in two selections, a merge into another class or in a
+        circle, a class all of whose groups are marked, and two groups of one name.
 
     Examples
     --------
@@ -56,16 +63,64 @@ def edit_groups(groups: Groups, edits: Edits) -> Groups:
     for name in (name for pair in wanted for name in pair if name is not None):
         if name not in groups.names:
             raise SettingsError(unknown_name("group", name, groups.names))
-    goes_to = _after_marks(groups, by_group, _after_merges(groups, by_group))
-    kept = np.unique(goes_to)
-    names = tuple(_name(groups.names[number], by_group) for number in kept)
+    chosen = _selected(edits, explained, len(groups))
+    left = replace(groups, index=np.where(chosen.index < 0, groups.index, -1))
+    goes_to = _after_marks(left, by_group, _after_merges(groups, by_group), chosen.classes)
+    moved = np.append(goes_to, -1)[left.index]  # the last one is for -1: unassigned
+    kept = np.unique(moved[moved >= 0])
+    names = (*(_name(groups.names[number], by_group) for number in kept), *chosen.names)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SettingsError(f"edited groups must have names of their own, but {twice!r} is given twice; change one")
-    place = np.full(len(groups.names) + 1, -1, dtype=np.int64)  # the last one is for -1: unassigned
-    place[:-1] = np.searchsorted(kept, goes_to)
+    index = np.where(moved < 0, -1, np.searchsorted(kept, moved))
+    index = np.where(chosen.index < 0, index, len(kept) + chosen.index)
     used = (*groups.labels_used, BY_HAND)
-    classes = tuple(groups.classes[number] for number in kept)
-    return Groups(place[groups.index], names, f"{groups.source}-edited", used, groups.clusters, classes=classes)
+    classes = (*(groups.classes[number] for number in kept), *chosen.classes)
+    return Groups(index, names, f"{groups.source}-edited", used, groups.clusters, classes=classes)
+
+
+def _selected(edits: Edits, explained: Explained | None, count: int) -> Groups:
+    """Return what was selected as groups, one in each class that has some of the images; all others are unassigned."""
+    index = np.full(count, -1, dtype=np.int64)
+    names: list[str] = []
+    classes: list[int] = []
+    if edits.selections and explained is None:
+        raise SettingsError("edits with selections need the images they are of, but none were given; pass explained")
+    number_of = {} if explained is None else {name: number for number, name in enumerate(explained.ids)}
+    for selection in edits.selections:
+        assert explained is not None
+        rows = _rows_of(selection, number_of, explained.split)
+        if len(clash := rows[index[rows] >= 0]):
+            raise SettingsError(
+                f"an image can be in one selection, but {explained.ids[clash[0]]!r} is in {names[index[clash[0]]]!r} "
+                f"and in {selection.name!r}; take it out of one"
+            )
+        labels = explained.labels[rows]
+        for label in np.unique(labels).tolist():
+            index[rows[labels == label]] = len(names)
+            several = len(np.unique(labels)) > 1
+            names.append(f"class {explained.class_names[label]} / {selection.name}" if several else selection.name)
+            classes.append(label)
+    return Groups(index, tuple(names), BY_HAND, (), classes=tuple(classes))
+
+
+def _rows_of(selection: Selection, number_of: Mapping[str, int], split: str) -> IntArray:
+    """Return the images of a selection, ascending."""
+    for _, last in selection.ranges:
+        if last >= len(number_of):
+            raise SettingsError(
+                f"the {len(number_of)} images of the {split} split have rows 0 to {len(number_of) - 1}, but selection "
+                f"{selection.name!r} has row {last}; select images of this run"
+            )
+    for name in selection.images:
+        if name not in number_of:
+            close = difflib.get_close_matches(name, number_of, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise SettingsError(
+                f"selection {selection.name!r} must hold ids of images of the {split} split, but {name!r} is none{hint}"
+            )
+    ranges = [np.arange(first, last + 1, dtype=np.int64) for first, last in selection.ranges]
+    named = np.array([number_of[name] for name in selection.images], dtype=np.int64)
+    return np.unique(np.concatenate([*ranges, named]))
 
 
 def _after_merges(groups: Groups, by_group: Mapping[str, GroupEdit]) -> IntArray:
@@ -87,14 +142,21 @@ def _after_merges(groups: Groups, by_group: Mapping[str, GroupEdit]) -> IntArray
     return np.array(ends, dtype=np.int64)
 
 
-def _after_marks(groups: Groups, by_group: Mapping[str, GroupEdit], merged: IntArray) -> IntArray:
-    """Return the same once groups that are marked as no shortcut have joined the largest of their class."""
+def _after_marks(
+    groups: Groups, by_group: Mapping[str, GroupEdit], merged: IntArray, selected: Collection[int]
+) -> IntArray:
+    """Return the same once groups that are marked as no shortcut have joined the largest of their class.
+
+    In a class of which something was `selected`, all may be marked: then they join the largest of them.
+    """
     sizes = np.bincount(merged, weights=groups.counts(), minlength=len(groups.names))
-    marked = {number for number in merged.tolist() if _is_marked(groups.names[number], by_group)}
+    there = [number for number in np.unique(merged).tolist() if sizes[number]]
+    marked = {number for number in there if _is_marked(groups.names[number], by_group)}
     goes_to = merged.copy()
     for number in marked:
         own = groups.classes[number]
-        others = [n for n in np.unique(merged).tolist() if n not in marked and groups.classes[n] == own]
+        same = [n for n in there if groups.classes[n] == own]
+        others = [n for n in same if n not in marked] or (same if own in selected else [])
         if not others:
             raise SettingsError(
                 f"at least one group of a class must stay, but all of that of {groups.names[number]!r} are marked "

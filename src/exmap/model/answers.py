@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ClassOrder", "check_class_order", "class_order"]
 
 LOOKED_AT = 500  # images
-BETTER, GOOD = 0.3, 0.6  # how much more, and how often, another order must be right
+BETTER, GOOD = 0.3, 0.75  # how much more, and how often, another order must be right
 NAMED = 12  # classes in an error
 
 

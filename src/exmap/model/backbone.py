@@ -21,6 +21,8 @@ from exmap.model.batches import computed_batches, is_first
 from exmap.model.classifier import unwrapped
 from exmap.model.ending import LastLayer
 from exmap.model.head import ending_with, find_head, reader
+from exmap.model.named import build_word, check_outputs, kind_of
+from exmap.model.named.words import FUNCTION, quiet
 from exmap.model.replace import replace_head
 from exmap.model.running import eager, evaluation_mode, images_at_once, model_device, model_input, to_tensor
 from exmap.model.small_maps import small_maps_as_products
@@ -50,30 +52,37 @@ def build_model(settings: ModelSettings, n_classes: int, *, seed: int) -> nn.Mod
     Parameters
     ----------
     settings : ModelSettings
-        `name` is one of :data:`exmap.registry.MODELS`, or a dotted path ``package.module:function``.
+        `name` is one of :data:`exmap.registry.MODELS`, ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER_OR_ID``,
+        ``onnx:FILE``, ``torchscript:FILE``, or a function at ``package.module:function`` or ``FILE.py:function``. The
+        file of `weights` is not read here; see :func:`exmap.model.initial_model`.
     n_classes : int
-        Given to functions that take it.
+        Given to functions that take it. With `outputs` their number.
     seed : int
 
     Raises
     ------
     SettingsError
         For an unknown architecture, a function that returns no module, and ``pretrained`` where it says nothing.
+    DataError
+        If a folder or a file of a model cannot be used, a function fails, or the model has other outputs.
     CheckpointError
-        If the ImageNet weights can neither be found nor downloaded.
+        If weights can neither be found nor downloaded.
     """
-    takes = inspect.signature(MODELS.get(settings.name)).parameters
-    if settings.pretrained and "settings" not in takes:
+    name, kind = settings.name, kind_of(settings.name)
+    if settings.outputs:
+        check_outputs(settings.outputs, n_classes)
+    made = MODELS.get(name)
+    function = kind == FUNCTION
+    knows = () if function and isinstance(made, nn.Module) else inspect.signature(made).parameters
+    if settings.pretrained and ("settings" not in knows or kind in ("hf", "onnx", "torchscript")):
         raise SettingsError(
-            f"model.pretrained is for torchvision's ResNets, and {settings.name} takes no settings; set "
+            f"model.pretrained is for models of torchvision and timm, and {name} takes no settings; set "
             "model.pretrained=false, or load weights in its own function"
         )
-    with torch_seed(seed):
-        model = MODELS.build(settings.name, settings.options, settings=settings, n_classes=n_classes)
+    with torch_seed(seed), quiet():
+        model = build_word(settings, n_classes)
     if not isinstance(model, nn.Module):
-        raise SettingsError(
-            f"the model {settings.name} must be a function that returns a torch.nn.Module, got {model!r:.80}"
-        )
+        raise SettingsError(f"the model {name} must be a function that returns a torch.nn.Module, got {model!r:.80}")
     return model
 
 

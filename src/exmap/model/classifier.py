@@ -64,6 +64,9 @@ def raw_logits(output: Any, n_images: int | None = None) -> torch.Tensor:
         return next(iter(chosen.values()))
     shapes = ", ".join(f"{name} {tuple(t.shape)} of {t.dtype}".strip() for name, t in found.items())
     what = f"{type(output).__name__} of {shapes}" if found else type(output).__name__
+    first = output[0] if isinstance(output, (list, tuple)) and output else output
+    if isinstance(first, Mapping) and "boxes" in first:
+        what = "boxes of a detection model"
     if isinstance(output, torch.Tensor):
         what = f"a tensor of shape {tuple(output.shape)} and kind {output.dtype}"
     given = "" if n_images is None else f" for {n_images} images"
@@ -165,6 +168,11 @@ def check_differentiable(model: Any) -> None:
         raise DataError(
             f"a model of {package} ({type(model).__name__}) has no gradients that torch can follow; give the torch "
             "model it was exported from, or choose explainer='occlusion' with a function from images to logits"
+        )
+    if getattr(model, "gradient_free", False):
+        raise DataError(
+            "a model in a file (onnx:, torchscript:) has no gradients that torch can follow; give the torch model it "
+            "was exported from, or choose explain.explainer=occlusion"
         )
     if (scripted := _scripted(model)) is not None:
         raise DataError(

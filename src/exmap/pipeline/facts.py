@@ -16,6 +16,7 @@ from exmap.pipeline.disk import read_json, write_json
 
 __all__ = ["load_task", "save_task"]
 
+
 def save_task(task: Task, folder: Path) -> None:
     """Write data.json and a table per split: id, class and true group of each image."""
     splits: dict[str, Any] = {}

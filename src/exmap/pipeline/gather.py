@@ -51,9 +51,7 @@ def gathered(
         task,
         work[chain.explained],
         work[TEST],
-        GroupsBySource(
-            {source: found for source, found in inferred.items() if TRUE_LABELS not in found.labels_used}
-        ),
+        GroupsBySource({source: found for source, found in inferred.items() if TRUE_LABELS not in found.labels_used}),
         network=lambda: work[TRAIN],
         oracle=oracle,
         fits={name: fit for step in chain.fits if runner.is_finished(step) for name, fit in work[step].items()},

@@ -106,7 +106,9 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
     """
     settings = plan.settings
     _add_trust(plan, groups[ExMapGroups.name])
-    described = [_add_description(plan, source, groups[source]) for source in (ExMapGroups.name, AUTO) if source in groups]
+    described = [
+        _add_description(plan, source, groups[source]) for source in (ExMapGroups.name, AUTO) if source in groups
+    ]
     chosen = [add_choice(plan)] if settings.groups.auto else []
 
     def evaluate(work: Work) -> Results:

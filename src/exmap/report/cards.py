@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
 from exmap.report.charts import eigenvalue_chart
 from exmap.results import ClusterFit
+
+if TYPE_CHECKING:
+    from exmap.report.description_card import DescriptionCard
 
 __all__ = ["ClusterCard", "Comparison", "Interval", "Sample", "Strategy"]
 
@@ -63,6 +67,8 @@ class Strategy:
     typical, borderline, wrong : sequence of Sample
     made_of : sequence of (name, count)
         True groups, the largest first; empty where they are not known.
+    described : DescriptionCard or None
+        How its images differ from the others of their class.
     """
 
     group: int
@@ -77,6 +83,7 @@ class Strategy:
     borderline: Sequence[Sample] = ()
     wrong: Sequence[Sample] = ()
     made_of: Sequence[tuple[str, int]] = ()
+    described: DescriptionCard | None = None
 
 
 @dataclass(frozen=True)

@@ -106,13 +106,15 @@ def choose_exemplars(analysis: Analysis, means: NDArray[np.float32], on_map: Int
 
 
 def make_sheets(
-    analysis: Analysis, exemplars: Sequence[Exemplars], on_map: IntArray
+    analysis: Analysis, exemplars: Sequence[Exemplars], on_map: IntArray, also: Sequence[int] = ()
 ) -> tuple[IntArray, Sheet | None, Sheet]:
     """Return the rows that have a picture, with the sheets of their images and heatmaps.
 
-    Those in the cards come first, then as many as there is room for. Without the images that sheet is None.
+    Those in the cards, and `also` these rows, come first, then as many as there is room for. Without the images that
+    sheet is None.
     """
     first = [row for each in exemplars for rows in (each.typical, each.borderline, each.wrong) for row in rows.tolist()]
+    first += also
     others = on_map[_by_turns(_cells(analysis)[on_map], analysis.settings.seed)].tolist()
     fewest = len(set(first))
     rows = np.array(list(dict.fromkeys([*first, *others])), dtype=np.int64)[: max(MOST_PICTURES, fewest)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from exmap.cluster import embed, group_means
 from exmap.cluster.embedding import embedding_method
 from exmap.cluster.rows import sample_rows
 from exmap.data.missing import MissingImages
+from exmap.groups import ExMapGroups
 from exmap.model import collect_outputs
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.report import outcome
@@ -27,6 +28,7 @@ from exmap.report.choose_pictures import (
     rows_on_map,
     small_vectors,
 )
+from exmap.report.description_card import chosen_descriptions, chosen_groups, described
 from exmap.report.page import Page, render_page
 from exmap.report.points import Points
 from exmap.report.provenance import command_line, made_with, settings_text
@@ -93,6 +95,8 @@ def _repaired(analysis: Analysis, listen: Listener) -> IntArray | None:
     if name is None:
         return None
     fit = analysis.fits[name]
+    if analysis.task.cross_fitted:
+        return fit.predicted
     if fit.heads:
         return np.stack([head.predict(analysis.explained.features) for head in fit.heads])
     if fit.network is None or isinstance(analysis.grouped.images, MissingImages):
@@ -104,7 +108,8 @@ def _pictures(analysis: Analysis, on_map: IntArray) -> Pictures:
     maps, groups = analysis.explained.maps(), analysis.pseudo_groups
     means = group_means(maps.flat(), groups.index, len(groups.names))
     exemplars = choose_exemplars(analysis, means, on_map)
-    pictured, images, heats = make_sheets(analysis, exemplars, on_map)
+    also = [row for each in chosen_descriptions(analysis) for row in each.prototypes if row in on_map]
+    pictured, images, heats = make_sheets(analysis, exemplars, on_map, also)
     mean_tiles = heat_tiles(means.reshape(len(means), *maps.values.shape[1:]))
     return Pictures(on_map, exemplars, pictured, images, heats, heat_sheet(mean_tiles))
 
@@ -139,6 +144,9 @@ def _page(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures, r
         choice=outcome.choice(analysis),
         whole_network=outcome.is_whole_network(analysis),
         method=outcome.unusual_method(analysis),
+        chosen=chosen_groups(analysis, _samples(analysis, pictures)),
+        cross_fitted=analysis.task.cross_fitted,
+        measured=outcome.measured_images(analysis),
     )
 
 
@@ -164,7 +172,23 @@ def _points(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures,
         ids=[explained.ids[row] for row in pictures.pictured],
         total=len(explained),
         method=embedding_method(len(on_map)),
+        rows=on_map,
     )
+
+
+def _samples(analysis: Analysis, pictures: Pictures) -> Callable[[IntArray], list[Sample]]:
+    """Return what makes samples of rows; those that are not on the map, or have no picture, are left out."""
+    explained, tile = analysis.explained, pictures.tiles(len(analysis.explained))
+
+    def samples(rows: IntArray) -> list[Sample]:
+        shown = rows[np.isin(rows, pictures.on_map) & (tile[rows] >= 0)]
+        points = np.searchsorted(pictures.on_map, shown)
+        return [
+            Sample(int(point), explained.ids[row], explained.class_names[explained.predicted[row]], int(tile[row]))
+            for point, row in zip(points, shown, strict=True)
+        ]
+
+    return samples
 
 
 def _strategies(
@@ -172,15 +196,8 @@ def _strategies(
 ) -> list[Strategy]:
     """Return what is shown of each group, the weakest of each class first."""
     explained, groups = analysis.explained, analysis.pseudo_groups
-    tile, in_class = pictures.tiles(len(explained)), np.bincount(explained.labels)
-
-    def samples(rows: IntArray) -> list[Sample]:
-        points = np.searchsorted(pictures.on_map, rows)
-        return [
-            Sample(int(point), explained.ids[row], explained.class_names[explained.predicted[row]], int(tile[row]))
-            for point, row in zip(points, rows, strict=True)
-        ]
-
+    in_class, known = np.bincount(explained.labels), described(analysis, ExMapGroups.name)
+    samples = _samples(analysis, pictures)
     strategies = []
     for group, (name, chosen) in enumerate(zip(groups.names, pictures.exemplars, strict=True)):
         rows, label = np.flatnonzero(groups.index == group), groups.classes[group]
@@ -198,6 +215,7 @@ def _strategies(
                 borderline=samples(chosen.borderline),
                 wrong=samples(chosen.wrong),
                 made_of=_made_of(analysis, rows),
+                described=known.get(group),
             )
         )
     return sorted(strategies, key=lambda strategy: (groups.classes[strategy.group], strategy.before.value))

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["findings_of"]
 
 
-def findings_of(analysis: Analysis, *, model: AuditedModel | None = None, source: str = "", saved: str = "") -> Findings:
+def findings_of(
+    analysis: Analysis, *, model: AuditedModel | None = None, source: str = "", saved: str = ""
+) -> Findings:
     """Return what an audit found.
 
     Parameters

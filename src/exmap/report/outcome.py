@@ -32,10 +32,15 @@ __all__ = [
     "headline",
     "is_whole_network",
     "labels_used",
+    "measured_images",
     "remarks",
+    "same_groups",
     "shown_method",
     "unusual_method",
+    "worst_found",
 ]
+
+HELD_OUT = "held-out images"  # each is predicted by a last layer that was fitted to the others
 
 
 def accuracy_by_group(analysis: Analysis, predicted: IntArray, name: str) -> list[Interval]:
@@ -122,9 +127,42 @@ def _what_was_done(analysis: Analysis, record: AutoRecord) -> str:
     before, after = _measured(analysis)
     if before is None or after is None:
         return f"{done}."
+    found = worst_found(analysis)
+    if found is not None and found.after is not None:
+        worst = f"{_spoken(found.before.value)} to {_spoken(found.after.value)}"
+        return f"{done}, which takes the worst of them from {worst} on {measured_images(analysis)}."
     by = "class" if before.by_class else "group"
     worst = " to ".join(_spoken(result.worst_group_accuracy) for result in (before, after))
-    return f"{done}, which takes the worst {by} of the test images from {worst}."
+    return f"{done}, which takes the worst {by} of the {measured_images(analysis)} from {worst}."
+
+
+def measured_images(analysis: Analysis) -> str:
+    """Return what the images are called that accuracies are measured on."""
+    return HELD_OUT if analysis.task.cross_fitted else "test images"
+
+
+def worst_found(analysis: Analysis) -> Comparison | None:
+    """Return the worst of the chosen groups before and after; None where these images were fitted to."""
+    name, groups, record = shown_method(analysis), analysis.groups.get(AUTO), _record(analysis)
+    if groups is None or record is None or not record.found or not analysis.task.cross_fitted:
+        return None
+    labels = analysis.explained.labels
+    predicted = [analysis.explained.predicted, *([] if name is None else [analysis.fits[name].predicted])]
+    tables = [
+        _table(analysis.settings, each, labels, groups.index, groups.names, "found", str(number))
+        for number, each in enumerate(predicted)
+    ]
+    if not (tables[0].count > 0).any():
+        return None
+    worst = [int(np.nanargmin(table.accuracy)) for table in tables]
+    at = [
+        Interval(float(table.accuracy[g]), float(table.low[g]), float(table.high[g]))
+        for table, g in zip(tables, worst, strict=True)
+    ]
+    title = f"Worst group that was found: {groups.names[worst[0]]}"
+    if len(worst) > 1 and worst[0] != worst[1]:
+        title += f" before, {groups.names[worst[1]]} after"
+    return Comparison(title, *at)
 
 
 def _on_test_images(analysis: Analysis) -> str:
@@ -133,9 +171,10 @@ def _on_test_images(analysis: Analysis) -> str:
         return ""
     by = "class" if before.by_class else "group"
     if after is None or before.worst_group_accuracy == after.worst_group_accuracy:
-        return f"On test images the worst {by} is right {_spoken(before.worst_group_accuracy)} of the time."
+        where = measured_images(analysis)
+        return f"On {where} the worst {by} is right {_spoken(before.worst_group_accuracy)} of the time."
     worst = (_spoken(result.worst_group_accuracy) for result in (before, after))
-    return f"On test images retraining takes the worst {by} from {' to '.join(worst)}."
+    return f"On {measured_images(analysis)} retraining takes the worst {by} from {' to '.join(worst)}."
 
 
 def shown_method(analysis: Analysis) -> str | None:
@@ -200,18 +239,18 @@ def _of_own_groups(analysis: Analysis) -> list[str]:
     record, name, results = _record(analysis), analysis.method_of(ExMapGroups.name), analysis.results
     if record is None or results is None or name is None or name == shown_method(analysis):
         return []
-    if analysis.fits[name].left_alone or not {ERM, name} <= set(results.methods) or _same_groups(analysis):
+    if analysis.fits[name].left_alone or not {ERM, name} <= set(results.methods) or same_groups(analysis):
         return []
     before, after = (_spoken(results.methods[each].worst_group_accuracy) for each in (ERM, name))
     by = "class" if results.methods[ERM].by_class else "group"
     why = "" if record.found else ", although the test found no shortcut"
     return [
         f"For comparison, the run also retrained on the groups of its own clustering settings ({name}){why}: the worst "
-        f"{by} of the test images goes from {before} to {after}."
+        f"{by} of the {measured_images(analysis)} goes from {before} to {after}."
     ]
 
 
-def _same_groups(analysis: Analysis) -> bool | None:
+def same_groups(analysis: Analysis) -> bool | None:
     """Return whether the chosen grouping is the shown one, whatever its groups are called; None if not known."""
     chosen = analysis.groups.get(AUTO)
     if chosen is None:
@@ -223,7 +262,7 @@ def _same_groups(analysis: Analysis) -> bool | None:
 
 def _which_groups(analysis: Analysis, record: AutoRecord) -> str:
     """Say which groups are shown and which were chosen, unless they are the same."""
-    same = _same_groups(analysis)
+    same = same_groups(analysis)
     if record.chosen is None or same:
         return ""
     shown = "The groups shown here come from the run's own clustering settings"
@@ -242,7 +281,7 @@ def _edited(analysis: Analysis) -> list[str]:
     accuracy = analysis.results.methods[name].worst_group_accuracy
     return [
         "The groups below are as found. After retraining on what a person made of them, the worst group of the "
-        f"test images is right {percent(accuracy)} of the time."
+        f"{measured_images(analysis)} is right {percent(accuracy)} of the time."
     ]
 
 
@@ -287,8 +326,8 @@ def comparisons(analysis: Analysis) -> list[Comparison]:
     mean_after, name = None, shown_method(analysis)
     if after is not None and name is not None:
         mean_after = _mean(analysis.fits[name].predicted, labels, settings)
-    mean = Comparison("All test images", _mean(analysis.test.predicted, labels, settings), mean_after)
-    return [_worst(before, after), mean]
+    mean = Comparison(f"All {measured_images(analysis)}", _mean(analysis.test.predicted, labels, settings), mean_after)
+    return [*filter(None, [worst_found(analysis)]), _worst(before, after), mean]
 
 
 def _worst(before: MethodResult, after: MethodResult | None) -> Comparison:

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
@@ -20,12 +20,15 @@ from markupsafe import Markup
 
 from exmap.report.cards import ClusterCard, Comparison, Strategy
 from exmap.report.choice_card import ChoiceCard
+from exmap.report.description_card import ChosenGroup
 from exmap.report.percentages import percent
 from exmap.report.points import Points
 from exmap.report.sprites import Sheet
 from exmap.report.trust_card import TrustCard
 
 __all__ = ["Page", "render_page"]
+
+SCRIPTS = ("data.js", "map.js", "selection.js", "edits.js")  # one function in the page, in this order
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Page:
         Whether not the last layer alone was retrained.
     method : str
         What repaired the classifier, where that is to be said; empty for the last layer on the groups found here.
+    chosen : mapping of str to sequence of ChosenGroup
+        By class, where the chosen groups are others than those shown.
     """
 
     title: str
@@ -91,6 +96,9 @@ class Page:
     choice: ChoiceCard | None = None
     whole_network: bool = False
     method: str = ""
+    chosen: Mapping[str, Sequence[ChosenGroup]] = field(default_factory=dict)
+    cross_fitted: bool = False
+    measured: str = "test images"
 
     @property
     def retrained(self) -> bool:
@@ -114,7 +122,7 @@ def _environment() -> Environment:
 
 def render_page(page: Page) -> str:
     """Return the page as one HTML text that needs no other file and no network."""
-    script = _asset("report.js")
+    script = "".join(['(() => {\n"use strict";\n', *map(_asset, SCRIPTS), "})();\n"])
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()

@@ -35,6 +35,8 @@ class Points:
         How many images there are, shown or not.
     method : str
         How the places were found.
+    rows : ndarray of int64, shape (n,), or None
+        Which image of the split each one is, ascending; None where they are the first ones.
     """
 
     places: NDArray[np.float32]
@@ -47,9 +49,11 @@ class Points:
     ids: Sequence[str]
     total: int
     method: str
+    rows: IntArray | None = None
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in ("places", *COLUMNS)}
+        columns = ("places", *COLUMNS, *(["rows"] if self.rows is not None else []))
+        lengths = {name: len(getattr(self, name)) for name in columns}
         if len(set(lengths.values())) > 1:
             raise DataError(f"the columns of the map must have one length, got {lengths}")
         if (most := max((int(getattr(self, name).max(initial=-1)) for name in COLUMNS), default=-1)) >= NONE:
@@ -64,8 +68,15 @@ class Points:
             "x": _packed(places[:, 0]),
             "y": _packed(STEPS - places[:, 1]),
             **{name: _packed(np.where(values < 0, NONE, values)) for name, values in columns.items()},
+            "rows": self._packed_rows(),
             "ids": list(self.ids),
         }
+
+    def _packed_rows(self) -> str:
+        """Return row numbers as 32-bit numbers in base64; empty where they count up from 0."""
+        if self.rows is None or np.array_equal(self.rows, np.arange(len(self.places))):
+            return ""
+        return base64.b64encode(self.rows.astype("<u4").tobytes()).decode()
 
 
 def _filled(places: NDArray[np.float32]) -> NDArray[np.float32]:

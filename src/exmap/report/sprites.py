@@ -18,7 +18,7 @@ from PIL import Image
 
 from exmap.errors import DataError
 
-__all__ = ["Sheet", "heat_sheet", "heat_tiles", "picture_sheet", "picture_tiles"]
+__all__ = ["Sheet", "heat_sheet", "heat_tiles", "on_white", "picture_sheet", "picture_tiles"]
 
 LARGEST_SIDE = 64  # pixels of a tile
 LEVELS = 15  # shades of either colour
@@ -118,6 +118,14 @@ def picture_sheet(tiles: NDArray[np.uint8]) -> Sheet:
 def heat_sheet(tiles: NDArray[np.int8]) -> Sheet:
     """Return a sheet of tiles of shades, shape (n, h, w), see-through where there is no relevance."""
     return _sheet(_shades()[tiles.astype(np.int64) + LEVELS], "RGBA", lossless=True)
+
+
+def on_white(tiles: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return tiles of shades in their colours over white, shape (n, h, w, 3)."""
+    shades = _shades()[tiles.astype(np.int64) + LEVELS].astype(np.float32)
+    alpha = shades[..., 3:] / 255
+    over: NDArray[np.uint8] = np.rint(shades[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return over
 
 
 def _shades() -> NDArray[np.uint8]:

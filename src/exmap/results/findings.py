@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat
 
 from exmap.results.choice import ClassFinding, LastLayerVerdict, PropertyReliance
 from exmap.results.description import StrategyDescription
-from exmap.results.part import Number, Part, Share
+from exmap.results.part import Number, Part
 
 __all__ = ["Accuracy", "AuditedImages", "AuditedModel", "Change", "Findings", "GroupFinding", "RepairFinding"]
 

@@ -14,7 +14,7 @@ from exmap.settings.loading import (
     preset_names,
     read_yaml,
 )
-from exmap.settings.repair import Edits, EvaluateSettings, GroupEdit, RetrainSettings
+from exmap.settings.repair import Edits, EvaluateSettings, GroupEdit, RetrainSettings, Selection
 from exmap.settings.training import ModelSettings, RuntimeSettings, TrainSettings
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ModelSettings",
     "RetrainSettings",
     "RuntimeSettings",
+    "Selection",
     "SettingRow",
     "Settings",
     "TrainSettings",

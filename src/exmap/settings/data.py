@@ -51,11 +51,14 @@ class DataSettings(Section):
     ----------
     name : str
         A name of the data catalogue.
+    id : str or None
+        Of a data set on the Hugging Face hub, for ``huggingface`` in the place of a folder.
     dir : Path or None
         Where the data set's files lie; None for embedded data. Not part of a step's identity: the digests of the
         files are.
     table : Path or None
-        For your own images with a table: a CSV or Parquet file, from `dir`.
+        For your own images with a table: a CSV or Parquet file, from `dir`. For WebDataset shards and Parquet files of
+        images: which files of `dir`, such as ``val-*.tar``; by default all of them.
     image_column, label_column, split_column : str or None
         Its columns. None is ``path`` (``image`` in a Hugging Face data set), ``label``, and ``split`` if there is one.
     group_columns : tuple of str
@@ -65,6 +68,8 @@ class DataSettings(Section):
     one_set : bool
         Whether your own images are one labelled set that the classifier was not trained on: all of them are explained
         and grouped, and what is fitted to some is measured on the others (``evaluate.folds``).
+    part : str or None
+        With `one_set`: which split of the data is taken, where they name more than one.
     test : Path or None
         With `one_set`: a second labelled set, of the same kind, to measure on in place of that.
     val_share, test_share : float in (0, 1)
@@ -81,6 +86,7 @@ class DataSettings(Section):
     """
 
     name: str = "digits"
+    id: str | None = None
     dir: Path | None = None
     table: Path | None = None
     image_column: str | None = None
@@ -89,6 +95,7 @@ class DataSettings(Section):
     group_columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     one_set: bool = False
+    part: str | None = None
     test: Path | None = None
     val_share: float = Field(0.2, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from exmap.registry import LEARNERS, Registry
 from exmap.settings.section import ChoosingSection, Section
 
-__all__ = ["Edits", "EvaluateSettings", "GroupEdit", "RetrainSettings"]
+__all__ = ["Edits", "EvaluateSettings", "GroupEdit", "RetrainSettings", "Selection"]
+
+ROWS = re.compile(r"\s*[0-9]{1,12}(-[0-9]{1,12})?\s*")
+
+
+def _readable(value: str) -> str:
+    if not value.strip() or not value.isprintable() or value.strip() == "unassigned":
+        raise ValueError("a group's name must be printable, not blank, and not unassigned")
+    return value.strip()
+
+
+GroupName = Annotated[str, AfterValidator(_readable)]
 
 
 class RetrainSettings(ChoosingSection):
@@ -68,18 +80,52 @@ class GroupEdit(Section):
     """
 
     group: str
-    name: str | None = Field(None, min_length=1)
+    name: GroupName | None = None
     merge_into: str | None = None
     not_a_shortcut: bool = False
 
-    @field_validator("name")
+
+class Selection(Section):
+    """Images that a person put together: a group of their own, one in each class that has some of them.
+
+    Attributes
+    ----------
+    name : str
+        What the group is to be called.
+    rows : str
+        Numbers of the images in the grouped split, counted from 0, as ``3, 5-9, 14``.
+    images : tuple of str
+        The ids of images, beside the rows or in their place.
+    """
+
+    name: GroupName
+    rows: str = ""
+    images: tuple[str, ...] = ()
+
+    @field_validator("rows")
     @classmethod
-    def _readable(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not value.strip() or not value.isprintable() or value.strip() == "unassigned":
-            raise ValueError("a group's name must be printable, not blank, and not unassigned")
+    def _numbers(cls, value: str) -> str:
+        if not value.strip():
+            return ""
+        for part in value.split(","):
+            numbers = [int(number) for number in part.split("-")] if ROWS.fullmatch(part) else []
+            if not numbers or numbers[0] > numbers[-1]:
+                raise ValueError(
+                    f"rows must be numbers from 0 and ranges of them, as in '3, 5-9, 14', but {part.strip()!r} is none"
+                )
         return value.strip()
+
+    @model_validator(mode="after")
+    def _some(self) -> Selection:
+        if not self.rows and not self.images:
+            raise ValueError(f"selection {self.name!r} must have rows or images, but has neither")
+        return self
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The first and the last row of each range."""
+        parts = [[int(number) for number in part.split("-")] for part in self.rows.split(",") if part]
+        return tuple((part[0], part[-1]) for part in parts)
 
 
 class Edits(Section):
@@ -94,12 +140,15 @@ class Edits(Section):
         Identity of the clustering they were seen in; edits of another one are refused.
     edits : tuple of GroupEdit
         At most one per group.
+    selections : tuple of Selection
+        Groups that the person made of images.
     """
 
     format: Literal[1]
     source: Literal["exmap"]
     grouping: str
     edits: tuple[GroupEdit, ...]
+    selections: tuple[Selection, ...] = ()
 
     @model_validator(mode="after")
     def _one_each(self) -> Edits:

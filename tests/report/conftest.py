@@ -1,0 +1,62 @@
+"""A browser for the tests of the report page, and a page that is opened from disk in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import Open
+from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Page as Tab
+from sample_page import sample_page
+
+from exmap.report.page import render_page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"none of {', '.join(NAMES)} is installed, and the page must be tested where CI is set")
+        pytest.skip(f"the report page is not tested: none of {', '.join(NAMES)} is installed")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Open a page from disk; on leaving it must have had no error, no dialog and no request beside its own."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(page: Any = None, *, width: int = 1200, height: int = 900, scheme: str = "light") -> Tab:
+        path = tmp_path / "report.html"
+        text = page if isinstance(page, str) else render_page(page or sample_page())
+        path.write_text(text, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        tab.on("request", lambda request: wrong.append(request.url) if is_foreign(request.url, path) else None)
+        tab.goto(path.as_uri())
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def is_foreign(url: str, path: Path) -> bool:
+    return not url.startswith(("data:", "blob:")) and url.split("#")[0] != path.as_uri()
