@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,34 @@ def names_of(run: Path) -> list[str]:
     return names
 
 
-def write_edits(run: Path, *edits: dict[str, Any], grouping: str | None = None) -> Path:
+def write_edits(
+    run: Path, *edits: dict[str, Any], grouping: str | None = None, selections: Sequence[dict[str, Any]] = ()
+) -> Path:
     there = json.loads((run / "groups-val-exmap" / "done.json").read_text())["identity"]
     tree = {"format": 1, "source": "exmap", "grouping": grouping or there, "edits": list(edits)}
+    tree |= {"selections": list(selections)} if selections else {}
     path = run.parent / "edits.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
+
+
+def test_selected_images_are_retrained_on_as_a_group_of_their_own(give: Give, run: Path) -> None:
+    first = table_of(run, "groups-val-exmap")
+    ids = [id_ for id_, label in zip(first["id"].to_pylist(), first["class"].to_pylist(), strict=True) if label == 0]
+    edits = write_edits(run, selections=[{"name": "by hand", "images": ids[:12]}])
+    said = give("retrain", run, "--edits", edits)
+    assert said.code == 0, said.err
+    table = table_of(run, GROUPS)
+    of = dict(zip(table["id"].to_pylist(), table["group_name"].to_pylist(), strict=True))
+    assert [id_ for id_, name in of.items() if name == "by hand"] == ids[:12]
+    rows = [number for number, id_ in enumerate(first["id"].to_pylist()) if id_ in ids[:12]]
+    edits = write_edits(run, selections=[{"name": "by hand", "rows": ", ".join(map(str, rows))}])
+    before = table
+    assert give("retrain", run, "--edits", edits).code == 0
+    assert table_of(run, GROUPS).equals(before)  # rows and ids say the same
+    said = give("retrain", run, "--edits", write_edits(run, selections=[{"name": "x", "rows": "0-99999"}]))
+    assert said.code == 2
+    assert "selection 'x' has row 99999" in said.err
 
 
 def table_of(run: Path, step: str) -> Any:

@@ -12,17 +12,18 @@ import numpy as np
 from exmap.analysis import Analysis
 from exmap.data import Split
 from exmap.errors import SettingsError
-from exmap.model import check_inputs
 from exmap.model.answers import check_class_order
 from exmap.model.named import has_weights, needs_gradient_free, own_class_names
 from exmap.pipeline.chain import trained_apart
 from exmap.pipeline.disk import digest_of_file, write_json, write_text
 from exmap.pipeline.looking import publish
+from exmap.pipeline.first_look import first_look
 from exmap.pipeline.opening import OWN
 from exmap.pipeline.plan import TRAIN
 from exmap.pipeline.runner import StepWork
 from exmap.pipeline.runs import open_run, runner_of
 from exmap.records import Listener, silent
+from exmap.registry import MODELS
 from exmap.report.findings import findings_of
 from exmap.report.model_card import model_card
 from exmap.report.outcome import shown_method
@@ -116,6 +117,7 @@ def audit_settings(
         data__group_columns=list(groups) or None,
         data__label_column=label,
     )
+    MODELS.get(chosen.model.name)  # refuses names that there are none of
     if not has_weights(chosen.model):
         raise SettingsError(
             f"the model {model} would have random weights, of which an audit says nothing; name the file of its "
@@ -174,12 +176,13 @@ def run_audit(
         raise SettingsError(f"an audit trains no network: train.epochs must be 0, got {settings.train.epochs}")
     if learner := trained_apart(settings):
         raise SettingsError(f"an audit trains no network, but {learner} does; choose retrain.learner=dfr or afr")
+    shape = first_look(settings)
+    if shape is not None and settings.explain.size == HEATMAP_SIDE and min(shape[1:]) < HEATMAP_SIDE:
+        settings = change_settings(settings, (), explain__size=min(shape[1:]))
     run, settings = open_run(folder, settings)
     runner = runner_of(run, settings, look=True, runtime=None, listen=listen, say=say)
     runner.bring_up(runner.graph.until("train"))
     model, split = runner.record(TRAIN), runner.task(images=True).val
-    gradient = not needs_gradient_free(settings.model)
-    check_inputs(model, split.first_images(), split.n_classes, split.class_names, gradient=gradient)
     if not settings.data.classes:
         check_class_order(model, split, how="--classes", seed=settings.seed, listen=listen)
     runner.bring_up(runner.graph.until("report"))

@@ -171,7 +171,7 @@ def guarded(work: Callable[[], Made], what: str) -> Made:
         return work()
     except ExMapError:
         raise
-    except Exception as error:  # in the user's code
+    except (Exception, SystemExit) as error:  # in the user's code
         raise DataError(f"{what} failed with {first_line(error)}; run it by itself to see where") from error
 
 
@@ -279,7 +279,7 @@ def _imported(name: str, forms: str, word: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise DataError(f"{name} could not be imported ({first_line(error)}); install what it needs") from error
         raise SettingsError(f"there is no module {error.name!r} to import for {word}; {forms}") from error
-    except Exception as error:  # in the user's module
+    except (Exception, SystemExit) as error:  # in the user's module
         raise DataError(
             f"{name} could not be imported ({first_line(error)}); import it by itself to see where"
         ) from error

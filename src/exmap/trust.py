@@ -54,7 +54,8 @@ def measure_trust(
     model : callable
         Returns the classifier that was explained; called only where input times gradient is computed.
     split : Split or None
-        The explained split with its images; None where these are not at hand, which leaves out input times gradient.
+        The explained split with its images; None where these are not at hand, which leaves out input times gradient, as
+        does a classifier in a file that has no gradients.
     clusterer : object, optional
         In the place of the one that the settings name, as for :class:`~exmap.groups.ExMapGroups`.
     listen : Listener
@@ -75,7 +76,9 @@ def measure_trust(
     reruns = rerun_agreement(regroup, groups.index, explained.labels, rng=rng, reruns=RERUNS, share=RERUN_SHARE)
     gradient = None
     if split is not None and not is_gradient and (groups.index >= 0).any():
-        gradient = _gradient_agreement(explained, groups.index, settings, source, model(), split, listen)
+        network = model()
+        if not getattr(network, "gradient_free", False):
+            gradient = _gradient_agreement(explained, groups.index, settings, source, network, split, listen)
     return Trust(
         images=len(maps),
         not_finite=int((~maps.finite).sum()),

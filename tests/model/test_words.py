@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from word_models import IMAGES, SIDE, Net, hugging_face, logits, net, onnx_file, own_file, script_file
 
 from exmap.data import array_split
 from exmap.errors import CheckpointError, DataError, ExMapError, SettingsError
@@ -28,7 +29,9 @@ from exmap.model import (
 )
 from exmap.model.named import has_weights, kind_of, needs_gradient_free, own_class_names, own_preprocess
 from exmap.registry import MODELS
+from exmap.runtime import torch_seed
 from exmap.settings import ModelSettings
+from word_models import IMAGES, SIDE, Net, hugging_face, logits, net, onnx_file, own_file, script_file
 
 
 def settings(name: str, **changes: Any) -> ModelSettings:
@@ -337,3 +340,66 @@ def test_channels_last_files_are_given_channels_last(tmp_path: Path) -> None:
     made = build_model(settings(f"onnx:{tmp_path / 'last.onnx'}"), 5, seed=0)
     assert np.allclose(logits(made), logits(Last().inner), atol=1e-6)
     assert isinstance(Last().inner, Net)
+
+
+def test_another_process_finds_the_class_of_a_users_file(known: dict[str, tuple[str, int]], tmp_path: Path) -> None:
+    name, n = known["function"]
+    model = build_model(settings(name), n, seed=0)
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    code = (
+        "import pickle, sys, exmap.runtime\n"
+        "model = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "print(type(model).__name__, model.classes, model.preprocess(None).mean().item())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "model.pickle"], capture_output=True, text=True)
+    assert done.stdout == "Net ['a', 'b', 'c', 'd', 'e'] 0.5\n", done.stderr
+
+
+def whole_resnet(n: int = 1000) -> nn.Module:
+    from torchvision import models
+
+    with torch_seed(4):
+        return models.resnet18(num_classes=n).eval()
+
+
+def test_the_librarys_own_weights_are_taken_with_the_outputs_that_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import ResNet18_Weights
+
+    whole, word = whole_resnet(), "torchvision:resnet18"
+    images = np.random.default_rng(1).random((2, 3, 64, 64), dtype=np.float32)
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, **_: whole.state_dict())
+    chosen = build_model(settings(word, pretrained=True, outputs=(954, 950)), 2, seed=0)
+    assert np.allclose(logits(chosen, images), logits(whole, images)[:, [954, 950]], atol=1e-5)
+    new = build_model(settings(word, pretrained=True), 3, seed=0)
+    assert torch.equal(new.conv1.weight, whole.conv1.weight)
+    assert new.fc.out_features == 3
+    same = build_model(settings(word, pretrained=True), 1000, seed=0)
+    assert np.allclose(logits(same, images), logits(whole, images), atol=1e-5)
+
+    def gone(self: Any, **_: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", gone)
+    with pytest.raises(CheckpointError, match=r"weights of resnet18 could not be loaded .*no route to host"):
+        build_model(settings(word, pretrained=True), 3, seed=0)
+
+
+def test_a_folder_of_timm_brings_weights_names_and_preprocessing(tmp_path: Path) -> None:
+    import timm
+
+    with torch_seed(0):
+        whole = timm.create_model("test_resnet", num_classes=4).eval()
+    config = {"label_names": ["a", "b", "c", "d"], "mean": (0.5, 0.4, 0.3), "input_size": (3, 64, 64)}
+    timm.models.save_for_hf(whole, tmp_path / "mine", safe_serialization=True, model_config=config)
+    word = f"timm:local-dir:{tmp_path / 'mine'}"
+    images = np.random.default_rng(1).random((2, 3, 64, 64), dtype=np.float32)
+    assert has_weights(settings(word))
+    assert np.allclose(logits(build_model(settings(word), 4, seed=0), images), logits(whole, images), atol=1e-5)
+    chosen = settings(word, outputs=(3, 1))
+    assert np.allclose(logits(build_model(chosen, 2, seed=0), images), logits(whole, images)[:, [3, 1]], atol=1e-5)
+    assert own_class_names(chosen) == ("d", "b")
+    prepared = own_preprocess(chosen)
+    assert prepared is not None
+    assert prepared(Image.new("RGB", (90, 80))).shape[0] == 3
+    with pytest.raises(DataError, match="has 4 outputs, and the data have 3 classes; name the outputs"):
+        build_model(settings(word), 3, seed=0)

@@ -1,6 +1,6 @@
 """The Python front door: load, train, infer groups, retrain, evaluate, analyze; nothing here touches a run folder."""
 
-from exmap.api.analyze import analyze
+from exmap.api.analyzing import analyze
 from exmap.api.chain import evaluate, load, train
 from exmap.api.sources import GEORGE, ExMap
 

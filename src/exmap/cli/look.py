@@ -40,7 +40,7 @@ def figures(
 @app.command(rich_help_panel="Look at a run")
 def export(
     run_dir: RunDir,
-    to: Annotated[str, typer.Option("--to", help="virelay (a ViRelAy project) or parquet (a table with pictures).")],
+    to: Annotated[str, typer.Option("--to", help="fiftyone, spotlight, virelay, or parquet (a table with pictures).")],
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: RUN_DIR/export/FORMAT.")] = None,
 ) -> None:

@@ -20,7 +20,7 @@ from exmap.errors import DataError
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.settings import DataSettings, ImageSettings
 
-__all__ = ["LEAST", "chosen_part", "one_set_task", "with_classes"]
+__all__ = ["LEAST", "chosen_part", "labelled_set", "one_set_task", "with_classes"]
 
 LEAST = 10  # images of a class: with fewer, neither parts of it nor a repair can be judged
 NAMED = 5  # classes, labels or duplicates that a sentence names
@@ -56,11 +56,11 @@ def one_set_task(
         If the set names several splits, is too small, has labels that are no classes, or shares all of its images with
         the second one.
     """
-    table = with_classes(chosen_part(table, settings), settings.classes)
+    table = labelled_set(table, settings)
     if second is not None:
         second = with_classes(second, settings.classes or table.class_names)
         table = _without_duplicates(table, second, listen)
-    _check_size(table)
+        _check_size(table)
     opened = OpenedTable.of(table, images, preprocess=preprocess, listen=listen)
     val = opened.split("val", np.arange(len(table.names)))
     about = opened.about()
@@ -81,6 +81,19 @@ def one_set_task(
     if unused:
         about["notes"] += (f"{_named(unused, 'class', 'classes')} of the classifier without images: {_list(unused)}.",)
     return Task(table.name, replace(val, name="train", truth=None), val, test, cross_fitted=second is None, **about)
+
+
+def labelled_set(table: ImageTable, settings: DataSettings) -> ImageTable:
+    """Return the images that are judged, in the classes of the classifier; none is opened.
+
+    Raises
+    ------
+    DataError
+        As of :func:`one_set_task`.
+    """
+    table = with_classes(chosen_part(table, settings), settings.classes)
+    _check_size(table)
+    return table
 
 
 def chosen_part(table: ImageTable, settings: DataSettings) -> ImageTable:
@@ -146,7 +159,8 @@ def with_classes(table: ImageTable, classes: Sequence[str]) -> ImageTable:
         raise DataError(
             f"every label must be a class of the classifier, but {_list(strange)}{hint} of {table.name} "
             f"({count:,} {'image' if count == 1 else 'images'}) is none of {_list(classes)}; rename it, leave its "
-            "images out, or name the classes in the order of the outputs with --set 'data.classes=[...]'"
+            "images out, or name the classes in the order of the outputs with --classes "
+            "or --set 'data.classes=[...]'"
         )
     labels = np.array([position[name] for name in table.class_names], dtype=np.int64)[table.labels]
     return replace(table, labels=labels, class_names=tuple(classes))

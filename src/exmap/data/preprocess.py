@@ -95,7 +95,7 @@ class Preprocess:
             result = self.function(image)
         except ExMapError:
             raise
-        except Exception as error:  # in the user's code
+        except (Exception, SystemExit) as error:  # in the user's code
             raise DataError(
                 f"{self.about} failed with {first_line(error)}; it is called with an RGB PIL image of any size"
             ) from error

@@ -17,6 +17,7 @@ __all__ = ["Column", "file_columns", "given_columns"]
 MOST_VALUES = 30  # of a text: rarer ones count as one that is never named
 ALL_DIFFERENT = 0.5  # share of distinct texts from which they are names of images, not kinds of them
 FEW_NUMBERS = 6  # distinct numbers up to which they are kinds: 0 and 1, months, grades
+YES_AND_NO = (("0", "1"), ("-1", "1"), ("no", "yes"), ("False", "True"), ("false", "true"), ("0.0", "1.0"))
 LONGEST = 60  # characters of a text in a sentence
 
 FILE_WORDS: Mapping[str, tuple[str, str, str]] = {
@@ -44,6 +45,8 @@ class Column:
         NaN where not known.
     texts : ndarray of object, shape (N,), or None
         Empty where not known.
+    of : str
+        The one text that is said of them, of a column of yes and no; else empty.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Column:
     unit: str = ""
     numbers: NDArray[np.float64] | None = None
     texts: NDArray[np.object_] | None = None
+    of: str = ""
 
     def rows(self, rows: IntArray) -> tuple[NDArray[np.float64] | None, NDArray[np.object_] | None]:
         """Return the numbers, or the texts, of some images."""
@@ -86,6 +90,9 @@ def given_columns(metadata: Mapping[str, Sequence[Any]] | None, count: int) -> t
         if numbers is not None:
             more, less = f"have a higher {name}", f"have a lower {name}"
             columns.append(Column(name, "metadata", name, more, less, numbers=numbers))
+        elif texts is not None and (yes := _yes(texts)):
+            more, less = f"are marked {name}", f"less often are marked {name}"
+            columns.append(Column(name, "metadata", name, more, less, "share", texts=texts, of=yes))
         elif texts is not None:
             columns.append(
                 Column(
@@ -159,6 +166,12 @@ def _read(values: Sequence[Any]) -> tuple[NDArray[np.float64] | None, NDArray[np
     if len(distinct) > max(ALL_DIFFERENT * len(known), 2):
         return None, None
     return None, np.array([text[:LONGEST] for text in texts], dtype=object)
+
+
+def _yes(texts: NDArray[np.object_]) -> str:
+    """Return what stands for yes in a column of yes and no; empty for other columns."""
+    found = set(texts) - {""}
+    return next((yes for no, yes in YES_AND_NO if found <= {no, yes}), "")
 
 
 def _unknown(value: Any) -> bool:

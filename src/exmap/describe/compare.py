@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from exmap.describe.columns import MOST_VALUES, Column
 from exmap.records import IntArray
@@ -53,7 +53,7 @@ def compare_numbers(group: NDArray[np.float64], others: NDArray[np.float64]) -> 
     --------
     >>> found = compare_numbers(np.arange(20) + 30.0, np.arange(40.0))
     >>> round(found.effect, 2), found.p_value < 0.001
-    (0.86, True)
+    (0.88, True)
     """
     group, others = group[np.isfinite(group)], others[np.isfinite(others)]
     n, m = len(group), len(others)
@@ -62,29 +62,43 @@ def compare_numbers(group: NDArray[np.float64], others: NDArray[np.float64]) -> 
     both = np.concatenate([group, others])
     if np.ptp(both) <= 1e-9 * max(1.0, float(np.abs(both).max())):
         return None
-    effect, error = _rank_biserial(both, n)
-    p_value = float(stats.mannwhitneyu(group, others, method="asymptotic").pvalue)
+    effect, error, p_value = _by_rank(both, n)
     low, high = max(effect - SIDES * error, -1.0), min(effect + SIDES * error, 1.0)
     return Found(float(np.median(group)), float(np.median(others)), effect, low, high, p_value)
 
 
-def _rank_biserial(both: NDArray[np.float64], n: int) -> tuple[float, float]:
-    """Return the correlation and its standard error; the first `n` numbers are the group."""
+def _by_rank(both: NDArray[np.float64], n: int) -> tuple[float, float, float]:
+    """Return the correlation, its standard error and the p-value of no difference; the first `n` numbers are the group.
+
+    The p-value is of Mann and Whitney's test with the normal approximation, corrected for ties and continuity.
+    """
     m = len(both) - n
-    ranks = stats.rankdata(both)
-    above = (ranks[:n] - stats.rankdata(both[:n])) / m  # of each: the share of the others that lie below it
-    below = 1 - (ranks[n:] - stats.rankdata(both[n:])) / n
-    variance = above.var(ddof=1) / n + below.var(ddof=1) / m
-    return float(2 * above.mean() - 1), max(2 * float(np.sqrt(variance)), 1 / min(n, m))
+    ranks, counts = _ranks(both), np.unique(both, return_counts=True)[1]
+    above = (ranks[:n] - _ranks(both[:n])) / m  # of each: the share of the others that lie below it
+    below = 1 - (ranks[n:] - _ranks(both[n:])) / n
+    effect = float(2 * above.mean() - 1)
+    error = 2 * float(np.sqrt(above.var(ddof=1) / n + below.var(ddof=1) / m))
+    ties = float((counts.astype(np.float64) ** 3 - counts).sum()) / ((n + m) * (n + m - 1))
+    spread = np.sqrt(n * m / 12 * (n + m + 1 - ties))
+    z = max(0.0, abs(effect) * n * m / 2 - 0.5) / spread
+    return effect, max(error, 1 / min(n, m)), float(special.erfc(z / np.sqrt(2)))
 
 
-def compare_texts(group: NDArray[np.object_], others: NDArray[np.object_]) -> Found | None:
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks from 1 on; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])
+
+
+def compare_texts(group: NDArray[np.object_], others: NDArray[np.object_], of: str = "") -> Found | None:
     """Compare two sets of texts: by the value whose share differs most, a test of all values, and Cramér's V.
 
     Parameters
     ----------
     group, others : ndarray of object
         Texts; empty where not known.
+    of : str
+        The value whose share is compared, whichever differs most.
 
     Returns
     -------
@@ -107,7 +121,9 @@ def compare_texts(group: NDArray[np.object_], others: NDArray[np.object_]) -> Fo
     shares = table / table.sum(axis=1, keepdims=True)
     difference = (shares[0] - shares[1])[: len(values)]
     most = int(np.argmax(difference))
-    if -difference.min() > 1.5 * difference[most]:  # what is there is easier to say than what is not
+    if of in values[: len(difference)]:
+        most = int(np.flatnonzero(values == of)[0])
+    elif -difference.min() > 1.5 * difference[most]:  # what is there is easier to say than what is not
         most = int(np.argmin(difference))
     sizes = table.sum(axis=1)
     share, other = (float(each) for each in shares[:, most])
@@ -161,7 +177,7 @@ def differences(columns: list[Column], group: IntArray, others: IntArray) -> lis
         if numbers is not None and other_numbers is not None:
             one = compare_numbers(numbers, other_numbers)
         elif texts is not None and other_texts is not None:
-            one = compare_texts(texts, other_texts)
+            one = compare_texts(texts, other_texts, column.of)
         if one is not None:
             found.append((column, one))
     return found

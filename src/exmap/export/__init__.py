@@ -1,4 +1,4 @@
-"""An analysis in the formats of tools for looking at images: ViRelAy's project, and a flat table."""
+"""An analysis in the formats of tools for looking at images; a repaired classifier in the form it came in."""
 
 from exmap.export.folder import check_target, export_run, export_targets
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from exmap.analysis import Analysis
 from exmap.errors import RunFolderError, SettingsError, unknown_name
+from exmap.export.fiftyone import write_fiftyone
+from exmap.export.spotlight import write_spotlight
 from exmap.export.table import write_table
 from exmap.export.virelay import import_h5py, write_virelay
 from exmap.pipeline.disk import read_json, write_json
@@ -17,7 +22,25 @@ __all__ = ["check_target", "export_run", "export_targets"]
 
 FORMAT = 1
 MARKER = "export.json"
-TARGETS = ("parquet", "virelay")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format: what writes it into a folder, the file to open, and what it needs."""
+
+    write: Callable[[Analysis, Path, Listener], None]
+    opened: str
+    what: str
+    needs_images: bool = False
+    library: Callable[[], Any] | None = None
+
+
+TARGETS = {
+    "fiftyone": Target(write_fiftyone, "metadata.json", "a data set for FiftyOne", needs_images=True),
+    "parquet": Target(write_table, "images.parquet", "a table"),
+    "spotlight": Target(write_spotlight, "images.parquet", "a table for Renumics Spotlight"),
+    "virelay": Target(write_virelay, "project.yaml", "a project for ViRelAy", needs_images=True, library=import_h5py),
+}
 
 
 def export_targets() -> list[str]:
@@ -34,8 +57,8 @@ def check_target(target: str) -> None:
     """
     if target not in TARGETS:
         raise SettingsError(unknown_name("export format", target, TARGETS))
-    if target == "virelay":
-        import_h5py()
+    if (library := TARGETS[target].library) is not None:
+        library()
 
 
 def export_run(analysis: Analysis, target: str, out: Path, *, listen: Listener = silent) -> Path:
@@ -63,20 +86,18 @@ def export_run(analysis: Analysis, target: str, out: Path, *, listen: Listener =
         If the folder holds other files, or the format needs images that are not at hand.
     """
     check_target(target)
+    kind = TARGETS[target]
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and read_json(out / MARKER) is None)):
         raise RunFolderError(
             f"an export needs a new folder, an empty one or an earlier export, but {out} holds something else; choose "
             "another --out"
         )
-    if target == "virelay" and analysis.no_images:
-        raise RunFolderError(f"a project for ViRelAy holds the images, but {analysis.no_images}")
+    if kind.needs_images and analysis.no_images:
+        raise RunFolderError(f"{kind.what} holds the images, but {analysis.no_images}")
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    if target == "virelay":
-        write_virelay(analysis, part, listen)
-    else:
-        write_table(analysis, part, listen)
+    kind.write(analysis, part, listen)
     write_json(part / MARKER, {"format": FORMAT, "target": target, "grouping": analysis.grouping})
     move_into_place(part, out)
-    return out / ("project.yaml" if target == "virelay" else "images.parquet")
+    return out / kind.opened

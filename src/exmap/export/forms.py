@@ -22,8 +22,9 @@ from exmap.model.named.onnx_graph import read_ending, read_file, with_head
 from exmap.model.named.scripted import ScriptedClassifier, open_script, set_layer
 from exmap.model.named.words import quiet
 from exmap.model.probe import copied
+from exmap.model.rows import expanded
 from exmap.model.safe import save_tensors
-from exmap.model.weights_file import WeightsFile, expanded
+from exmap.model.weights_file import WeightsFile
 from exmap.settings import ModelSettings
 
 __all__ = ["FORM", "Form"]

@@ -177,8 +177,9 @@ def _check_classes(found: int, n_classes: int, class_names: Sequence[str] | None
     names = f" ({', '.join(shown)}{', ...' if class_names and len(class_names) > 4 else ''})" if shown else ""
     if found > n_classes:
         remedy = (
-            f"which ones? Wrap the model so that it returns those {n_classes} in the order of the classes "
-            f"(model(x)[:, [...]]), or give it a last layer of {n_classes} outputs and train that"
+            f"which ones? Name {n_classes} of the outputs by number, in the order of the classes (--outputs 5,7 on the "
+            "command line, outputs=[5, 7] in exmap.analyze, else model(x)[:, [5, 7]]), or give it a last layer of "
+            f"{n_classes} outputs and train that"
         )
     else:
         remedy = f"give a model with {n_classes} outputs, or a data set of the {found} classes it was trained on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,19 @@ class Shell:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Shell:
         """Take whatever the class was given, and do nothing with it."""
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        made.items, made.state = {}, None
+        return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.items: dict[Any, Any] = {}
-        self.state: Any = None
+        self.items: dict[Any, Any]
+        self.state: Any
 
     def __setstate__(self, state: Any) -> None:
-        self.items = getattr(self, "items", {})
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.__dict__.setdefault("items", {})[key] = value
+        self.items[key] = value
 
 
 def read_torch(path: Path) -> Any:
@@ -45,6 +47,12 @@ def read_torch(path: Path) -> Any:
     CheckpointError
         If it cannot be read without executing something.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other pickle protocols: what cannot be read is said below
+        return _read(path)
+
+
+def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -67,9 +75,9 @@ def read_torch(path: Path) -> Any:
 
 def _short(error: Exception) -> str:
     said = first_line(error)
-    found = [line for line in str(error).splitlines() if "GLOBAL" in line]
-    said = found[0].strip() if found else said
-    return said[:160].rstrip(". ")
+    found = [line for line in str(error).splitlines() if "GLOBAL" in line or "WeightsUnpickler error: " in line]
+    said = found[0].partition("WeightsUnpickler error: ")[2] or found[0] if found else said
+    return said.strip().partition(". ")[0][:160].rstrip(". ")
 
 
 def state_of(shell: Shell) -> Mapping[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from exmap.data.dataset import Split
-from exmap.errors import DataError
+from exmap.errors import DataError, ExMapError
 
 __all__ = [
     "available_memory",
@@ -152,6 +152,8 @@ def run_model(model: nn.Module, x: torch.Tensor, remedy: str | None = None) -> o
     """
     try:
         return model(x)
+    except ExMapError:  # of a part of exmap's own
+        raise
     except Exception as error:
         raise DataError(_failed(model, x, error, remedy)) from error
 

@@ -17,9 +17,10 @@ from torch import nn
 
 from exmap.errors import CheckpointError
 from exmap.model.pickled import Shell, read_torch, state_of
+from exmap.model.rows import expanded, rows_for
 from exmap.model.safe import load_tensors
 
-__all__ = ["WeightsFile", "expanded", "rows_for"]
+__all__ = ["WeightsFile"]
 
 DEEPEST = 3  # containers inside containers
 COMPILED = "_orig_mod."
@@ -173,7 +174,7 @@ class WeightsFile:
                 f"model has {model_has} (layer {name!r} has shape {had} there and {has} in the model); {remedy}"
             )
         more = [n for n in wrong if n != name]
-        also = f", and so have {len(more)} others another shape ({', '.join(map(repr, more[:NAMED]))})" if more else ""
+        also = f" (nor do the shapes of {len(more)} more fit, such as {', '.join(map(repr, more[:NAMED]))})" if more else ""
         raise CheckpointError(
             f"layer {name!r} has shape {has} in the model and {had} in {self.path}{also}; the weights belong to "
             "another architecture: build the model they were saved from"
@@ -219,46 +220,10 @@ class _Matched:
     extra: Mapping[str, torch.Tensor]
 
 
-def rows_for(
-    tensor: torch.Tensor, shape: tuple[int, ...], outputs: Sequence[int] = (), *, halved: bool = False
-) -> torch.Tensor | None:
-    """Return a tensor in the model's shape: as it is, the rows of chosen outputs, or one output as two. Else None."""
-    if tuple(tensor.shape) == shape:
-        return tensor
-    if tensor.ndim == 0 or not shape or tuple(tensor.shape[1:]) != shape[1:]:
-        return None
-    if outputs and shape[0] == len(outputs) and max(outputs) < len(tensor):
-        return tensor[list(outputs)]
-    if halved and len(tensor) == 1 and shape[0] == 2 and tensor.is_floating_point():
-        return torch.cat([-tensor / 2, tensor / 2])
-    return None
-
-
-def expanded(old: torch.Tensor, new: torch.Tensor, outputs: Sequence[int] = ()) -> torch.Tensor:
-    """Return a new tensor as the file has it: in its numbers and its rows; the inverse of :func:`rows_for`.
-
-    Raises
-    ------
-    CheckpointError
-        If it does not fit.
-    """
-    new = new.detach().to("cpu", old.dtype)
-    if old.shape == new.shape:
-        return new.clone()
-    if old.shape[1:] == new.shape[1:] and outputs and len(new) == len(outputs) and max(outputs) < len(old):
-        kept = old.detach().clone()
-        kept[list(outputs)] = new
-        return kept
-    if old.shape[1:] == new.shape[1:] and len(old) == 1 and len(new) == 2:
-        return (new[1:] - new[:1]).clone()
-    raise CheckpointError(
-        f"a changed layer of shape {tuple(new.shape)} must fit into the file's of shape {tuple(old.shape)}, but does "
-        "not; save the repaired model by itself"
-    )
-
-
 def _content(path: Path) -> tuple[str, Any, Mapping[str, str]]:
     """Return the kind of a file, what it holds, and its metadata."""
+    if path.is_dir():
+        raise CheckpointError(f"weights are given as a file, but {path} is a folder; name the file in it")
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist; give an existing safetensors file")
     with path.open("rb") as file:

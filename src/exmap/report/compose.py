@@ -126,7 +126,7 @@ def _page(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures, r
         remarks=[*no_images, *outcome.remarks(analysis)],
         comparisons=outcome.comparisons(analysis),
         labels_used=outcome.labels_used(analysis),
-        split=SPLITS[explained.split],
+        split="labelled" if settings.data.one_set or analysis.task.cross_fitted else SPLITS[explained.split],
         class_names=explained.class_names,
         truth_names=() if truth is None else truth[1],
         strategies=_strategies(analysis, pictures, before, after),

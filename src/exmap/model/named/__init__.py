@@ -72,6 +72,8 @@ def _asked(settings: ModelSettings, what: str) -> Any:
     kind = kind_of(settings.name)
     if not kind:
         return None
+    if kind != FUNCTION:
+        MODELS.get(settings.name)  # refuses names that there are none of
     way, name = (own_function, settings.name) if kind == FUNCTION else (WAYS[kind], rest_of(settings.name))
     with quiet():
         return getattr(way, what)(name, settings)

@@ -70,8 +70,9 @@ def transform(word: str, settings: ModelSettings) -> Any:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Return whether a module of that name is a part of the network: one with weights."""
-    return next(module.parameters(), None) is not None
+    """Return whether a module of that name is a part of the network: one with weights, or a detector's first step."""
+    within = type(module).__module__.startswith("torchvision.models.")
+    return within or next(module.parameters(), None) is not None
 
 
 def class_names(word: str, settings: ModelSettings) -> tuple[str, ...] | None:

@@ -76,18 +76,9 @@ def _created(name: str, given: dict[str, Any]) -> nn.Module:
 
 def _configuration(name: str) -> dict[str, Any]:
     """Return what timm says of a model's images and classes."""
-    timm = package("timm")
-    if name.startswith("local-dir:"):
-        return dict(timm.models.load_model_config_from_path(name.partition(":")[2])[0])
     if name.startswith(HUB):
-        try:
-            return dict(timm.models.load_model_config_from_hf(name.partition(":")[2])[0])
-        except Exception as error:
-            raise CheckpointError(
-                f"timm's {name} could not be loaded ({first_line(error)}); without a network give a name of "
-                "timm.list_models() and --weights FILE"
-            ) from error
-    found = timm.get_pretrained_cfg(name)
+        return dict(getattr(_created(name, {}), "pretrained_cfg", None) or {})
+    found = package("timm").get_pretrained_cfg(name)
     return {} if found is None else dict(found.to_dict())
 
 
@@ -106,6 +97,8 @@ def transform(name: str, settings: ModelSettings) -> Any:
     if side is not None or channels is not None:
         shape = config.get("input_size") or (3, 224, 224)
         given["input_size"] = (channels or shape[0], side or shape[1], side or shape[2])
+    if not (config or given):
+        return None
     with quiet():
         data = timm.data.resolve_data_config(given, pretrained_cfg=config)
         return timm.data.create_transform(**data, is_training=False)

@@ -24,6 +24,11 @@ def builder(name: str) -> Builder:
 
     known = models.list_models(module=models)
     if name not in known:
+        if name in models.list_models():
+            raise SettingsError(
+                f"an image classifier is needed, and torchvision's {name} finds objects, segments images or is for "
+                "videos; give a model of torchvision.models.list_models(module=torchvision.models)"
+            )
         raise SettingsError(
             unknown_among_many("model of torchvision", name, known, "torchvision.models.list_models() names all")
         )

@@ -13,7 +13,7 @@ from torch import nn
 
 from exmap.errors import SettingsError
 from exmap.importing import is_word
-from exmap.model.weights_file import rows_for
+from exmap.model.rows import rows_for
 
 __all__ = ["FORMS", "KINDS", "Facts", "check_outputs", "kind_of", "quiet", "rest_of", "with_rows"]
 
@@ -53,7 +53,7 @@ def kind_of(word: str) -> str:
     ('timm', 'function', '')
     """
     kind, colon, name = word.partition(":")
-    if colon and name and kind in KINDS:
+    if colon and kind in KINDS:
         return kind
     return FUNCTION if is_word(word) or ".py:" in word else ""
 
