@@ -34,8 +34,8 @@ def test_every_shipped_preset_loads_and_survives_a_round_trip(name: str) -> None
 def test_the_shipped_presets_are_the_documented_ones() -> None:
     from exmap.data import dataset_names
 
-    assert preset_names() == sorted([*dataset_names(), "cmnist-paper"])
-    for name in preset_names():
+    assert preset_names() == sorted([*dataset_names(), "cmnist-paper", "audit"])
+    for name in set(preset_names()) - {"audit"}:
         settings = load_settings(name)
         assert settings.data.name == name.removesuffix("-paper")
         assert settings.preset == name
@@ -47,7 +47,7 @@ def test_the_shipped_presets_are_the_documented_ones() -> None:
 
 def test_an_unknown_preset_is_answered_with_the_closest_one() -> None:
     said = refusal("cmist")
-    assert said.startswith("unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: celeba, cmnist, cmnist-10")
+    assert said.startswith("unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: audit, celeba, cmnist, cmnist-10")
     assert said.endswith("webdataset, or the path of a YAML file")
 
 
@@ -209,7 +209,8 @@ def valid(annotation: Any, rules: Sequence[Any] = ()) -> st.SearchStrategy[Any]:
     if get_origin(annotation) in (Union, UnionType):
         return st.one_of(*(st.none() if part is type(None) else valid(part, rules) for part in inner))
     if get_origin(annotation) is tuple:
-        return st.lists(st.text("abc_", min_size=1), max_size=3)
+        whole = inner[0] is int
+        return st.lists(st.integers(0, 9) if whole else st.text("abc_", min_size=1), max_size=3, unique=True)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return tree_of(annotation)
     plain = {bool: st.booleans(), str: st.text(max_size=8), Path: st.sampled_from(["here", "some where/ünd.txt"])}

@@ -18,10 +18,10 @@ from exmap.pipeline.chain import trained_apart
 from exmap.pipeline.disk import digest_of_file, write_json, write_text
 from exmap.pipeline.looking import publish
 from exmap.pipeline.first_look import first_look
-from exmap.pipeline.opening import OWN
 from exmap.pipeline.plan import TRAIN
 from exmap.pipeline.runner import StepWork
 from exmap.pipeline.runs import open_run, runner_of
+from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
 from exmap.registry import MODELS
 from exmap.report.findings import findings_of
@@ -29,15 +29,15 @@ from exmap.report.model_card import model_card
 from exmap.report.outcome import shown_method
 from exmap.results import Findings
 from exmap.results.findings import AuditedModel
-from exmap.settings import DataSettings, Settings, change_settings
+from exmap.settings import DataSettings, Settings, change_settings, load_settings, parse_settings
 
 if TYPE_CHECKING:
     from exmap.export.repaired import Saved
 
 __all__ = ["Audit", "audit_settings", "run_audit"]
 
-HEATMAP_SIDE = 28  # pixels of the heatmaps
-REPEATS = 1  # fits of the last layer: each of them is made once more per part of the images
+HEATMAP_SIDE = 28  # pixels of the heatmaps, in the preset
+BEFORE_WORK = {"data", "train"}  # steps that take no time where nothing is trained
 CHECKED = 8  # images on which a model that was written is compared
 MODEL, FINDINGS, CARD = "model", "findings.json", "model_card.md"
 
@@ -104,18 +104,24 @@ def audit_settings(
     SettingsError
         For a setting that there is none of, a value that is not allowed, and a model without trained weights.
     """
-    given = Settings(preset="audit", data=data)
-    chosen = change_settings(
-        given,
-        list(changes),
+    if data.name == "folder" and (groups or label):
+        raise SettingsError(
+            f"{'--groups' if groups else '--label'} names columns, and {data.dir} is a folder per class, which has "
+            "none; leave it out, or list the images in a table"
+        )
+    where = {f"data__{name}": getattr(data, name) for name in data.model_fields_set}
+    chosen = load_settings(
+        "audit",
+        changes,
         seed=seed,
         model__name=model,
         model__weights=weights,
         model__outputs=list(outputs) or None,
-        data__one_set=True,
+        images__transform=transform,
         data__test=test,
         data__group_columns=list(groups) or None,
         data__label_column=label,
+        **where,
     )
     MODELS.get(chosen.model.name)  # refuses names that there are none of
     if not has_weights(chosen.model):
@@ -123,19 +129,8 @@ def audit_settings(
             f"the model {model} would have random weights, of which an audit says nothing; name the file of its "
             "trained ones with --weights"
         )
-    fixed = {each.partition("=")[0] for each in changes}
-    usual = {
-        "train.epochs": 0,
-        "groups.sources": ["exmap"],
-        "groups.auto": True,
-        "explain.size": HEATMAP_SIDE,
-        "retrain.repeats": REPEATS,
-        "images.transform": transform or OWN,
-    }
-    if needs_gradient_free(chosen.model):
-        usual["explain.explainer"] = "occlusion"
-    names = {key.replace(".", "__"): value for key, value in usual.items() if key not in fixed}
-    chosen = change_settings(chosen, (), **names)
+    if needs_gradient_free(chosen.model) and not any(each.startswith("explain.explainer=") for each in changes):
+        chosen = change_settings(chosen, (), explain__explainer="occlusion")
     order = tuple(classes) or own_class_names(chosen.model) or ()
     return change_settings(chosen, (), data__classes=list(order) or None)
 
@@ -174,12 +169,15 @@ def run_audit(
     """
     if settings.train.epochs:
         raise SettingsError(f"an audit trains no network: train.epochs must be 0, got {settings.train.epochs}")
+    if not (settings.groups.auto and settings.data.one_set):
+        which = "data.one_set" if settings.groups.auto else "groups.auto"
+        raise SettingsError(f"an audit tests one labelled set for shortcuts: {which} must be true; leave it out")
     if learner := trained_apart(settings):
         raise SettingsError(f"an audit trains no network, but {learner} does; choose retrain.learner=dfr or afr")
     shape = first_look(settings)
     if shape is not None and settings.explain.size == HEATMAP_SIDE and min(shape[1:]) < HEATMAP_SIDE:
         settings = change_settings(settings, (), explain__size=min(shape[1:]))
-    run, settings = open_run(folder, settings)
+    run, settings = _opened(folder, settings)
     runner = runner_of(run, settings, look=True, runtime=None, listen=listen, say=say)
     runner.bring_up(runner.graph.until("train"))
     model, split = runner.record(TRAIN), runner.task(images=True).val
@@ -195,6 +193,17 @@ def run_audit(
     write_json(folder / FINDINGS, findings.to_json())
     write_text(folder / CARD, model_card(findings))
     return Audit(findings, analysis, saved)
+
+
+def _opened(folder: Path, settings: Settings) -> tuple[RunFolder, Settings]:
+    """Open the folder of an audit; one that has ended before its work began may be given other settings."""
+    begun = not (folder / "settings.yaml").is_file() or any(
+        item.is_dir() and item.name.partition(".")[0] not in BEFORE_WORK for item in folder.iterdir()
+    )
+    if not begun:
+        before = parse_settings(RunFolder(folder).settings() or {})
+        begun = bool(before.train.epochs) or not before.data.one_set  # a classifier was trained in it
+    return open_run(folder, settings, change=not begun)
 
 
 def _save(analysis: Analysis, folder: Path, split: Split, *, program: bool) -> Saved | None:

@@ -199,6 +199,14 @@ def test_what_predictions_follow_is_named_first() -> None:
     assert picked(rows)[0].name == "sharpness"
 
 
+def test_what_one_sees_goes_before_facts_of_files() -> None:
+    rows = [
+        difference("bytes", "are larger files", 0.9, "file", kind="file"),
+        difference("detail", "have more detail", 0.8, "texture"),
+    ]
+    assert [each.name for each in picked(rows)] == ["detail", "bytes"]
+
+
 def test_a_share_goes_before_a_comparison_about_as_clear() -> None:
     rows = [
         difference("blue", "are bluer", 0.9, "colour"),

@@ -50,6 +50,8 @@ def data_settings_of(text: str | Path) -> DataSettings:
     word = str(text)
     if word.startswith("hf:"):
         return _hugging_face(word.removeprefix("hf:"))
+    if not word.strip():
+        raise DataError(f"images are given as {FORMS}, got nothing; name them")
     path = Path(word)
     if path.is_dir():
         return _folder(path)

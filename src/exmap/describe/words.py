@@ -18,6 +18,7 @@ BACKGROUND = " background"
 EXCHANGED = "exchange[property="  # how groupings by an exchange are named
 AREA = "relevance"  # topic of how large an area the classifier looks at
 AS_SHARE = 0.15  # of an effect, by which "83 % are green" goes before "greener"
+UNSEEN, FOLLOWED = 0.2, 0.25  # by which files stand behind what one sees, and what predictions follow before others
 PLACE, CLEAR = {"place across", "place down"}, 0.7
 
 
@@ -47,7 +48,7 @@ def is_against(record: AutoRecord | None, class_name: str, part: int) -> bool | 
 
 
 def picked(differences: Iterable[Difference], follows: str = "") -> list[Difference]:
-    """Return the differences that a sentence names: the strongest of each topic, those of what is followed first.
+    """Return the differences that a sentence names: the strongest of each topic, what is followed first.
 
     Parameters
     ----------
@@ -61,10 +62,9 @@ def picked(differences: Iterable[Difference], follows: str = "") -> list[Differe
     list of Difference
         Without that of the area of relevance, which is no property of the images.
     """
-    inside = sorted(
-        (each for each in differences if each.matters and each.topic != AREA), key=lambda each: -_rank(each)
-    )
-    chosen = [each for each in inside if follows and _about(each, follows)][:1]
+    inside = [each for each in differences if each.matters and each.topic != AREA]
+    inside.sort(key=lambda each: -_rank(each, follows))
+    chosen = [each for each in inside if _about(each, follows)][:1]
     strongest = max((abs(each.effect) for each in inside), default=0.0)
     for each in inside:
         said = {other.topic for other in chosen}
@@ -73,9 +73,11 @@ def picked(differences: Iterable[Difference], follows: str = "") -> list[Differe
     return [_completed(each, inside) for each in chosen]
 
 
-def _rank(each: Difference) -> float:
-    """Return how far in front a difference stands: its effect, and a little more where it can be said as a share."""
-    return abs(each.effect) + (AS_SHARE if each.value and each.effect > 0 else 0)
+def _rank(each: Difference, follows: str) -> float:
+    """Return how far in front a difference stands: its effect, and a little for how well one sees and says it."""
+    share = AS_SHARE if each.value and each.effect > 0 else 0
+    unseen = UNSEEN if each.kind == "file" else 0
+    return abs(each.effect) + share - unseen + (FOLLOWED if _about(each, follows) else 0)
 
 
 def _completed(one: Difference, inside: Sequence[Difference]) -> Difference:
@@ -88,6 +90,7 @@ def _completed(one: Difference, inside: Sequence[Difference]) -> Difference:
 
 
 def _about(each: Difference, follows: str) -> bool:
+    """Return whether a difference is one of what predictions follow."""
     if follows == "background":
         return each.kind == "pixels" and each.name.startswith("background")
     return each.kind == "pixels" and each.topic == follows

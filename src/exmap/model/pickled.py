@@ -74,10 +74,10 @@ def _read(path: Path) -> Any:
 
 
 def _short(error: Exception) -> str:
-    said = first_line(error)
-    found = [line for line in str(error).splitlines() if "GLOBAL" in line or "WeightsUnpickler error: " in line]
-    said = found[0].partition("WeightsUnpickler error: ")[2] or found[0] if found else said
-    return said.strip().partition(". ")[0][:160].rstrip(". ")
+    text, marker = str(error), "WeightsUnpickler error:"
+    lines = [line for line in text.partition(marker)[2].splitlines() if line.strip()]
+    found = [line for line in text.splitlines() if "GLOBAL" in line] or lines or [first_line(error)]
+    return found[0].rpartition(marker)[2].strip().partition(". ")[0][:160].rstrip(". ")
 
 
 def state_of(shell: Shell) -> Mapping[str, torch.Tensor]:

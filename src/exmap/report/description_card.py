@@ -172,7 +172,7 @@ def group_title(each: StrategyDescription) -> str:
 
 
 def _row(each: Difference) -> Row:
-    about = f"{each.name} ({each.unit})" if each.unit and not each.value else each.name
+    about = f"{each.name} ({each.unit})" if each.unit not in ("", each.name) and not each.value else each.name
     if each.cramers_v is not None:
         about += f"; Cram\u00e9r's V {each.cramers_v:.2f}"
     these, others = (_percent(share) if each.value else _number(share) for share in (each.group, each.others))

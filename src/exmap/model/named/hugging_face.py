@@ -16,7 +16,7 @@ from exmap.settings import ModelSettings
 
 __all__ = ["builder", "class_names", "facts", "has_weights", "transform", "whole_model"]
 
-BY_ID = re.compile(r"[\w.-]+/[\w.-]+")
+BY_ID = re.compile(r"(?![.-])[\w.-]+/[\w.-]+")
 SAFE = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = "pytorch_model.bin"
 ANONYMOUS = re.compile(r"LABEL_\d+")
