@@ -174,7 +174,11 @@ class WeightsFile:
                 f"model has {model_has} (layer {name!r} has shape {had} there and {has} in the model); {remedy}"
             )
         more = [n for n in wrong if n != name]
-        also = f" (nor do the shapes of {len(more)} more fit, such as {', '.join(map(repr, more[:NAMED]))})" if more else ""
+        also = (
+            f" (nor do the shapes of {len(more)} more fit, such as {', '.join(map(repr, more[:NAMED]))})"
+            if more
+            else ""
+        )
         raise CheckpointError(
             f"layer {name!r} has shape {has} in the model and {had} in {self.path}{also}; the weights belong to "
             "another architecture: build the model they were saved from"

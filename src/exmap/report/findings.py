@@ -209,7 +209,9 @@ def _repair(record: AutoRecord, fit: Fit | None, analysis: Analysis, saved: str)
     left_alone = "" if name is None else analysis.fits[name].left_alone
     return RepairFinding(
         repaired=fit is not None,
-        why=story.verdict(record, left_alone),
+        why=" ".join(
+            filter(None, (story.verdict(record, left_alone), story.last_layer(record) if record.found else ""))
+        ),
         last_layer=last,
         minority_images=min(found) if found else None,
         enough_images=None if last is None or not found else last.images_needed is None,
