@@ -37,6 +37,8 @@ from running import (
 
 NOTHING = "Nothing can be concluded: class 1 has 7 images to judge groupings by, and at least 20 are needed."
 
+DESCRIBED = {"describe-exmap", "describe-auto"}  # the choice tells what predictions follow
+
 
 @pytest.fixture
 def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Give]:
@@ -185,10 +187,12 @@ def test_exmap_auto_adds_the_choice_to_a_finished_run_and_keeps_what_is_there(
         "cluster, groups of the val split by auto: started",
         "retrain, auto+dfr: started",
         "retrain, repaired classifier: started",
+        "evaluate, description of the groups by exmap: started",
+        "evaluate, description of the groups by auto: started",
         "evaluate, results: started",
         "report: started",
     ]
-    new = {"exchange", "auto", "groups-val-auto", "fit-auto+dfr", "repaired", "evaluate", "report"}
+    new = {"exchange", "auto", "groups-val-auto", "fit-auto+dfr", "repaired", *DESCRIBED, "evaluate", "report"}
     assert redone(before, run) == new
     results = results_of(run)
     given = AutoRecord.from_json(results["auto"])

@@ -97,8 +97,13 @@ def test_what_is_finished_is_kept(run: Path) -> None:
 def test_without_the_choice_nothing_is_fitted_again_and_with_it_only_itself(run: Path) -> None:
     before = modification_times(run)
     said = changed(run, "groups.auto=false")
-    assert said == [*KEPT[:3], "retrain, repaired classifier: started", "evaluate, results: started"]
-    assert redone(before, run) == {"repaired", "evaluate"}
+    assert said == [
+        *KEPT[:3],
+        "retrain, repaired classifier: started",
+        "evaluate, description of the groups by exmap: started",
+        "evaluate, results: started",
+    ]
+    assert redone(before, run) == {"repaired", "describe-exmap", "evaluate"}
     results = results_of(run)
     assert "auto" not in results
     assert METHOD not in results["methods"]
@@ -115,7 +120,7 @@ def test_where_no_shortcut_is_found_the_model_is_left_alone(run: Path) -> None:
     before = modification_times(run)
     said = changed(run, "auto.level=1e-200")
     assert said[:3] == [*KEPT[:2], "cluster, choice of a grouping: started"]
-    assert redone(before, run) == CHOICE | {"repaired", "evaluate"}
+    assert redone(before, run) == CHOICE | {"repaired", "describe-exmap", "describe-auto", "evaluate"}
     results = results_of(run)
     assert results["auto"]["repaired"] is False
     assert not any(row["found"] for row in results["auto"]["shortcut"].values())

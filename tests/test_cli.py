@@ -185,7 +185,9 @@ def test_an_unknown_name_or_value_is_refused_in_one_sentence(give: Give, tmp_pat
 def test_an_unknown_preset_is_refused_with_the_closest_one(give: Give) -> None:
     said = give("run", "cmnits")
     assert refused(said)
-    assert "unknown preset 'cmnits' (did you mean 'cmnist'?); choose one of: celeba, cmnist, cmnist-10" in said.err
+    assert (
+        "unknown preset 'cmnits' (did you mean 'cmnist'?); choose one of: audit, celeba, cmnist, cmnist-10" in said.err
+    )
 
 
 def test_a_settings_file_that_does_not_exist_or_is_no_mapping_is_refused(give: Give, tmp_path: Path) -> None:
@@ -300,7 +302,7 @@ def test_a_pickled_file_as_weights_is_refused_and_not_executed(give: Give, copie
     file.write_bytes(pickle.dumps(Harm(mark)))
     said = give("train", copied, "--set", f"model.weights={file}")
     assert refused(said)
-    assert "must be a whole safetensors file" in said.err
+    assert "must be a whole file of weights" in said.err
     assert not mark.exists()
 
 

@@ -47,7 +47,9 @@ def test_the_shipped_presets_are_the_documented_ones() -> None:
 
 def test_an_unknown_preset_is_answered_with_the_closest_one() -> None:
     said = refusal("cmist")
-    assert said.startswith("unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: audit, celeba, cmnist, cmnist-10")
+    assert said.startswith(
+        "unknown preset 'cmist' (did you mean 'cmnist'?); choose one of: audit, celeba, cmnist, cmnist-10"
+    )
     assert said.endswith("webdataset, or the path of a YAML file")
 
 

@@ -87,11 +87,20 @@ def test_torch_is_seeded_only_inside_a_fork_of_its_generator() -> None:
 
 
 def test_no_file_is_unpickled() -> None:
-    assert callers("torch.load", "torch.save", "joblib.load", "joblib.dump") == []
+    assert callers("joblib.load", "joblib.dump") == []
+    assert callers("torch.load") == ["model/pickled.py"]  # weights of a user's, of which nothing is executed
+    assert callers("torch.save") == ["export/forms.py"]  # repaired ones, in the form they came in
+    loads = [
+        {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+        for node in ast.walk(MODULES["model/pickled.py"])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert loads
+    assert all(given.get("weights_only") is True for given in loads)
     pickling = ("pickle", "cloudpickle", "dill", "shelve")
     found = [m for m, tree in MODULES.items() if any(n.split(".")[0] in pickling for n in imported(tree))]
     # Between its own processes, in a temporary folder that only they can write; and to see whether a thing can be.
-    assert found == ["runtime.py", "testing/common.py"]
+    assert found == ["data/inputs.py", "runtime.py", "testing/common.py"]
     assert [m for m, tree in MODULES.items() if "torch.load" in imported(tree)] == []
 
 

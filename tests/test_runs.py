@@ -50,7 +50,19 @@ from running import (
 
 GROUPS = [f"groups-val-{source}" for source in SOURCES]
 FITS = [f"fit-{source}+dfr" for source in SOURCES]
-STEPS = ["data", "train", "explain-val", "test", *GROUPS, *FITS, "repaired", "trust", "evaluate", "report"]
+STEPS = [
+    "data",
+    "train",
+    "explain-val",
+    "test",
+    *GROUPS,
+    *FITS,
+    "repaired",
+    "trust",
+    "describe-exmap",
+    "evaluate",
+    "report",
+]
 WRITTEN = Path(__file__).with_name("written")
 
 
@@ -358,7 +370,14 @@ def test_channels_are_clustered_where_that_is_asked_for(copied: Path) -> None:
     before = modification_times(copied)
     first = pq.read_table(copied / "groups-val-exmap" / "groups.parquet")
     changed(copied, "cluster.representation=channels", "groups.sources=[exmap, george]")
-    assert redone(before, copied) == {"groups-val-exmap", "fit-exmap+dfr", "repaired", "trust", "evaluate"}
+    assert redone(before, copied) == {
+        "groups-val-exmap",
+        "fit-exmap+dfr",
+        "repaired",
+        "trust",
+        "describe-exmap",
+        "evaluate",
+    }
     again = pq.read_table(copied / "groups-val-exmap" / "groups.parquet")
     assert again["id"].equals(first["id"])
     assert not again["group"].equals(first["group"])
@@ -384,9 +403,10 @@ def test_another_way_to_cluster_remakes_what_follows_and_nothing_else(copied: Pa
         "retrain, random+dfr: started",
         "retrain, repaired classifier: started",
         "evaluate, trust: started",
+        "evaluate, description of the groups by exmap: started",
         "evaluate, results: started",
     ]
-    of_exmap = {"groups-val-exmap", "fit-exmap+dfr", "repaired", "trust", "evaluate"}
+    of_exmap = {"groups-val-exmap", "fit-exmap+dfr", "repaired", "trust", "describe-exmap", "evaluate"}
     assert redone(before, copied) == of_exmap | {"groups-val-random", "fit-random+dfr"}
     assert not (copied / "report").exists()  # it shows other groups
     assert open_run(copied)[1].cluster.method == "kmeans"

@@ -144,8 +144,8 @@ def test_labels_that_are_numbers_are_positions_among_classes(tmp_path: Path) -> 
 def test_labels_without_an_output_are_named_with_the_closest_class(pets: Path) -> None:
     assert refused(pets, classes=("catt", "dog")) == (
         "every label must be a class of the classifier, but 'cat' (did you mean 'catt'?) of pets (14 images) is none "
-        "of 'catt', 'dog'; rename it, leave its images out, or name the classes in the order of the outputs with --set "
-        "'data.classes=[...]'"
+        "of 'catt', 'dog'; rename it, leave its images out, or name the classes in the order of the outputs with "
+        "--classes or --set 'data.classes=[...]'"
     )
     assert "names 'dog' again" in refused(pets, classes=("dog", "dog"))
 

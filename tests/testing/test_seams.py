@@ -13,7 +13,7 @@ from torch import nn
 from exmap.cluster import as_clusterer, make_clusterer
 from exmap.data import Task, build_task, planted_shortcut
 from exmap.data.catalog import entries, entry
-from exmap.errors import SettingsError
+from exmap.errors import DataError, SettingsError
 from exmap.explain.heatmaps import compute_heatmaps
 from exmap.model import build_model
 from exmap.settings import ClusterSettings, DataSettings, ExplainSettings, ModelSettings
@@ -101,10 +101,10 @@ def test_the_tiny_model_has_32_features() -> None:
 
 
 def test_what_builds_no_model_and_pretrained_weights_that_are_not_there_are_refused() -> None:
-    said = refusal(build_model, ModelSettings(name=f"{__name__}:no_module"), 2, seed=0)
-    assert said == f"the model {__name__}:no_module must be a function that returns a torch.nn.Module, got 'a network'"
+    with pytest.raises(DataError, match=r":no_module must return a torch\.nn\.Module, got str$"):
+        build_model(ModelSettings(name=f"{__name__}:no_module"), 2, seed=0)
     assert refusal(build_model, ModelSettings(name="tiny", pretrained=True), 2, seed=0).startswith(
-        "model.pretrained is for torchvision's ResNets, and tiny takes no settings"
+        "model.pretrained is for models of torchvision and timm, and tiny takes no settings"
     )
     assert "did you mean 'tiny'" in refusal(build_model, ModelSettings(name="tyny"), 2, seed=0)
 
