@@ -16,8 +16,8 @@ from exmap.model.answers import check_class_order
 from exmap.model.named import has_weights, needs_gradient_free, own_class_names
 from exmap.pipeline.chain import trained_apart
 from exmap.pipeline.disk import digest_of_file, write_json, write_text
-from exmap.pipeline.looking import publish
 from exmap.pipeline.first_look import first_look
+from exmap.pipeline.looking import publish
 from exmap.pipeline.plan import TRAIN
 from exmap.pipeline.runner import StepWork
 from exmap.pipeline.runs import open_run, runner_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ from exmap.analysis import Analysis
 from exmap.api.chain import check_fits
 from exmap.data import Split, Task
 from exmap.data.given import as_split
+from exmap.errors import DataError, SettingsError
 from exmap.explain import make_explainer
 from exmap.groups import ExMapGroups, check_channels
 from exmap.methods import Part, method_with, parse_part
 from exmap.model.answers import check_class_order
-from exmap.model.named import ChosenOutputs
+from exmap.model.named import ChosenOutputs, check_outputs
 from exmap.pipeline.memory import analyze_in_memory
 from exmap.records import Listener, silent
 from exmap.runtime import generator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["analyze"]
 
 USUAL = ("groups.sources=[exmap]", "groups.auto=true")
+NAMED = 5  # classes in an error
 HEATMAP_SIDE = 28  # pixels of the heatmaps of larger images, where their size is not given
 
 
@@ -107,6 +109,16 @@ def analyze(
     >>> analysis.report("report.html")  # doctest: +SKIP
     >>> fixed = analysis.repair()  # doctest: +SKIP
     """
+    _check_model(model)
+    if test is not None and test is images:
+        raise SettingsError(
+            "test= must be other images than those that are analyzed, got the same; leave it out, and all are measured "
+            "in parts"
+        )
+    if isinstance(settings, str):
+        settings = (settings,)
+    if classes is not None:
+        classes = _names(classes)
     given = settings if isinstance(settings, Settings) else change_settings(Settings(), [*USUAL, *settings])
     changes: dict[str, Any] = {"seed": seed, "groups__auto": auto}
     if sources is not None:
@@ -122,10 +134,11 @@ def analyze(
     if isinstance(images, Task):
         task = images
     else:
+        grouped = split(images, "val")
         task = _as_task(
-            split(images, "val"),
-            None if test is None else split(test, "test"),
-            None if train is None else split(train, "train"),
+            grouped,
+            None if test is None else _in_classes(split(test, "test"), grouped.class_names),
+            None if train is None else _in_classes(split(train, "train"), grouped.class_names),
             halves=_trains_networks(chosen),
             seed=chosen.seed,
         )
@@ -134,7 +147,7 @@ def analyze(
     check_channels(chosen.cluster, chosen.explain)
     own = None if explainer is None else make_explainer(explainer)
     if outputs is not None:
-        model = ChosenOutputs(model, outputs)
+        model = ChosenOutputs(model, _numbers(outputs, task.n_classes))
     check_fits(
         model, task.val, gradient=getattr(own or make_explainer(chosen.explain.explainer), "needs_gradient", True)
     )
@@ -149,6 +162,61 @@ def analyze(
         whole_networks=isinstance(images, Task) or train is not None,
         listen=listen,
     )
+
+
+def _check_model(model: object) -> None:
+    if not callable(model) or isinstance(model, type):
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise SettingsError(
+            f"the model must be a torch.nn.Module that was built and has its weights, got {what}; build it, or name it "
+            "to exmap audit --model"
+        )
+
+
+def _names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the classes as texts, each once."""
+    if isinstance(classes, str):
+        raise SettingsError(f"classes are given as a list of names, got the text {classes!r}; write [...]")
+    names = tuple(map(str, classes))
+    again = next((name for n, name in enumerate(names) if name in names[:n]), None)
+    if again is not None:
+        raise SettingsError(f"each class must be named once, but classes= names {again!r} again; leave it out")
+    return names
+
+
+def _numbers(outputs: Sequence[int], n_classes: int) -> tuple[int, ...]:
+    """Return the numbers of the chosen outputs, one for each class."""
+    numbers = outputs if isinstance(outputs, Iterable) and not isinstance(outputs, str) else (outputs,)
+    found = [n.item() if isinstance(n, np.integer) else n for n in numbers]
+    if not found or any(type(n) is not int for n in found):
+        raise SettingsError(f"outputs are given as a list of whole numbers, got {outputs!r}; write [5, 7]")
+    check_outputs(found, n_classes)
+    return tuple(found)
+
+
+def _in_classes(split: Split, names: tuple[str, ...]) -> Split:
+    """Return another set in the classes of the first: by their names, or by number where they have none.
+
+    Raises
+    ------
+    DataError
+        If it has other classes.
+    """
+    if split.class_names == names:
+        return split
+    if set(split.class_names) <= set(names):
+        place = [names.index(name) for name in split.class_names]
+    elif len(split.class_names) <= len(names) and split.class_names == tuple(map(str, range(len(split.class_names)))):
+        place = list(range(len(split.class_names)))
+    else:
+        theirs, ours = (
+            ", ".join(each[:NAMED]) + (", ..." if each[NAMED:] else "") for each in (split.class_names, names)
+        )
+        raise DataError(
+            f"all sets must have the same classes, but {split.name} has {theirs} and the images {ours}; leave out the "
+            "images of other classes, or name all by classes="
+        )
+    return replace(split, labels=np.array(place, dtype=np.int64)[split.labels], class_names=names)
 
 
 def _trains_networks(settings: Settings) -> bool:

@@ -155,15 +155,16 @@ def _cannot_say(explained: Explained, judge: Explained, exchanges: Exchanges | N
     """Return why no grouping can be chosen, in one sentence, or None."""
     for part in (explained, judge):
         counts = np.bincount(part.labels[part.maps().finite], minlength=len(part.class_names))
-        if (fewest := int(counts.min())) < FEWEST_IN_CLASS:
-            name = part.class_names[int(counts.argmin())]
+        used = np.unique(part.labels)  # a class without images is an output that no label uses
+        if (fewest := int(counts[used].min())) < FEWEST_IN_CLASS:
+            name = part.class_names[used[counts[used].argmin()]]
             return (
                 f"Nothing can be concluded: class {name} has {fewest} images with a heatmap to judge groupings by, and "
                 f"at least {FEWEST_IN_CLASS} are needed; give more labelled images."
             )
     if exchanges is not None and any(each.relied_on for each in exchanges.reliances):
         return None  # a classifier that follows a shortcut alone is at chance where the shortcut says nothing
-    right = [float(np.mean(judge.correct[judge.labels == label])) for label in range(len(judge.class_names))]
+    right = [float(np.mean(judge.correct[judge.labels == label])) for label in np.unique(judge.labels)]
     chance = 1 / len(right)
     if np.mean(right) <= chance + 2 * np.sqrt(chance * (1 - chance) / len(judge)):
         return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exmap.cli.common import Override, app, at_work, console_of, listed, loading
+from exmap.cli.common import Override, app, at_work, console_of, listed, loading, plain, tell
 
 if TYPE_CHECKING:
     from exmap.bench.grid import Bench, Cell
@@ -93,23 +93,22 @@ def _bench(grid: Bench, cells: list[Cell], out: Path, jobs: int | None, keep_mod
         console.print(
             f"failed: {cell['dataset']}, seed {cell['seed']}, {cell['method']}: {cell['reason']}", markup=False
         )
-    print(f"Tables: {out / 'table.md'}, table.csv, table.tex; cells: {out / 'cells.csv'}")
+    tell(f"Tables: {out / 'table.md'}, table.csv, table.tex; cells: {out / 'cells.csv'}")
     return 1 if failed else 0
 
 
 def _bench_table(dataset: str, rows: list[Row]) -> Any:
     """Return one data set's table."""
     from rich.table import Table
-    from rich.text import Text
 
     from exmap.bench.typeset import against_text, spread_text
 
-    table = Table(title=Text(f"{dataset}: test accuracy, %"), title_justify="left")
+    table = Table(title=plain([f"{dataset}: test accuracy, %"])[0], title_justify="left")
     table.add_column("method")
     for column in ("worst group", "mean", "against the reference", "seeds"):
         table.add_column(column, justify="right")
     for row in rows:
         accuracy = [spread_text(value) or "failed" for value in (row.worst, row.mean)]
         cells = (row.shown, *accuracy, against_text(row, None), str(len(row.seeds)))
-        table.add_row(*map(Text, cells), style="green" if row.method == "exmap+dfr" else "")
+        table.add_row(*plain(cells), style="green" if row.method == "exmap+dfr" else "")
     return table

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from exmap.cli.progress import ProgressBars
+from exmap.plain_text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import Console
+    from rich.text import Text
 
     from exmap.settings import Settings
 
@@ -33,6 +35,8 @@ __all__ = [
     "fail",
     "listed",
     "loading",
+    "plain",
+    "tell",
     "with_processes",
 ]
 
@@ -98,7 +102,26 @@ def console_of() -> Console:
     """Return the console that results are printed on."""
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    class Plain(Console):
+        """A console on which names from somebody's data do nothing but stand there."""
+
+        def render_str(self, text: str, **given: Any) -> Text:
+            """Make a text of what is printed, or stands in a table."""
+            return super().render_str(printable(text, keep="\n"), **given)
+
+    return Plain(soft_wrap=True)
+
+
+def plain(cells: Iterable[str]) -> list[Text]:
+    """Return the cells of a table without anything that a terminal would obey."""
+    from rich.text import Text
+
+    return [Text(printable(cell)) for cell in cells]
+
+
+def tell(line: str) -> None:
+    """Print a line; what a terminal would obey is written out."""
+    print(printable(line))
 
 
 @contextmanager
@@ -148,5 +171,5 @@ def fail(sentence: str, code: int) -> NoReturn:
     """Print an error as one sentence, and leave with a code."""
     number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
     which = "" if number == "0" else f" (process {number})"
-    print(f"exmap{which}: {sentence}", file=sys.stderr)
+    print(f"exmap{which}: {printable(sentence)}", file=sys.stderr)
     sys.exit(code)

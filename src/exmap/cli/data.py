@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exmap.cli.common import Override, app
+from exmap.cli.common import Override, app, console_of, plain, tell
 from exmap.cli.progress import ProgressBars
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ app.add_typer(data, name="data", rich_help_panel="Models, data and settings")
 @data.command("list")
 def data_list() -> None:
     """List the data sets, and where each comes from."""
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from exmap.data.catalog import entries
 
@@ -36,8 +34,8 @@ def data_list() -> None:
         table.add_column(title)
     for name, found in entries():
         counts = "" if found.counts is None else f"{sum(map(sum, found.counts.values())):,}"
-        table.add_row(*map(Text, (name, found.about, counts, found.origin)))
-    Console().print(table)
+        table.add_row(*plain((name, found.about, counts, found.origin)))
+    console_of().print(table)
 
 
 @data.command("prepare")
@@ -57,7 +55,7 @@ def data_prepare(
     with ProgressBars() as bars:
         folder = prepare_data(name, to or Path("data") / name, source=source, fetch=download, listen=bars)
     code = _check(name, folder, None)
-    print(f"Data: {folder}; run it with: exmap run {name} --data-dir {folder}")
+    tell(f"Data: {folder}; run it with: exmap run {name} --data-dir {folder}")
     sys.exit(code)
 
 
@@ -73,7 +71,6 @@ def data_check(
 
 
 def _check(name: str, path: Path, table: Path | None, overrides: list[str] | None = None) -> int:
-    from rich.console import Console
 
     from exmap.data.check import check_data
     from exmap.settings import Settings, change_settings
@@ -83,16 +80,15 @@ def _check(name: str, path: Path, table: Path | None, overrides: list[str] | Non
         settings = change_settings(settings, data__table=str(table))
     with ProgressBars() as bars:
         found = check_data(settings.data, settings.images, listen=bars)
-    Console(soft_wrap=True).print(_check_table(found, path))
+    console_of().print(_check_table(found, path))
     return 0 if found.whole else 1
 
 
 def _check_table(found: DataCheck, path: Path) -> Any:
     """Return one table: a row per group, then a row per defective file."""
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(f"{found.name} in {path}"), title_justify="left")
+    table = Table(title=plain([f"{found.name} in {path}"])[0], title_justify="left")
     table.add_column("split")
     table.add_column("group or file", overflow="fold")  # a name that is cut short cannot be looked for
     for title in ("expected", "found"):
@@ -103,7 +99,7 @@ def _check_table(found: DataCheck, path: Path) -> Any:
         right = row.found == stated
         shown = "" if row.expected is None else f"{stated:,}"
         cells = (row.split, row.group, shown, f"{row.found:,}", "" if right else f"{row.found - stated:+,}")
-        table.add_row(*map(Text, cells), style="" if right else "red")
+        table.add_row(*plain(cells), style="" if right else "red")
     table.add_section()
     lists = (
         ("missing", [(name, "") for name in found.missing], "red"),
@@ -111,9 +107,9 @@ def _check_table(found: DataCheck, path: Path) -> Any:
         ("extra", [(name, "not listed") for name in found.extra], "yellow"),
     )
     for kind, rows, style in lists:
-        table.add_row(*map(Text, (kind, "files", "0", f"{len(rows):,}", "")), style=style if rows else "")
+        table.add_row(*plain((kind, "files", "0", f"{len(rows):,}", "")), style=style if rows else "")
         for name, why in rows[:FILES_SHOWN]:
-            table.add_row(*map(Text, ("", name, "", "", why)), style=style)
+            table.add_row(*plain(("", name, "", "", why)), style=style)
         if len(rows) > FILES_SHOWN:
             table.add_row("", f"and {len(rows) - FILES_SHOWN:,} more", "", "", "", style=style)
     return table
@@ -154,5 +150,5 @@ def data_compose(
     with ProgressBars() as bars:
         made = compose(recipe, out, seed=seed, listen=bars)
     for split, counts in made.counts.items():
-        print(f"{split}: " + "; ".join(f"{name} {count:,}" for name, count in counts.items()))
-    print(f"Data: {out}; run it with: exmap run {layout} --data-dir {out}")
+        tell(f"{split}: " + "; ".join(f"{name} {count:,}" for name, count in counts.items()))
+    tell(f"Data: {out}; run it with: exmap run {layout} --data-dir {out}")

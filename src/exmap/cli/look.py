@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from exmap.cli.common import DataDir, Override, RunDir, app, console_of, listed, loading
+from exmap.cli.common import DataDir, Override, RunDir, app, console_of, listed, loading, plain, tell
 from exmap.cli.progress import ProgressBars
 
 __all__ = ["figures"]
@@ -32,9 +32,9 @@ def figures(
         drawn = draw_figures(analysis, out or run_dir / "figures", listed(only), listen=bars)
     for each in drawn:
         if each.note:
-            print(f"{each.name}: {each.note}" if each.paths else f"{each.name}: left out, {each.note}")
+            tell(f"{each.name}: {each.note}" if each.paths else f"{each.name}: left out, {each.note}")
         for path in each.paths:
-            print(f"Figure: {path}")
+            tell(f"Figure: {path}")
 
 
 @app.command(rich_help_panel="Look at a run")
@@ -53,8 +53,8 @@ def export(
         analysis = open_analysis(run_dir, data_dir=data_dir, listen=bars)
         path = export_run(analysis, to, out or run_dir / "export" / to, listen=bars)
     if analysis.no_images:
-        print(f"Without thumbnails: {analysis.no_images}")
-    print(f"Export: {path}")
+        tell(f"Without thumbnails: {analysis.no_images}")
+    tell(f"Export: {path}")
 
 
 @app.command(rich_help_panel="Models, data and settings")
@@ -66,7 +66,6 @@ def settings(
 ) -> None:
     """List all settings with their values and meanings, and the options of the learner, clusterer and explainer."""
     from rich.table import Table
-    from rich.text import Text
 
     from exmap.settings import Settings, change_settings, load_settings
     from exmap.settings.describe import describe_settings
@@ -76,7 +75,7 @@ def settings(
     for title in ("setting", "value", "allowed", "meaning"):
         table.add_column(title, overflow="fold")
     for row in describe_settings(chosen):
-        table.add_row(*(Text(str(cell)) for cell in (row.name, row.value, row.allowed, row.meaning)))
+        table.add_row(*plain(map(str, (row.name, row.value, row.allowed, row.meaning))))
     console_of().print(table)
 
 
@@ -124,10 +123,10 @@ def check_model(
             data_dir=data_dir,
             listen=bars,
         )
-    print(f"Model: {checked.model}")
-    print(f"Images: {checked.images}")
-    print(checked.found)
+    tell(f"Model: {checked.model}")
+    tell(f"Images: {checked.images}")
+    tell(str(checked.found))
     if json_file is not None:
         write_json(json_file, check_record(checked))
-        print(f"Result: {json_file}")
+        tell(f"Result: {json_file}")
     sys.exit(0 if checked.found.passed else 1)

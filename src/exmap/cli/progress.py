@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from exmap.plain_text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -36,10 +38,12 @@ class ProgressBars:
         bar = self._bar or self._start()
         if progress.task not in self._tasks:
             self._tasks[progress.task] = bar.add_task(
-                progress.task, total=progress.total, unit=progress.unit, note="", rate=""
+                printable(progress.task), total=progress.total, unit=progress.unit, note="", rate=""
             )
         task = self._tasks[progress.task]
-        bar.update(task, completed=progress.done, total=progress.total, note=progress.note, rate=_rate(bar, task))
+        bar.update(
+            task, completed=progress.done, total=progress.total, note=printable(progress.note), rate=_rate(bar, task)
+        )
 
     def _log(self, progress: Progress) -> None:
         """Write a line every half minute where there is no screen to draw on."""
@@ -53,7 +57,8 @@ class ProgressBars:
             return
         rate = _in_words((progress.done - first) / (now - began))
         done = f"{progress.done:,}/{progress.total:,} {progress.unit}"
-        print(f"{progress.task} {', '.join(filter(None, (done, rate)))} {progress.note}", file=sys.stderr, flush=True)
+        line = printable(f"{progress.task} {', '.join(filter(None, (done, rate)))} {progress.note}")
+        print(line, file=sys.stderr, flush=True)
 
     def _start(self) -> Bar:
         from rich.console import Console

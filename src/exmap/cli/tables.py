@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from exmap.cli.common import plain
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,9 +25,8 @@ OTHERS = len(FIRST)
 def summary(results: Results) -> Any:
     """Return the table ERM -> learners by source of groups."""
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(f"{results.dataset}, seed {results.seed}: test accuracy"), title_justify="left")
+    table = Table(title=plain([f"{results.dataset}, seed {results.seed}: test accuracy"])[0], title_justify="left")
     table.add_column("method")
     for column in ("worst group", "mean"):
         table.add_column(column, justify="right")
@@ -35,7 +36,7 @@ def summary(results: Results) -> Any:
         spread = f" ± {row.std:.1%}" if row.std is not None else ""
         used = ", ".join(row.labels_used.get("groups", ())) or "none"
         cells = (name, f"{row.worst_group_accuracy:.1%}{spread}", f"{row.mean_accuracy:.1%}", used)
-        table.add_row(*(Text(cell) for cell in cells), style="" if _place(name) == OTHERS else "bold")
+        table.add_row(*plain(cells), style="" if _place(name) == OTHERS else "bold")
     return table
 
 
@@ -49,7 +50,6 @@ def _place(method: str) -> int:
 def changes_table(findings: Findings) -> Any:
     """Return accuracy before and after a repair: over all images, by class or known group, and by group found."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title="Accuracy before and after", title_justify="left")
     table.add_column("images", overflow="fold")
@@ -59,7 +59,7 @@ def changes_table(findings: Findings) -> Any:
     def add(row: Change, style: str = "") -> None:
         after = "" if row.after is None else f"{row.after.value:.1%}"
         table.add_row(
-            *map(Text, (row.name, f"{row.images:,}", f"{row.before.value:.1%}", after)),
+            *plain((row.name, f"{row.images:,}", f"{row.before.value:.1%}", after)),
             style=style,
         )
 
@@ -118,7 +118,6 @@ def show_choice(console: Console, record: AutoRecord) -> None:
 def _exchanges(record: AutoRecord) -> Any:
     """Return what predictions follow, by property and class."""
     from rich.table import Table
-    from rich.text import Text
 
     from exmap.report import story
 
@@ -127,14 +126,13 @@ def _exchanges(record: AutoRecord) -> Any:
         name = column in ("property", "class")
         table.add_column(column, overflow="fold", justify="left" if name or column == "followed" else "right")
     for row, each in zip(story.exchange_rows(record), story.exchanges(record), strict=True):
-        table.add_row(*map(Text, row), style="bold" if each.relied_on else "")
+        table.add_row(*plain(row), style="bold" if each.relied_on else "")
     return table
 
 
 def _findings(record: AutoRecord) -> Any:
     """Return what the test says of each class."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title="Is there a shortcut?", title_justify="left")
     table.add_column("class", overflow="fold")
@@ -148,14 +146,13 @@ def _findings(record: AutoRecord) -> Any:
         if row.effect is not None and row.p_value is not None:
             p_value = "< 0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}"
             effect = f"{100 * row.effect:+.0f} points"
-        table.add_row(*map(Text, (name, found, p_value, effect, row.why)), style="bold" if row.found else "")
+        table.add_row(*plain((name, found, p_value, effect, row.why)), style="bold" if row.found else "")
     return table
 
 
 def _candidates(record: AutoRecord) -> Any:
     """Return the best groupings and the worst one, with their scores."""
     from rich.table import Table
-    from rich.text import Text
 
     rows = record.candidates
     marks = {record.chosen: "chosen", record.runner_up: "runner-up"}
@@ -170,7 +167,7 @@ def _candidates(record: AutoRecord) -> Any:
     def add(row: ScoredGrouping) -> None:
         mark = marks.get(row.name, "") if row.eligible else "may not be chosen"
         cells = (row.name, f"{row.score:.2f}", str(row.groups), f"{row.like_chosen:.2f}", mark)
-        table.add_row(*map(Text, cells), style="bold" if mark == "chosen" else "")
+        table.add_row(*plain(cells), style="bold" if mark == "chosen" else "")
 
     for row in rows[:GROUPINGS_SHOWN]:
         add(row)

@@ -90,6 +90,7 @@ class ImageTable:
             if name in seen:
                 raise DataError(f"each image must be listed once, but {self.name} lists {name} again; leave one out")
             seen.add(name)
+        _check_names(self.name, (*self.names, *self.class_names))
         if len(self.class_names) < 2:
             raise DataError(f"{self.name} must have 2 or more classes, found only {self.class_names[0]!r}; add another")
         groups = math.prod([len(self.class_names), *(len(a.value_names) for a in self.attributes)])
@@ -122,6 +123,18 @@ class ImageTable:
             split: np.bincount(groups.index[self.splits == number], minlength=len(groups.names)).astype(np.int64)
             for number, split in enumerate(SPLITS)
         }
+
+
+def _check_names(where: str, names: Sequence[str]) -> None:
+    """Refuse names that cannot be written into a file: those that a file system keeps in another coding."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"names of images and classes must be in UTF-8, but {where} has {name!a}; rename it, for example by "
+                "convmv"
+            ) from error
 
 
 def relative_name(text: str, where: str, root: str = "") -> str:

@@ -53,6 +53,8 @@ def data_settings_of(text: str | Path) -> DataSettings:
     if not word.strip():
         raise DataError(f"images are given as {FORMS}, got nothing; name them")
     path = Path(word)
+    if not word.isascii() and os.fsencode(word) != word.encode(errors="replace"):
+        raise DataError(f"the path of the images must be in UTF-8, got {word!a}; rename the folder")
     if path.is_dir():
         return _folder(path)
     if path.suffix.lower() == ".tar" or re.search(r"\.tar$", word):

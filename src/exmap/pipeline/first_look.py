@@ -50,12 +50,12 @@ def first_look(settings: Settings) -> tuple[int, ...] | None:
     table = labelled_set(read_images(settings.data), settings.data)
     preprocess = preprocess_of(settings)
     model = initial_model(settings.model, len(table.class_names), seed=settings.seed)
-    table = _readable(table)
-    if table is None:
+    few = _readable(table)
+    if few is None:
         return None
     images = settings.images.model_copy(update={"workers": 0, "cache": "never"})
-    opened = OpenedTable.of(table, images, preprocess=preprocess, listen=silent)
-    split = opened.split("val", np.arange(len(table.names)))
+    opened = OpenedTable.of(few, images, preprocess=preprocess, listen=silent)
+    split = opened.split("val", np.arange(len(few.names)))
     gradient = getattr(make_explainer(settings.explain.explainer), "needs_gradient", True)
     check_inputs(model, split.first_images(), split.n_classes, split.class_names, gradient=gradient)
     return split.images.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from exmap.plain_text import printable
 from exmap.results.findings import Accuracy, Change, Findings
 
 __all__ = ["model_card"]
@@ -102,5 +103,5 @@ def _bullets(rows: Iterable[tuple[str, str]]) -> str:
 
 def _text(value: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
-    plain = " ".join(value.split())
+    plain = printable(" ".join(value.split()))
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", plain)

@@ -132,10 +132,15 @@ def whole_model(name: str) -> nn.Module:
         return model
     make = _transformers().AutoModelForImageClassification.from_pretrained
     config = _config(name)
+    logs = _transformers().utils.logging
+    before = logs.get_verbosity()
+    logs.set_verbosity_error()  # what is missing is said below
     try:
         model, found = _found(name, make, config=config, use_safetensors=True, output_loading_info=True)
     except Exception as error:
         raise _failure(name, error) from error
+    finally:
+        logs.set_verbosity(before)
     if missing := sorted(found.get("missing_keys") or ()):
         raise DataError(
             f"the weights in {name} must be those of an image classifier, but they lack {', '.join(missing[:3])}, so "

@@ -52,7 +52,7 @@ def kind_of(word: str) -> str:
     >>> kind_of("timm:hf-hub:me/model"), kind_of("mypkg.models:build"), kind_of("resnet18")
     ('timm', 'function', '')
     """
-    kind, colon, name = word.partition(":")
+    kind, colon, _ = word.partition(":")
     if colon and kind in KINDS:
         return kind
     return FUNCTION if is_word(word) or ".py:" in word else ""
