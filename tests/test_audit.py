@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from audited import Net, audit, digests, photographs, user
+from exmap.data import Split
 from exmap.data.planted import planted_shortcut
 from exmap.pipeline.store import sole_writer
 from exmap.results import Findings
@@ -193,10 +194,13 @@ def test_images_of_the_first_set_that_the_second_has_are_left_out(
     data, test = photographs(tmp_path / "one", images=80), photographs(tmp_path / "two", images=100)
     for path in sorted(data.glob("*/*.png"))[:3]:
         shutil.copy(path, test / "bar 0" / f"copy-{path.name}")
-    seen = []
-    monkeypatch.setattr(
-        "exmap.pipeline.steps.explain_split", lambda model, split, *_, **__: seen.append(split) or stop()
-    )
+    seen: list[Split] = []
+
+    def look(model: object, split: Split, *_: Any, **__: Any) -> None:
+        seen.append(split)
+        stop()
+
+    monkeypatch.setattr("exmap.pipeline.steps.explain_split", look)
     said = audit(f"{mine}/net.py:two", data, tmp_path / "out", "--test", test, weights=mine / "two.pt")
     assert said.code == 130
     assert len(seen[0]) == 77

@@ -324,9 +324,12 @@ def test_too_few_images_to_judge_by_are_said(known: Planted) -> None:
     assert (len(made.judged), made.judged.source) == (38, "auto-judged")
 
 
-def test_a_class_without_images_is_said(known: Planted) -> None:
+def test_a_class_without_images_is_not_tested_and_the_others_are(known: Planted) -> None:
     wider = replace(known.explained, class_names=(*known.explained.class_names, "bar 2"))
-    nothing_was_chosen(choice_of(wider), wider, "Nothing can be concluded: class bar 2 has 0 images")
+    record = choice_of(wider).record
+    assert record.chosen is not None
+    assert record.shortcut["bar 2"].found is None
+    assert {name for name, finding in record.shortcut.items() if finding.found is not None} == {"bar 0", "bar 1"}
 
 
 def test_a_classifier_at_chance_is_said(known: Planted) -> None:

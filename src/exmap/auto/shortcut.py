@@ -139,6 +139,8 @@ def _standing_apart(
 
 def _finding(apart: list[_Cluster], wrong: NDArray[np.bool_], tested: int, settings: AutoSettings) -> ClassFinding:
     """Return what is said of one class, given which of its images are classified wrong."""
+    if not len(wrong):
+        return ClassFinding.nothing(None, "None of the images is of this class, so there is nothing to test.")
     if not wrong.any():
         return ClassFinding.nothing(
             False, f"None of its {len(wrong):,} images is classified wrong, so no group of them can be worse."

@@ -125,7 +125,8 @@ def check_model(
         )
     tell(f"Model: {checked.model}")
     tell(f"Images: {checked.images}")
-    tell(str(checked.found))
+    for line in str(checked.found).splitlines():
+        tell(line)
     if json_file is not None:
         write_json(json_file, check_record(checked))
         tell(f"Result: {json_file}")
