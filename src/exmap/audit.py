@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exmap.analysis import Analysis
+from exmap.api.analyzing import HEATMAP_SIDE
 from exmap.data import Split
 from exmap.errors import SettingsError
+from exmap.export.repaired import Saved, save_repaired
 from exmap.model.answers import check_class_order
 from exmap.model.named import has_weights, needs_gradient_free, own_class_names
 from exmap.pipeline.chain import trained_apart
@@ -31,12 +32,8 @@ from exmap.results import Findings
 from exmap.results.findings import AuditedModel
 from exmap.settings import DataSettings, Settings, change_settings, load_settings, parse_settings
 
-if TYPE_CHECKING:
-    from exmap.export.repaired import Saved
-
 __all__ = ["Audit", "audit_settings", "run_audit"]
 
-HEATMAP_SIDE = 28  # pixels of the heatmaps, in the preset
 BEFORE_WORK = {"data", "train"}  # steps that take no time where nothing is trained
 CHECKED = 8  # images on which a model that was written is compared
 MODEL, FINDINGS, CARD = "model", "findings.json", "model_card.md"
@@ -211,8 +208,6 @@ def _save(analysis: Analysis, folder: Path, split: Split, *, program: bool) -> S
     method = shown_method(analysis)
     if method is None or analysis.fits[method].left_alone:
         return None
-    from exmap.export.repaired import save_repaired
-
     images = split.images.batch(np.arange(min(CHECKED, len(split)), dtype=np.int64))
     return save_repaired(
         analysis.network(),

@@ -18,7 +18,7 @@ from exmap.explain.engine import Relevance
 from exmap.explain.explainers import Explainer, Target, make_explainer
 from exmap.explain.rules import Composite
 from exmap.model.backbone import model_device
-from exmap.model.running import model_dtype
+from exmap.model.running import explained_by_size, model_dtype
 from exmap.records import IntArray
 
 __all__ = ["BatchHeatmaps", "heatmaps"]
@@ -182,7 +182,7 @@ def _name(explainer: Explainer) -> str:
 def _slices(x: torch.Tensor, batch_size: int | None) -> list[slice]:
     """Return the parts that are explained at once."""
     if batch_size is None:
-        batch_size = min(256, max(4, 16 * 224**2 // (x.shape[2] * x.shape[3])))
+        batch_size = explained_by_size(x.shape[2], x.shape[3], 256)
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise SettingsError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
     return [slice(start, start + int(batch_size)) for start in range(0, len(x), int(batch_size))]

@@ -171,7 +171,7 @@ class HuggingFace(Form):
     def opened(self, model: nn.Module, settings: ModelSettings, layer: OwnLayer, part: Path) -> nn.Module:
         """Return what transformers makes of the folder."""
         whole = whole_hugging_face(str(part))
-        return ChosenOutputs(whole, settings.outputs) if settings.outputs else whole
+        return _of_outputs(whole, settings)
 
     def opens(self, settings: ModelSettings, place: str) -> str:
         """Return how transformers opens it."""
@@ -203,7 +203,7 @@ class Onnx(Form):
     def opened(self, model: nn.Module, settings: ModelSettings, layer: OwnLayer, part: Path) -> nn.Module:
         """Return what ONNX Runtime makes of the file."""
         made = OnnxClassifier(part / self.file(settings))
-        return ChosenOutputs(made, settings.outputs) if settings.outputs else made
+        return _of_outputs(made, settings)
 
     def opens(self, settings: ModelSettings, place: str) -> str:
         """Return how ONNX Runtime opens it."""
@@ -233,11 +233,16 @@ class TorchScript(Form):
     def opened(self, model: nn.Module, settings: ModelSettings, layer: OwnLayer, part: Path) -> nn.Module:
         """Return the program as torch loads it."""
         made: nn.Module = open_script(part / self.file(settings))
-        return ChosenOutputs(made, settings.outputs) if settings.outputs else made
+        return _of_outputs(made, settings)
 
     def opens(self, settings: ModelSettings, place: str) -> str:
         """Return how torch opens it."""
         return f'torch.jit.load("{place}")'
+
+
+def _of_outputs(model: nn.Module, settings: ModelSettings) -> nn.Module:
+    """Return the classifier of the outputs that the settings name."""
+    return ChosenOutputs(model, settings.outputs) if settings.outputs else model
 
 
 FORM: dict[str, type[Form]] = {

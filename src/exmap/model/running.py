@@ -21,6 +21,7 @@ __all__ = [
     "eager",
     "evaluation_mode",
     "explained_at_once",
+    "explained_by_size",
     "images_at_once",
     "model_device",
     "model_dtype",
@@ -88,9 +89,14 @@ def images_at_once(split: Split) -> int:
 def explained_at_once(split: Split) -> int:
     """Return how many images are explained at once: 100, or fewer large ones, and fewer where memory is short."""
     _, height, width = split.images.shape
-    by_size = min(100, max(4, 16 * 224**2 // (height * width)))
+    by_size = explained_by_size(height, width, 100)
     memory = available_memory()
     return by_size if memory is None else max(1, min(by_size, memory // 2 // (BYTES_PER_PIXEL * height * width)))
+
+
+def explained_by_size(height: int, width: int, most: int) -> int:
+    """Return how many images of a size are explained at once where memory suffices: 16 of 224 pixels."""
+    return min(most, max(4, 16 * 224**2 // (height * width)))
 
 
 def available_memory() -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +67,7 @@ def findings_of(
     return Findings(
         verdict=_verdict(record),
         summary=story.finding(record),
-        shortcuts=_shortcuts(record, groups, described.values()),
+        shortcuts=_shortcuts(record, described.values()),
         warnings=story.warnings(record),
         model=model or AuditedModel(name=type(analysis.network()).__name__, classes=explained.class_names),
         data=AuditedImages(
@@ -103,10 +103,10 @@ def _counts(labels: IntArray, names: Sequence[str]) -> list[int]:
     return [int(count) for count in np.bincount(labels, minlength=len(names))]
 
 
-def _shortcuts(record: AutoRecord, groups: Groups, described: object) -> tuple[str, ...]:
+def _shortcuts(record: AutoRecord, described: Iterable[StrategyDescription]) -> tuple[str, ...]:
     """Return the sentence of the group that goes against each shortcut, or that of its class."""
     said = []
-    rows = [each for each in described if isinstance(each, StrategyDescription)]  # type: ignore[attr-defined]
+    rows = tuple(described)
     for name, row in record.shortcut.items():
         if not row.found:
             continue

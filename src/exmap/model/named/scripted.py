@@ -14,7 +14,7 @@ from exmap.errors import DataError
 from exmap.importing import first_line
 from exmap.model.classifier import logits_of
 from exmap.model.named.chosen import ChosenOutputs
-from exmap.model.named.onnx_file import chosen, refuse_weights
+from exmap.model.named.onnx_file import chosen, class_names, refuse_weights, transform
 from exmap.model.named.words import Builder, Facts, quiet
 from exmap.runtime import torch_seed
 from exmap.settings import ModelSettings
@@ -199,16 +199,6 @@ def builder(name: str) -> Builder:
         return chosen(model, settings, n_classes, model.n_outputs, name)
 
     return build
-
-
-def transform(name: str, settings: ModelSettings) -> Any:
-    """Return None: a file does not say how its images were prepared."""
-    return None
-
-
-def class_names(name: str, settings: ModelSettings) -> tuple[str, ...] | None:
-    """Return None: a file does not name its classes."""
-    return None
 
 
 def facts(name: str, model: nn.Module, n_classes: int | None) -> Facts:
