@@ -4,15 +4,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from exmap.errors import SettingsError
+from exmap.plain_yaml import dump_yaml, parse_yaml
 from exmap.registry import CLUSTERERS, EXPLAINERS, LEARNERS
 from exmap.settings import Settings, change_settings, dump_settings, load_settings, parse_settings, preset_names
 from exmap.settings.section import ChoosingSection, Section
@@ -40,7 +40,7 @@ def test_the_shipped_presets_are_the_documented_ones() -> None:
         assert settings.data.name == name.removesuffix("-paper")
         assert settings.preset == name
     paper, plain, digits = (load_settings(name) for name in ("cmnist-paper", "cmnist", "digits"))
-    assert (paper.model.stem, paper.runtime.precision, paper.data.correlation) == ("3x3", "bf16-mixed", 0.99)
+    assert (paper.model.stem, paper.runtime.precision, paper.data.correlation) == ("3x3", "auto", 0.99)
     assert (plain.model.stem, plain.data.name, plain.data.correlation) == ("imagenet", "cmnist", 0.99)
     assert (digits.data.name, digits.data.correlation, digits.train.epochs) == ("digits", 0.9, 6)
 
@@ -75,7 +75,7 @@ def test_an_unknown_setting_or_section_is_answered_with_the_closest_one(override
 
 
 def test_a_value_inside_a_value_is_refused() -> None:
-    assert refusal("digits", "preset.x=1") == "unknown setting 'preset.x': preset is a value, not a section"
+    assert refusal("digits", "preset.x=1") == "unknown setting 'preset.x': 'preset' is a value, not a section"
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,16 @@ def test_an_override_must_have_a_value_that_is_yaml() -> None:
     assert refusal("digits", "seed") == (
         "an override must be written section.key=value, got 'seed'; for example seed=1"
     )
-    assert (
-        refusal("digits", "retrain.strengths=[1") == "the value of retrain.strengths must be YAML, got '[1'; quote it"
+    assert refusal("digits", "retrain.strengths=[1").startswith(
+        "the value of 'retrain.strengths' must be plain YAML, but in line 1, column 3 it cannot be parsed: "
     )
+    assert "must not be a comment, got '#1'; put it in quotes" in refusal("digits", "data.label_column=#1")
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("a: [", "must be a YAML file, but it cannot be parsed"),
+        ("a: [", "must be plain YAML, but in line 1, column 5 it cannot be parsed: "),
         ("- 1\n", "must hold a mapping of settings, got a list"),
         ("just words", "must hold a mapping of settings, got a str"),
     ],
@@ -206,16 +207,21 @@ def limited(kind: type, rules: Sequence[Any]) -> st.SearchStrategy[Any]:
 def valid(annotation: Any, rules: Sequence[Any] = ()) -> st.SearchStrategy[Any]:
     """Return values that a field takes, by its type."""
     inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return valid(inner[0], [each for rule in inner[1:] for each in getattr(rule, "metadata", [rule])])
     if get_origin(annotation) is Literal:
         return st.sampled_from(inner)
     if get_origin(annotation) in (Union, UnionType):
         return st.one_of(*(st.none() if part is type(None) else valid(part, rules) for part in inner))
     if get_origin(annotation) is tuple:
-        whole = inner[0] is int
-        return st.lists(st.integers(0, 9) if whole else st.text("abc_", min_size=1), max_size=3, unique=True)
+        return st.lists(st.text("abc_", min_size=1) if inner[0] is str else valid(inner[0]), max_size=3, unique=True)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return tree_of(annotation)
-    plain = {bool: st.booleans(), str: st.text(max_size=8), Path: st.sampled_from(["here", "some where/ünd.txt"])}
+    plain = {
+        bool: st.booleans(),
+        str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),
+        Path: st.sampled_from(["here", "some where/ünd.txt"]),
+    }
     return plain[annotation] if annotation in plain else limited(annotation, rules)
 
 
@@ -235,6 +241,7 @@ TOGETHER: dict[str, st.SearchStrategy[Any] | None] = {
     "ModelSettings.pretrained": st.just(False),
     "ImageSettings.resize": st.integers(224, 1000),  # the crop that is usual must fit
     "ImageSettings.crop": st.one_of(st.none(), st.integers(1, 224)),
+    "ImageSettings.normalize": st.sampled_from(["imagenet", "none", [[0.5] * 3, [0.25] * 3]]),
     "ImageSettings.random_crop": st.one_of(st.none(), st.just([0.25, 0.5])),
     "ExplainSettings.target": st.one_of(st.sampled_from(["predicted", "true", "margin"]), st.integers(0, 9)),
     "RetrainSettings.learner": st.sampled_from(LEARNERS.names()),
@@ -246,7 +253,7 @@ TOGETHER: dict[str, st.SearchStrategy[Any] | None] = {
 @given(tree_of(Settings))
 def test_any_settings_survive_being_written_and_read(tree: dict[str, Any]) -> None:
     settings = parse_settings(tree)
-    written = yaml.safe_load(yaml.safe_dump(dump_settings(settings)))
+    written = parse_yaml(dump_yaml(dump_settings(settings)), "what was written")
     assert parse_settings(written) == settings
     assert change_settings(settings) == settings
     for name, value in tree.items():

@@ -199,4 +199,4 @@ assert "dfr" in LEARNERS.names()
 def test_the_registries_name_what_was_there_before() -> None:
     assert {"kmeans", "spectral", "umap_kmeans"} <= set(CLUSTERERS.names())
     assert {"resnet18", "resnet34", "resnet50", "tiny"} <= set(MODELS.names())
-    assert {"strengths", "tuning_splits", "subsamples", "smallest_group"} == set(LEARNERS.options("dfr"))
+    assert {"strengths", "tuning_splits", "subsamples", "smallest_group", "harm"} == set(LEARNERS.options("dfr"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from exmap.errors import SettingsError
+from exmap.registry import CLUSTERERS
+from exmap.retrain import DFR, SUBG
 from exmap.settings import (
     ClusterSettings,
     RetrainSettings,
@@ -115,7 +119,7 @@ def test_every_setting_is_described() -> None:
     assert len({row.name for row in rows}) == len(rows)
     by_name = {row.name: row for row in rows}
     assert by_name["data.correlation"].allowed == "number, at least 0.1, at most 1.0"
-    assert by_name["retrain.repeats"][:4] == ("retrain.repeats", "integer, at least 1", 5, 5)
+    assert by_name["retrain.repeats"][:4] == ("retrain.repeats", "integer, at least 1, at most 10000", 5, 5)
     assert by_name["retrain.learner"].allowed.startswith("afr or bpa or ")
     assert by_name["retrain.subsamples"] == (
         "retrain.subsamples",
@@ -135,3 +139,41 @@ def test_the_rows_follow_what_the_settings_name() -> None:
     assert "retrain.strengths" not in by_name
     assert by_name["explain.patch"].owner == "exmap.explain.occlusion.Occlusion"
     assert by_name["train.epochs"].value == chosen.train.epochs
+
+
+def numbers() -> Iterator[tuple[str, str]]:
+    """Yield every setting that may be a number, with what is allowed in words."""
+    for row in describe_settings():
+        if not row.owner and ("integer" in row.allowed or "number" in row.allowed):
+            yield row.name, row.allowed
+
+
+@pytest.mark.parametrize(("name", "allowed"), [*numbers()])
+def test_every_number_has_an_upper_bound_and_is_finite(name: str, allowed: str) -> None:
+    if name not in ("model.outputs", "images.random_crop", "explain.target", "images.normalize"):  # in other words
+        assert "at most" in allowed or "below" in allowed
+    for value in ("1e400", ".inf", "-.inf", ".nan", "1e300"):
+        assert refusal(f"{name}={value}").startswith(f"setting {name}")
+
+
+def test_options_of_what_is_registered_are_finite_and_bounded_too() -> None:
+    assert "input should be a finite number, got " in refusal("retrain.strengths=[1, .inf]")
+    assert "input should be a finite number, got inf" in refusal("explain.explainer=occlusion", "explain.baseline=.inf")
+    assert "a whole number should be less than or equal to 1,000,000,000" in refusal("retrain.subsamples=1000000000000")
+    assert "truth values" in refusal("retrain.subsamples=yes")
+    with pytest.raises(SettingsError, match="option strengths of the learner dfr: input should be a finite number"):
+        DFR(strengths=(1.0, float("inf")))
+    with pytest.raises(
+        SettingsError, match=r"option epochs of the learner subg: input should be greater than 0, got -1"
+    ):
+        SUBG(epochs=-1)
+    assert DFR(strengths=np.array([1.0, 0.5])).subsamples == 20
+
+
+def test_what_is_no_thing_of_the_kind_is_refused_before_it_is_used() -> None:
+    for chosen in ("os:sep", "math:pi"):
+        with pytest.raises(SettingsError, match="must be a class or a function"):
+            CLUSTERERS.build(chosen)
+    with pytest.raises(SettingsError, match="the clustering method builtins:len cannot be made"):
+        CLUSTERERS.build("builtins:len")
+    assert [1] not in CLUSTERERS

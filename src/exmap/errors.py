@@ -13,10 +13,12 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "ExMapError",
+    "NotTrustedError",
     "NumericalError",
     "ProcessError",
     "RunFolderError",
     "SettingsError",
+    "shown",
     "unknown_name",
 ]
 
@@ -27,6 +29,10 @@ class ExMapError(Exception):
 
 class SettingsError(ExMapError, ValueError):
     """A setting, preset or argument that is unknown or out of its range."""
+
+
+class NotTrustedError(SettingsError):
+    """Code of somebody's own that a run names, where the run is only looked at."""
 
 
 class DataError(ExMapError, ValueError):
@@ -49,6 +55,21 @@ class RunFolderError(ExMapError, RuntimeError):
     """A run folder that belongs to other settings, or that cannot be written."""
 
 
+def shown(value: object, most: int = 80) -> str:
+    """Return how a value is written in Python, shortened where it is long, for a sentence that says what was found.
+
+    Examples
+    --------
+    >>> shown("7"), shown(10**100, most=10)
+    ("'7'", '1000000...')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists without end
+        text = f"a {type(value).__name__} of great length"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
     """Return the sentence for a name that is not one of the allowed names, with the closest one as a hint.
 
@@ -63,4 +84,4 @@ def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
         tails = {n.rsplit(".", 1)[-1]: n for n in names}
         close = [tails[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)]
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {what} {name!r}{hint}; choose one of: {', '.join(names)}"
+    return f"unknown {what} {shown(name)}{hint}; choose one of: {', '.join(names)}"

@@ -1,6 +1,7 @@
 """Things of a user's own by a word, ``PACKAGE.MODULE:NAME`` or ``FILE.py:NAME``, and libraries that exmap does without.
 
-The user's code runs in this process, as he asked for by its name; what goes wrong in it is said in one sentence.
+The user's code runs in this process, as he asked for by its name; what goes wrong in it is said in one sentence. Where
+somebody's run is only looked at (:mod:`exmap.trusted`), it is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from exmap.errors import DataError, ExMapError, SettingsError
+from exmap.trusted import only_looking, refuse_to_call, refuse_to_import
 
 __all__ = [
     "FORMS",
@@ -77,6 +79,7 @@ def object_at(word: str, *, what: str = "a model", forms: str = FORMS) -> Any:
     place, colon, name = word.rpartition(":")
     if not colon or not place or not name:
         raise SettingsError(f"{what} is given as {forms}, got {word!r}")
+    refuse_to_import(word)
     with importable(word):
         is_file = Path(place).suffix == ".py"
         found: Any = _from_file(Path(place), word) if is_file else _imported(place, f"{what} is given as {forms}", word)
@@ -119,6 +122,7 @@ def called(
     """
     if isinstance(made, whole):
         return made
+    refuse_to_call(word)
     if not callable(made):
         raise SettingsError(f"{word} must be a function that returns {makes}, got {type(made).__name__}")
     takes = _parameters(made)
@@ -148,6 +152,9 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
 @contextmanager
 def importable(word: str) -> Iterator[None]:
     """Let the modules beside the file of a word, or else of the present folder, be imported inside the block."""
+    if only_looking():
+        yield
+        return
     path = Path(word.rpartition(":")[0])
     place = str((path.parent if path.suffix == ".py" else Path()).resolve())
     _tell_processes("folders", place, place)

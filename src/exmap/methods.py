@@ -13,9 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from exmap.errors import SettingsError, unknown_name
+from exmap.errors import SettingsError, shown, unknown_name
+from exmap.plain_yaml import dump_yaml, parse_yaml
 from exmap.registry import LEARNERS, SOURCES
 
 __all__ = ["ERM", "Method", "Part", "expand_methods", "method_with", "parse_method", "parse_part", "text_of"]
@@ -23,6 +22,7 @@ __all__ = ["ERM", "Method", "Part", "expand_methods", "method_with", "parse_meth
 ERM = "erm"  # the classifier as it was trained
 CLASSES = "classes"
 WHOLE_NETWORK = "whole network"
+MOST_METHODS = 10_000
 
 _PART = r"[A-Za-z0-9_.:-]+(?:\[[^\[\]]*\])?"
 _METHOD = re.compile(rf"(?:({_PART})\+)?({_PART})(?:@({_PART}))?")
@@ -90,11 +90,19 @@ def expand_methods(text: str) -> list[str]:
     >>> expand_methods("exmap[scope={local,global},size=7]+{dfr,subg}")[:2]
     ['exmap[scope=local,size=7]+dfr', 'exmap[scope=local,size=7]+subg']
     """
-    found = re.search(r"\{([^{}]*)\}", text)
-    if found is None:
-        return [text]
-    choices = (text[: found.start()] + choice.strip() + text[found.end() :] for choice in found[1].split(","))
-    return [expanded for choice in choices for expanded in expand_methods(choice)]
+    whole: list[str] = []
+    left = [text]
+    while left:
+        each = left.pop()
+        found = re.search(r"\{([^{}]*)\}", each)
+        if found is None:
+            whole.append(each)
+        else:
+            choices = (each[: found.start()] + choice.strip() + each[found.end() :] for choice in found[1].split(","))
+            left += reversed(list(choices))
+        if len(whole) + len(left) > MOST_METHODS:
+            raise SettingsError(f"braces may stand for at most {MOST_METHODS:,} methods, got more in {shown(text)}")
+    return whole
 
 
 def parse_method(text: str) -> Method:
@@ -113,7 +121,7 @@ def parse_method(text: str) -> Method:
     found = _METHOD.fullmatch("".join(text.split()))
     if found is None:
         raise SettingsError(
-            f"a method is written [SOURCE+]LEARNER[@SOURCE] with options in brackets, got {text!r}; for example "
+            f"a method is written [SOURCE+]LEARNER[@SOURCE] with options in brackets, got {shown(text)}; for example "
             "exmap+dfr, jtt@exmap or exmap[size=7,method=kmeans]+dfr"
         )
     source, learner, selection = (None if part is None else parse_part(part) for part in found.groups())
@@ -202,8 +210,8 @@ def parse_part(text: str) -> Part:
         if not sep or key in options:
             raise SettingsError(f"options are written key=value, each once, got {item!r} in {text!r}")
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            options[key] = parse_yaml(value, key)
+        except SettingsError:
             raise SettingsError(
                 f"the value of an option is a number, a word or null, got {item!r} in {text!r}; change it"
             ) from None
@@ -226,5 +234,4 @@ def text_of(value: Any) -> str:
     >>> text_of(None), text_of(True), text_of(1e-05), text_of("kmeans"), text_of("7")
     ('null', 'true', '1.0e-05', 'kmeans', "'7'")
     """
-    text: str = yaml.safe_dump(value, allow_unicode=True)
-    return text.partition("\n")[0]
+    return dump_yaml(value).partition("\n")[0]

@@ -11,18 +11,16 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
-from types import GenericAlias
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints, overload
+from typing import Any, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from pydantic.errors import PydanticUserError
-
+from exmap.arguments import REQUIRED, Option, check_made, check_values, options_of, parameters_of
 from exmap.errors import SettingsError, unknown_name
+from exmap.trusted import refuse_to_call, refuse_to_import
 
 __all__ = [
     "CLUSTERERS",
@@ -34,27 +32,9 @@ __all__ = [
     "SOURCES",
     "Option",
     "Registry",
-    "reason_of",
 ]
 
-REQUIRED = inspect.Parameter.empty  # the default of an option that has none
-CHECKING = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 Thing = TypeVar("Thing")
-
-
-class Option(NamedTuple):
-    """A parameter of a constructor that users may set.
-
-    Attributes
-    ----------
-    annotation : type
-        What it is checked against; Any where the constructor does not say.
-    default : object
-        :data:`REQUIRED` where there is none.
-    """
-
-    annotation: Any
-    default: Any
 
 
 class Registry:
@@ -85,7 +65,7 @@ class Registry:
     def __init__(self, kind: str, entry_points: str, package: str, given: Collection[str] = ()) -> None:
         self.kind, self.entry_points, self.package, self.given = kind, entry_points, package, frozenset(given)
         self._own: dict[str, Any] = {}
-        self._words: list[tuple[Callable[[str], bool], Callable[[str], Any]]] = []
+        self._words: list[tuple[Callable[[str], bool], Callable[[str], Any], bool]] = []
         self._searched = False
         self._lock = RLock()
 
@@ -124,7 +104,7 @@ class Registry:
         self._own[key] = thing
         return thing
 
-    def register_words(self, takes: Callable[[str], bool], find: Callable[[str], Any]) -> None:
+    def register_words(self, takes: Callable[[str], bool], find: Callable[[str], Any], *, own: bool = False) -> None:
         """Let names of another form be looked up by a function, such as ``torchvision:NAME``.
 
         Parameters
@@ -133,8 +113,10 @@ class Registry:
             Whether a name is of that form.
         find : callable
             Returns the thing of such a name.
+        own : bool
+            Whether such names are a user's own, as dotted paths are.
         """
-        self._words.append((takes, find))
+        self._words.append((takes, find, own))
 
     def get(self, name: str) -> Any:
         """Return what has a name, or lies at a dotted path ``package.module:Thing``.
@@ -154,7 +136,7 @@ class Registry:
             )
         if points:
             return self._loaded(name, points[0])
-        for takes, find in self._words:
+        for takes, find, _ in self._words:
             if takes(name):
                 return find(name)
         if ":" in name:
@@ -175,17 +157,18 @@ class Registry:
                 continue
         return found
 
+    def is_own(self, name: str) -> bool:
+        """Return whether a name is a word for something of the user's own, which nobody has registered."""
+        if ":" not in name or name in self:
+            return False
+        return next((own for takes, _, own in self._words if takes(name)), True)
+
     def options(self, name: str) -> dict[str, Option]:
         """Return the parameters of a thing's constructor that users may set, by name."""
         thing = self.get(name)
         if not callable(thing):
             return {}
-        hints = _hints(thing)
-        return {
-            key: Option(hints.get(key, Any), parameter.default)
-            for key, parameter in _parameters(thing).items()
-            if key not in self.given
-        }
+        return {key: option for key, option in options_of(thing).items() if key not in self.given}
 
     def check_options(self, name: str, options: Mapping[str, Any], *, beside: Collection[str] = ()) -> dict[str, Any]:
         """Return options converted to what the constructor says it takes.
@@ -211,17 +194,18 @@ class Registry:
         for key, option in known.items():
             if option.default is REQUIRED and key not in options and key not in beside:
                 raise SettingsError(f"{what} needs the option {key}, and it was not given; set it")
-        try:
-            made = _checker(known).model_validate(dict(options))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise SettingsError(f"option {key} of {what}: {reason_of(first)}, got {first['input']!r}") from None
-        return {
-            key: getattr(made, field)
-            for field, key in zip(type(made).model_fields, known, strict=True)
-            if key in options
-        }
+        return check_values(known, options, what)
+
+    def check_made(self, thing: Any) -> None:
+        """Check what a thing of a registered class was made with, as the options of its class.
+
+        Raises
+        ------
+        SettingsError
+            For a value that does not fit.
+        """
+        name = getattr(thing, "name", type(thing).__name__)
+        check_made(thing, f"the {self.kind} {name}", set(options_of(type(thing))) - self.given)
 
     def build(self, name: str, options: Mapping[str, Any] | None = None, **given: Any) -> Any:
         """Make a thing: with its options, and with what the pipeline gives as far as the constructor takes it.
@@ -231,14 +215,34 @@ class Registry:
         SettingsError
             What :meth:`get` and :meth:`check_options` raise.
         """
+        self.check_call(name)
         make = self.get(name)
         if not callable(make):
             raise SettingsError(f"the {self.kind} {name} must be a class or a function, got {make!r:.80}")
-        checked, takes = self.check_options(name, options or {}), _parameters(make)
-        return make(**checked, **{key: value for key, value in given.items() if key in takes and key not in checked})
+        checked, takes = self.check_options(name, options or {}), parameters_of(make)
+        more = {key: value for key, value in given.items() if key in takes and key not in checked}
+        try:
+            return make(**checked, **more)
+        except TypeError as error:  # of what is no class or function of the kind
+            raise SettingsError(
+                f"the {self.kind} {name} cannot be made ({error}); give another, or its options"
+            ) from error
+
+    def check_call(self, name: str) -> None:
+        """Refuse to make something of the user's own where a run is only looked at.
+
+        Raises
+        ------
+        SettingsError
+        """
+        if self.is_own(name):
+            refuse_to_call(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._registered() or any(point.name == name for point in self._points())
+        return isinstance(name, str) and (name in self._registered() or self._is_point(name))
+
+    def _is_point(self, name: str) -> bool:
+        return any(point.name == name for point in self._points())
 
     def __getitem__(self, name: str) -> Any:
         return self.get(name)
@@ -270,6 +274,7 @@ class Registry:
     def _at(self, path: str) -> Any:
         """Return what lies at a dotted path."""
         place, _, thing = path.partition(":")
+        refuse_to_import(path)
         try:
             found: Any = import_module(place)
         except Exception as error:  # whatever the module does when it is imported
@@ -291,12 +296,6 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 
-def reason_of(first: Mapping[str, Any]) -> str:
-    """Return what pydantic says of a refused value, as the middle of a sentence."""
-    reason: str = first["msg"].removeprefix("Value error, ")
-    return reason[0].lower() + reason[1:]
-
-
 def _place(thing: Any) -> str:
     """Return where a thing was defined."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
@@ -306,46 +305,6 @@ def _place(thing: Any) -> str:
 def _origin(point: EntryPoint) -> str:
     package = point.dist.name if point.dist is not None else "an unknown package"
     return f"{package} (entry point {point.name} = {point.value})"
-
-
-def _parameters(thing: Any) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor or function that can be passed by name."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: one for name, one in inspect.signature(thing).parameters.items() if one.kind in kinds}
-
-
-def _hints(thing: Any) -> dict[str, Any]:
-    """Return what a constructor says of its parameters; nothing where that cannot be resolved."""
-    found: dict[str, Any] = {}
-    for place in (thing, getattr(thing, "__init__", None)):  # the fields of a dataclass, or the parameters of __init__
-        try:
-            found |= get_type_hints(place, include_extras=True)
-        except (NameError, TypeError, AttributeError):  # names that are only imported for type checkers
-            continue
-    return found
-
-
-def _checker(known: Mapping[str, Option]) -> type[BaseModel]:
-    """Return a model with a field per option, by alias, since a model cannot have fields of every name."""
-    fields: dict[str, Any] = {
-        f"option_{number}": (_checkable(option.annotation), Field(None, alias=key))
-        for number, (key, option) in enumerate(known.items())
-    }
-    return create_model("Options", __config__=CHECKING, **fields)
-
-
-def _checkable(annotation: Any) -> Any:
-    """Return the annotation with sequences as tuples, or Any where pydantic cannot check it."""
-    if get_origin(annotation) is Annotated:
-        inner, *rules = get_args(annotation)
-        return Annotated[(_checkable(inner), *rules)]
-    if get_origin(annotation) is Sequence:
-        return GenericAlias(tuple, (*get_args(annotation), ...))
-    try:
-        TypeAdapter(annotation, config=CHECKING)
-    except (PydanticUserError, TypeError):
-        return Any
-    return annotation
 
 
 DATASETS = Registry("data set", "exmap.datasets", "exmap.data")

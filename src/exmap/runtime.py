@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import sys
 import tempfile
 import zlib
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 import exmap.importing  # noqa: F401  # spawned processes find a user's own modules by it
-from exmap.errors import ExMapError, ProcessError, SettingsError
+from exmap.errors import ExMapError, ProcessError, SettingsError, shown
+from exmap.precision import native_precision
 from exmap.settings import RuntimeSettings
 
 if TYPE_CHECKING:
@@ -36,8 +38,10 @@ __all__ = [
     "in_processes",
     "launched",
     "launched_runtime",
+    "lost_another",
     "make_fabric",
     "process_number",
+    "processes_here",
     "torch_seed",
     "worker_threads",
 ]
@@ -54,6 +58,8 @@ def child_seed(seed: int, *names: str | int) -> int:
     >>> child_seed(0, "train", 1) == child_seed(0, "train", 1) != child_seed(0, "train", 2)
     True
     """
+    if seed != int(seed) or seed < 0:
+        raise SettingsError(f"a seed must be a whole number of at least 0, got {shown(seed)}; choose one")
     key = [zlib.crc32(str(name).encode()) for name in names]
     return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
@@ -98,22 +104,69 @@ def worker_threads() -> Iterator[ThreadPoolExecutor]:
             pool.shutdown(cancel_futures=True)  # what breaks off does not wait for work that has not begun
 
 
+LAUNCHER = "TORCHELASTIC_RUN_ID"  # there where torchrun, or fabric run, started the process
+SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")  # processes in all, and on this host; hosts
+NUMBERS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "LOCAL_WORLD_SIZE", "GROUP_RANK": "GROUP_WORLD_SIZE"}
+
+
+def _launch() -> dict[str, int]:
+    """Return the numbers that a launcher of processes has put into the environment.
+
+    Raises
+    ------
+    SettingsError
+        If they do not fit together, or some are missing.
+    """
+    found: dict[str, int] = {}
+    for name in (*SIZES, *NUMBERS, "MASTER_PORT"):
+        if (text := os.environ.get(name)) is None:
+            continue
+        least = int(name in SIZES)
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+            raise _no_launch(f"{name} must be a whole number of at least {least}, got {text!r:.40}")
+        found[name] = int(text)
+    if LAUNCHER not in os.environ:
+        return found
+    if missing := [name for name in (*SIZES, *NUMBERS, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise _no_launch(f"{LAUNCHER} is set, but {' and '.join(missing)} not")
+    for number, size in NUMBERS.items():
+        if found[number] >= found[size]:
+            raise _no_launch(f"{number} must be below {size}, got {found[number]} and {found[size]}")
+    if found["WORLD_SIZE"] % found["GROUP_WORLD_SIZE"] or found["LOCAL_WORLD_SIZE"] > found["WORLD_SIZE"]:
+        raise _no_launch("; ".join(f"{name} is {found[name]}" for name in SIZES))
+    return found
+
+
+def _no_launch(why: str) -> SettingsError:
+    return SettingsError(
+        f"the environment must name the processes that work together as torchrun names them, but {why}; start them "
+        "with torchrun, or unset what is left of it"
+    )
+
+
 def launched() -> bool:
     """Return whether torchrun, or ``fabric run``, has started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    numbers = _launch()
+    return LAUNCHER in os.environ and numbers["WORLD_SIZE"] > 1
 
 
 def process_number() -> int:
     """Return this process's number among those that were launched together; 0 where it is alone."""
-    return int(os.environ["RANK"]) if launched() else 0
+    return _launch()["RANK"] if launched() else 0
+
+
+def processes_here() -> int:
+    """Return how many processes of a run compute on this host."""
+    return _launch().get("LOCAL_WORLD_SIZE", 1)
 
 
 def launched_runtime(settings: RuntimeSettings) -> RuntimeSettings:
     """Return the settings with the numbers of processes and hosts that were launched, where they were."""
     if not launched():
         return settings
-    nodes = int(os.environ["GROUP_WORLD_SIZE"])
-    return settings.model_copy(update={"devices": int(os.environ["WORLD_SIZE"]) // nodes, "num_nodes": nodes})
+    numbers = _launch()
+    nodes = numbers["GROUP_WORLD_SIZE"]
+    return settings.model_copy(update={"devices": numbers["WORLD_SIZE"] // nodes, "num_nodes": nodes})
 
 
 def make_fabric(settings: RuntimeSettings) -> Fabric:
@@ -126,7 +179,7 @@ def make_fabric(settings: RuntimeSettings) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    if launched() and settings.processes != int(os.environ["WORLD_SIZE"]):
+    if launched() and settings.processes != _launch()["WORLD_SIZE"]:
         raise SettingsError(
             f"runtime.devices={settings.devices} on runtime.num_nodes={settings.num_nodes} must be the processes that "
             f"were started, got {os.environ['WORLD_SIZE']}; start as many with torchrun, or change the settings with "
@@ -146,7 +199,7 @@ def make_fabric(settings: RuntimeSettings) -> Fabric:
             accelerator=here.accelerator,
             devices=here.devices,
             num_nodes=here.num_nodes,
-            precision=here.precision,
+            precision=native_precision(here.accelerator) if here.precision == "auto" else here.precision,
             strategy=several if here.processes > 1 else "auto",
         )
     except Exception as error:  # Fabric raises several kinds for the same cause: the device is not there
@@ -222,7 +275,7 @@ class _ProcessWork:
         try:
             return self.work(fabric, *args)
         except RuntimeError as error:
-            if isinstance(error, ExMapError) or not _lost_another(error):
+            if isinstance(error, ExMapError) or not lost_another(error):
                 raise
             raise ProcessError(_ended(str(error).splitlines()[0])) from error
 
@@ -233,12 +286,13 @@ class _ProcessWork:
             part.rename(self.answers / name)
 
 
-def _lost_another(error: RuntimeError) -> bool:
-    """Return whether another process can no longer be reached; gloo says so by text alone."""
+def lost_another(error: BaseException) -> bool:
+    """Return whether an error says that another process can no longer be reached; gloo says so by text alone."""
     import torch
 
-    return isinstance(error, torch.distributed.DistError) or any(
-        word in str(error) for word in ("gloo", "Connection closed by peer", "Connection reset by peer")
+    said = ("[gloo", "gloo/", "Connection closed by peer", "Connection reset by peer")
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in said)
     )
 
 
@@ -276,7 +330,7 @@ class ProcessGroup:
         """Do what leaves something in a cache: first one process of each host, then the others."""
         from torch import distributed
 
-        first = int(os.environ["LOCAL_RANK"]) == 0
+        first = _launch()["LOCAL_RANK"] == 0
         made = work() if first else None
         self._do(lambda: distributed.barrier(group=self._group))
         return work() if made is None else made

@@ -15,6 +15,7 @@ from exmap.settings.loading import (
     read_yaml,
 )
 from exmap.settings.repair import Edits, EvaluateSettings, GroupEdit, RetrainSettings, Selection
+from exmap.settings.section import check_own_options
 from exmap.settings.training import ModelSettings, RuntimeSettings, TrainSettings
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "TrainSettings",
     "change_settings",
+    "check_own_options",
     "describe_settings",
     "dump_settings",
     "load_edits",

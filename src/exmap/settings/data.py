@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from exmap.settings.section import Section
+from exmap.homes import cache_folder
+from exmap.settings.section import Count, Section, Seed, Side
 
 __all__ = ["DataSettings", "GradedSettings", "ImageSettings"]
+
+Channels = tuple[float, float, float]
 
 
 class GradedSettings(Section):
@@ -37,11 +39,11 @@ class GradedSettings(Section):
     base: Literal["mnist", "fashion-mnist"] = "mnist"
     shortcut: Literal["none", "colour", "patch", "texture", "position"] = "colour"
     classes: int = Field(2, ge=2, le=10)
-    train: int = Field(6000, ge=1)
-    val: int = Field(2000, ge=1)
-    test: int = Field(2000, ge=1)
+    train: Count = 6000
+    val: Count = 2000
+    test: Count = 2000
     label_noise: float = Field(0.0, ge=0, lt=1)
-    imbalance: float = Field(1.0, ge=1)
+    imbalance: float = Field(1.0, ge=1, le=1_000_000)
 
 
 class DataSettings(Section):
@@ -99,7 +101,7 @@ class DataSettings(Section):
     test: Path | None = None
     val_share: float = Field(0.2, gt=0, lt=1)
     test_share: float = Field(0.2, gt=0, lt=1)
-    split_seed: int = Field(0, ge=0)
+    split_seed: Seed = 0
     correlation: float = Field(0.99, ge=0.1, le=1.0)
     graded: GradedSettings = GradedSettings()
     download: bool = False
@@ -122,35 +124,45 @@ class ImageSettings(Section):
         What makes a model's input of an image in the place of all that: ``model`` is the model's own preprocessing,
         ``package.module:function`` and ``FILE.py:function`` are a function of your own, or one that is called without
         arguments and returns one. None: resized to a square, as above.
-    normalize : "imagenet" or "none"
-        By ImageNet's mean and standard deviation, or just to [0, 1].
-    on_error : "stop" or "skip"
-        What an unreadable image leads to: an error that names all of them, or their being left out and listed.
+    normalize : "imagenet", "none", or (mean, deviation)
+        By ImageNet's mean and standard deviation, just to [0, 1], or by a mean and a deviation of your own: each a
+        number, or three, for red, green and blue.
+    on_error : "skip" or "stop"
+        What an unreadable image leads to: its being left out and listed, or an error that names all of them.
     workers : int or None
         Reading processes; None is one per core but one. 0 reads in the same process.
     cache : "auto", "always" or "never"
         Whether decoded images are kept on disk; auto keeps them up to `cache_limit_gib`, if that leaves half of the
         free disk.
     cache_dir : Path or None
-        Where; None is ``exmap`` in the user's cache folder.
+        Where; None is ``exmap`` in the user's cache folder, or in the temporary directory where that cannot be written.
     cache_limit_gib : float
         Most that auto keeps, in GiB.
     """
 
-    resize: int = Field(256, ge=1)
-    crop: int | None = Field(224, ge=1)
+    resize: Side = 256
+    crop: Side | None = 224
     random_crop: tuple[float, float] | None = (0.7, 1.0)
     flip: bool = True
     transform: str | None = None
-    normalize: Literal["imagenet", "none"] = "imagenet"
-    on_error: Literal["stop", "skip"] = "stop"
-    workers: int | None = Field(None, ge=0)
+    normalize: Literal["imagenet", "none"] | tuple[Channels, Channels] = "imagenet"
+    on_error: Literal["stop", "skip"] = "skip"
+    workers: int | None = Field(None, ge=0, le=1024)
     cache: Literal["auto", "always", "never"] = "auto"
     cache_dir: Path | None = None
-    cache_limit_gib: float = Field(20.0, gt=0)
+    cache_limit_gib: float = Field(20.0, gt=0, le=2**20)
+
+    @field_validator("normalize", mode="before")
+    @classmethod
+    def _per_channel(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return tuple((one,) * 3 if isinstance(one, (int, float)) else one for one in value)
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> ImageSettings:
+        if not isinstance(self.normalize, str) and min(self.normalize[1]) <= 0:
+            raise ValueError(f"images.normalize must have deviations above 0, got {list(self.normalize[1])}")
         if self.side > self.resize:
             raise ValueError(f"images.crop must be at most images.resize, {self.resize}, got {self.crop}")
         if self.random_crop is not None and not 0 < self.random_crop[0] <= self.random_crop[1] <= 1:
@@ -167,6 +179,4 @@ class ImageSettings(Section):
     @property
     def cache_folder(self) -> Path:
         """Where decoded images are kept."""
-        if self.cache_dir is not None:
-            return self.cache_dir
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exmap"
+        return cache_folder() if self.cache_dir is None else self.cache_dir

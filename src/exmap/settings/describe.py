@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import BaseModel
 
+from exmap.errors import SettingsError
 from exmap.registry import REQUIRED
 from exmap.settings.loading import Settings
 from exmap.settings.section import ChoosingSection
+from exmap.trusted import looking_only
 
 __all__ = ["SettingRow", "describe_settings", "parameter_meanings"]
 
@@ -62,7 +64,7 @@ def describe_settings(settings: Settings | None = None) -> list[SettingRow]:
     Examples
     --------
     >>> describe_settings()[0][:4]
-    ('seed', 'integer, at least 0', 0, 0)
+    ('seed', 'integer, at least 0, below 4294967296', 0, 0)
     """
     return list(_rows(settings or Settings(), ""))
 
@@ -86,16 +88,27 @@ def _rows(section: BaseModel, prefix: str) -> Iterator[SettingRow]:
 
 
 def _options(section: ChoosingSection, prefix: str) -> Iterator[SettingRow]:
-    """Yield the options of what a section names, beside the section's own settings."""
+    """Yield the options of what a section names, beside the section's own settings.
+
+    What is of the user's own and not installed is not imported to be described.
+    """
     name = getattr(section, section.choice)
-    thing = section.registry.get(name)
+    try:
+        with looking_only():
+            thing = section.registry.get(name)
+    except SettingsError:
+        if not section.registry.is_own(name):
+            raise
+        for key, value in section.options.items():
+            yield SettingRow(f"{prefix}{key}", ANYTHING, None, value, "", name)
+        return
     meanings = parameter_meanings(thing)
     for key, option in section.registry.options(name).items():
         if key in type(section).model_fields:
             continue
         default = None if option.default is REQUIRED else option.default
         value = section.options.get(key, default)
-        owner = f"{thing.__module__}.{thing.__qualname__}"
+        owner = f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
         yield SettingRow(f"{prefix}{key}", _allowed(option.annotation), default, value, meanings.get(key, ""), owner)
 
 

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from exmap.registry import CLUSTERERS, EXPLAINERS, Registry
-from exmap.settings.section import ChoosingSection, Section
+from exmap.settings.section import ChoosingSection, Count, Section, Side
 
 __all__ = ["AutoSettings", "ClusterSettings", "ExplainSettings", "GroupsSettings"]
+
+MOST_CLASSES = 1_000_000
 
 
 class ExplainSettings(ChoosingSection):
@@ -37,9 +39,9 @@ class ExplainSettings(ChoosingSection):
         is explained. For explainers that promise a sum.
     size : int or None
         Side in pixels to which heatmaps are reduced by area averaging; None keeps the image's own size.
-    batch_size : int or None
-        Images that are explained at once; None chooses by their size and by the memory there is. Where memory runs out
-        they are explained in halves.
+    batch_size : int
+        Images that are explained at once, at most: fewer where they are large, or would fill more than half of the free
+        memory. Where it runs out all the same they are explained in halves.
     """
 
     registry: ClassVar[Registry] = EXPLAINERS
@@ -47,21 +49,28 @@ class ExplainSettings(ChoosingSection):
 
     explainer: str = "lrp"
     composite: str = "auto"
-    gamma: float = Field(4.0, ge=0)
+    gamma: float = Field(4.0, ge=0, le=1_000_000)
     target: str | int = "predicted"
     layer: str = "auto"
-    tolerance: float = Field(1e-3, gt=0)
-    size: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1)
+    tolerance: float = Field(1e-3, gt=0, le=1_000_000)
+    size: Side | None = None
+    batch_size: Count = 100
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _batch_size(cls, value: Any) -> Any:
+        return 100 if value is None else value  # as runs had it that were made before there was a number
 
     @field_validator("target", mode="before")
     @classmethod
     def _target(cls, value: Any) -> Any:
         if value is True:  # YAML reads a bare true as a truth value
             return "true"
-        if value in ("predicted", "true", "margin") or (isinstance(value, int) and value is not False and value >= 0):
+        if value in ("predicted", "true", "margin"):
             return value
-        raise ValueError("must be predicted, true, margin or the number of a class")
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_CLASSES:
+            return value
+        raise ValueError(f"must be predicted, true, margin or the number of a class, below {MOST_CLASSES:,}")
 
 
 class ClusterSettings(ChoosingSection):
@@ -91,9 +100,9 @@ class ClusterSettings(ChoosingSection):
     representation: Literal["pixels", "channels"] = "pixels"
     method: str = "spectral"
     scope: Literal["local", "global"] = "global"
-    n_clusters: int | None = Field(None, ge=1)
+    n_clusters: Count | None = None
     gap: Literal["relative", "absolute"] = "relative"
-    n_neighbors: int | None = Field(None, ge=2)
+    n_neighbors: int | None = Field(None, ge=2, le=1_000_000)
 
 
 class GroupsSettings(Section):
@@ -143,10 +152,10 @@ class AutoSettings(Section):
     """
 
     level: float = Field(0.05, gt=0, lt=1)
-    ratio: float = Field(2.0, ge=1)
+    ratio: float = Field(2.0, ge=1, le=1_000_000)
     conductance: float = Field(0.02, gt=0, le=1)
     minority: float = Field(0.35, gt=0, le=1)
     only_if_found: bool = True
-    halvings: int = Field(6, ge=1)
-    draws: int = Field(100, ge=1)
+    halvings: int = Field(6, ge=1, le=10_000)
+    draws: Count = 100
     repair: Literal["last_layer", "auto"] = "last_layer"

@@ -9,15 +9,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from exmap.errors import SettingsError, unknown_name
-from exmap.registry import reason_of
+from exmap.arguments import reason_of
+from exmap.errors import SettingsError, shown, unknown_name
+from exmap.plain_yaml import parse_yaml, read_yaml
 from exmap.settings.data import DataSettings, ImageSettings
 from exmap.settings.grouping import AutoSettings, ClusterSettings, ExplainSettings, GroupsSettings
 from exmap.settings.repair import Edits, EvaluateSettings, RetrainSettings
-from exmap.settings.section import ChoosingSection, Section
+from exmap.settings.section import ChoosingSection, Section, Seed
 from exmap.settings.training import ModelSettings, RuntimeSettings, TrainSettings
 
 __all__ = [
@@ -43,7 +43,7 @@ class Settings(Section):
     """
 
     preset: str = "custom"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     data: DataSettings = DataSettings()
     images: ImageSettings = ImageSettings()
     model: ModelSettings = ModelSettings()
@@ -67,33 +67,6 @@ def packaged_yaml(folder: str) -> dict[str, Traversable]:
     """Return the YAML files of one of the package's folders by their names without ``.yaml``."""
     found = resources.files("exmap").joinpath(folder).iterdir()
     return {file.name.removesuffix(".yaml"): file for file in found if file.name.endswith(".yaml")}
-
-
-def read_yaml(file: Traversable, where: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file; an empty file is an empty mapping.
-
-    Parameters
-    ----------
-    file : Path or file of the package
-    where : str
-        What errors call it.
-
-    Raises
-    ------
-    SettingsError
-        If the file holds anything else.
-    """
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{where} must be a YAML file in UTF-8, but it cannot be read as text: {error}") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{where} must be a YAML file, but it cannot be parsed: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise SettingsError(f"{where} must hold a mapping of settings, got a {type(tree).__name__}")
-    return tree
 
 
 def load_settings(source: str | Path, overrides: Sequence[str] = (), **changes: Any) -> Settings:
@@ -142,11 +115,10 @@ def _changed(before: dict[str, Any], overrides: Sequence[str], changes: Mapping[
     for item in overrides:
         key, sep, text = item.partition("=")
         if not sep:
-            raise SettingsError(f"an override must be written section.key=value, got {item!r}; for example seed=1")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"the value of {key} must be YAML, got {text!r}; quote it") from error
+            raise SettingsError(f"an override must be written section.key=value, got {shown(item)}; for example seed=1")
+        value = parse_yaml(text, f"the value of {shown(key)}")
+        if value is None and text.strip().startswith("#"):
+            raise SettingsError(f"the value of {shown(key)} must not be a comment, got {shown(text)}; put it in quotes")
         _set(tree, key.strip().split("."), value)
     for name, value in changes.items():
         if value is not None:
@@ -155,21 +127,22 @@ def _changed(before: dict[str, Any], overrides: Sequence[str], changes: Mapping[
     return _validate(tree)
 
 
-def _drop_options(before: Mapping[str, Any], tree: dict[str, Any], model: Any) -> None:
+def _drop_options(before: Mapping[str, Any], tree: dict[str, Any], model: type[Section]) -> None:
     """Where another learner, clusterer or explainer is chosen, drop the options that were for the one before."""
     for key, info in model.model_fields.items():
-        old, new = before.get(key), tree.get(key)
-        if isinstance(old, Mapping) and isinstance(new, dict):
-            _drop_options(old, new, _section_of(info.annotation))
-    if not (isinstance(model, type) and issubclass(model, ChoosingSection)):
+        old, new, section = before.get(key), tree.get(key), _section_of(info.annotation)
+        if isinstance(old, Mapping) and isinstance(new, dict) and _is_section(section):
+            _drop_options(old, new, section)
+    if not issubclass(model, ChoosingSection):
         return
     usual = model.model_fields[model.choice].default
     chosen = tree.get(model.choice, usual)
     inherited = [k for k, value in before.items() if k not in model.model_fields and tree.get(k) == value]
     if not inherited or chosen == before.get(model.choice, usual):
         return
-    if chosen in model.registry or ":" in str(chosen):  # what is not known is refused later
-        for key in set(inherited) - set(model.registry.options(chosen)):
+    own = isinstance(chosen, str) and model.registry.is_own(chosen)  # it is not looked at, and inherits nothing
+    if own or chosen in model.registry or (isinstance(chosen, str) and ":" in chosen):  # else it is refused later
+        for key in set(inherited) - set(() if own else model.registry.options(chosen)):
             del tree[key]
 
 
@@ -211,7 +184,7 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
-            raise SettingsError(f"unknown setting {'.'.join(path)!r}: {key} is a value, not a section")
+            raise SettingsError(f"unknown setting {shown('.'.join(path))}: {shown(key)} is a value, not a section")
         tree = below
     tree[path[-1]] = value
 
@@ -244,14 +217,28 @@ def _validate(tree: dict[str, Any]) -> Settings:
 def _refused(error: ValidationError, model: Any, what: str) -> SettingsError:
     """Return the sentence for the first thing that was refused; `what` is said before its dotted name."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        key = ".".join(str(part) for part in first["loc"])
         return SettingsError(unknown_name(what, key, _beside(first["loc"], model)))
+    key = _known_place(first["loc"], model)
     reason = reason_of(first)
     where = f"{what} {key}" if key else "the whole"
-    if isinstance(first["input"], dict):  # a whole section, whose values do not go together
+    if isinstance(first["input"], dict) and first["type"] == "value_error":  # a section's values do not go together
         return SettingsError(f"{where}: {reason}")
-    return SettingsError(f"{where}: {reason}, got {first['input']!r}")
+    quote = "; put it in quotes" if first["type"] == "string_type" and isinstance(first["input"], int | float) else ""
+    return SettingsError(f"{where}: {reason}, got {shown(first['input'])}{quote}")
+
+
+def _known_place(location: Sequence[str | int], model: Any) -> str:
+    """Return the dotted name of a value, as far as it is of settings, and numbers of its places in lists."""
+    names: list[str] = []
+    for part in location:
+        if isinstance(part, int):
+            names.append(str(part))
+        elif part in getattr(model, "model_fields", {}):
+            names.append(part)
+            model = _section_of(model.model_fields[part].annotation)
+    return ".".join(names)
 
 
 def _beside(location: tuple[str | int, ...], model: Any) -> list[str]:
@@ -266,4 +253,8 @@ def _beside(location: tuple[str | int, ...], model: Any) -> list[str]:
 def _section_of(annotation: Any) -> Any:
     """Return the section that a field holds, by itself, or none, or several of."""
     inner = [_section_of(part) for part in get_args(annotation)]
-    return next((part for part in inner if hasattr(part, "model_fields")), annotation)
+    return next(filter(_is_section, inner), annotation)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from exmap.registry import LEARNERS, Registry
-from exmap.settings.section import ChoosingSection, Section
+from exmap.settings.section import ChoosingSection, Count, Section
 
 __all__ = ["Edits", "EvaluateSettings", "GroupEdit", "RetrainSettings", "Selection"]
 
@@ -42,7 +42,7 @@ class RetrainSettings(ChoosingSection):
     choice: ClassVar[str] = "learner"
 
     learner: str = "dfr"
-    repeats: int = Field(5, ge=1)
+    repeats: int = Field(5, ge=1, le=10_000)
 
 
 class EvaluateSettings(Section):
@@ -59,9 +59,9 @@ class EvaluateSettings(Section):
         to the others.
     """
 
-    bootstrap: int = Field(1000, ge=1)
+    bootstrap: Count = 1000
     confidence: float = Field(0.95, gt=0, lt=1)
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, le=10_000)
 
 
 class GroupEdit(Section):
@@ -142,6 +142,11 @@ class Edits(Section):
         At most one per group.
     selections : tuple of Selection
         Groups that the person made of images.
+    relabel : mapping of str to str
+        The class of images whose label is wrong, by their ids. They are retrained on as images of that class, in its
+        largest group unless a selection has them.
+    leave_out : tuple of str
+        Ids of images that are not to be retrained on; they are in no group.
     """
 
     format: Literal[1]
@@ -149,10 +154,19 @@ class Edits(Section):
     grouping: str
     edits: tuple[GroupEdit, ...]
     selections: tuple[Selection, ...] = ()
+    relabel: dict[str, str] = Field(default_factory=dict)
+    leave_out: tuple[str, ...] = ()
+
+    @property
+    def of_images(self) -> bool:
+        """Whether single images are edited, so that the images of the groups are needed."""
+        return bool(self.selections or self.relabel or self.leave_out)
 
     @model_validator(mode="after")
     def _one_each(self) -> Edits:
         names = [edit.group for edit in self.edits]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"each group may be listed once, but {twice!r} is listed {names.count(twice)} times")
+        if both := next((name for name in self.leave_out if name in self.relabel), None):
+            raise ValueError(f"an image is either relabelled or left out, but {both!r} is both; take it out of one")
         return self

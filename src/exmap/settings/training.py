@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from exmap.registry import MODELS, Registry
-from exmap.settings.section import ChoosingSection, Section
+from exmap.settings.section import ChoosingSection, Epochs, Section
 
 __all__ = ["ModelSettings", "RuntimeSettings", "TrainSettings"]
 
@@ -42,7 +42,7 @@ class ModelSettings(ChoosingSection):
     stem: Literal["imagenet", "3x3"] = "imagenet"
     pretrained: bool = False
     weights: Path | None = None
-    outputs: tuple[int, ...] = ()
+    outputs: tuple[Annotated[int, Field(ge=0, lt=1_000_000)], ...] = ()
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSettings:
@@ -68,11 +68,11 @@ class TrainSettings(Section):
         Which epoch's weights are kept: that of the best accuracy in the worst class, or over all, or the last one.
     """
 
-    epochs: int = Field(10, ge=0)
-    batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(3e-3, gt=0)
+    epochs: Epochs = 10
+    batch_size: int = Field(128, ge=2, le=1_000_000)
+    learning_rate: float = Field(3e-3, gt=0, le=1e38)
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1e38)
     select: Literal["worst_class", "mean", "last"] = "worst_class"
 
 
@@ -87,14 +87,14 @@ class RuntimeSettings(Section):
         Processes on each host, each with a device of its own (or a share of the CPU).
     num_nodes : int
         Hosts. On more than one, torchrun or ``fabric run`` starts the processes.
-    precision : "32-true", "bf16-mixed" or "16-mixed"
-        Of training.
+    precision : "auto", "32-true", "bf16-mixed" or "16-mixed"
+        Of training; auto takes what the device does by itself, and the same again where a run is continued.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1)
-    num_nodes: int = Field(1, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int = Field(1, ge=1, le=256)
+    num_nodes: int = Field(1, ge=1, le=10_000)
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
 
     @property
     def processes(self) -> int:
