@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,11 +106,11 @@ def own_table(root: Path, rows: Sequence[Sequence[object]], head: Sequence[str] 
 
 
 def class_folders(root: Path, counts: dict[str, int]) -> Path:
-    """Write ``NAME/000.png`` and so on; names may hold several folders."""
+    """Write ``NAME/000.png`` and so on, no two of them the same; names may hold several folders."""
     for name, size in counts.items():
         (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(size):
-            picture(root / name / f"{number:03d}.png", (10 * number % 256, 60, 60), (8, 6))
+            picture(root / name / f"{number:03d}.png", (10 * number % 256, 60, zlib.crc32(name.encode()) % 100), (8, 6))
     return root
 
 

@@ -277,8 +277,8 @@ def test_a_truncated_file_is_refused_with_the_reason(kind: str, share: float) ->
 @pytest.mark.parametrize("size", [(60000, 60000), (2**31 - 1, 2**31 - 1)])
 def test_a_few_bytes_that_claim_to_be_huge_are_refused(size: tuple[int, int]) -> None:
     bomb = png_that_claims(*size)
-    assert refusal(bomb).startswith(f"Image size ({size[0] * size[1]} pixels) exceeds limit")
-    assert refusal(png(COLOURS), bomb).startswith("its mask cannot be read: Image size")
+    assert refusal(bomb).startswith("it has more than the 178,956,970 pixels")
+    assert refusal(png(COLOURS), bomb).startswith("its mask cannot be read: it has more")
 
 
 @pytest.mark.parametrize("mask", [False, True])

@@ -185,7 +185,7 @@ def test_every_unreadable_image_is_listed_with_its_reason(tmp_path: Path, worker
         31: "the file is empty",
         32: "not an image",
         50: "image file is truncated",
-        69: "the file cannot be read (Is a directory)",
+        69: "the file is none: it is a folder",
     }
     assert opened(FolderFiles(tmp_path), names, settings).broken == found.broken
     if found.cache is not None:
@@ -273,18 +273,20 @@ def test_the_same_files_are_not_opened_again(tmp_path: Path, cache: str) -> None
     assert np.isnan(second.images_per_second)
 
 
-def test_a_file_is_known_by_its_size_and_time_of_change(tmp_path: Path) -> None:
+def test_a_file_is_known_by_its_size_and_time_of_change_and_then_by_its_bytes(tmp_path: Path) -> None:
     files, names = counted(tmp_path)
-    opened(files, names, how(tmp_path))
+    first = opened(files, names, how(tmp_path))
     path = files.root / names[2]
-    before = path.stat()
+    data, before = path.read_bytes(), path.stat()
+    path.write_bytes(data)
+    again = opened(files, names, how(tmp_path))
+    assert (files.reads(), again.digest, again.digests) == (10, first.digest, first.digests)
     path.write_bytes(bytes(before.st_size))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert opened(files, names, how(tmp_path)).broken == {}
-    assert files.reads() == 5
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert opened(files, names, how(tmp_path)).broken == {2: "not an image"}
-    assert files.reads() == 10
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy does that keeps the time of the original
+    other = opened(files, names, how(tmp_path))
+    assert other.broken == {2: "not an image"}
+    assert (files.reads(), other.digest == first.digest) == (15, False)
+    assert [a == b for a, b in zip(first.digests, other.digests, strict=True)] == [True, True, False, True, True]
 
 
 @pytest.mark.parametrize("change", ["image", "new image", "mask", "new mask", "side", "root", "order"])
@@ -512,6 +514,17 @@ def test_batches_are_normalised_as_torchvision_does(tmp_path: Path) -> None:
     assert np.allclose(batch, theirs.numpy(), atol=1e-6)
     plain = images_of(tmp_path, names, how(tmp_path, normalize="none"))
     assert np.array_equal(plain.batch(rows), seen)
+    for own in ((0.5, 0.25), ((0.5,) * 3, (0.25,) * 3)):
+        half = images_of(tmp_path, names, ImageSettings(**{**dict(how(tmp_path)), "normalize": own}))
+        assert np.allclose(half.batch(rows), (seen - 0.5) / 0.25, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "own", [(0.5,), (0.5, 0.0), (0.5, -1), ((0.5, 0.5), 1), "half", (float("nan"), 1), (0.5, 1, 1)]
+)
+def test_a_mean_and_a_deviation_that_are_none_are_refused(own: object) -> None:
+    with pytest.raises(ValueError, match="normalize"):
+        ImageSettings(normalize=own)
 
 
 def test_pixels_span_black_to_white(tmp_path: Path) -> None:
@@ -701,7 +714,7 @@ def test_a_table_with_unreadable_images_stops_or_leaves_them_out(tmp_path: Path)
         "birds", FolderFiles(tmp_path), names, np.arange(24) % 2, np.arange(24) % 3, ("a", "b"), digests={}
     )
     with pytest.raises(DataError, match=r"^1 of 24 images of birds cannot be read: 005.png \(the file is empty\)"):
-        task_from_table(table, how(tmp_path))
+        task_from_table(table, how(tmp_path, on_error="stop"))
     for cache in ("always", "never"):
         task = task_from_table(table, how(tmp_path, on_error="skip", cache=cache))
         assert task.skipped == {"005.png": "the file is empty"}

@@ -309,7 +309,7 @@ def test_a_path_is_opened_as_on_the_command_line(tmp_path: Path) -> None:
         ([(torch.zeros(3, 6, 6, dtype=torch.int64), 0)], "must return floating-point numbers"),
         ([(torch.full((3, 6, 6), torch.nan), 0)], "must return finite numbers"),
         ([(torch.zeros(3, 6, 6), -1)], "labels must be the numbers of classes from 0 on, got -1"),
-        ([(torch.zeros(3, 6, 6), 0.5)], "got float"),
+        ([(torch.zeros(3, 6, 6), 0.5)], "got 0.5; correct it, or leave such images out"),
     ],
 )
 def test_what_is_no_image_with_a_label_is_one_sentence(items: list[Any], said: str) -> None:
@@ -326,9 +326,9 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     assert "images are given as a Split, arrays" in refused(3)
     assert "there must be one label per image, got 2 for 8 images" in refused((bytes_of(), [0, 1]))
     assert "got (8, 30)" in refused((np.zeros((8, 30)), [0] * 8))
-    assert "got int64; convert them by astype" in refused((bytes_of().astype(np.int64), [0] * 8))
+    assert "got int64 from 0 to 255; give them as bytes by" in refused((bytes_of().astype(np.int64), [0] * 8))
     assert "got 7; name every class" in refused(Pairs([(pair[0], 7)]), class_names=["a", "b"])
-    assert "must be one of the classes a, b, got 'c'" in refused(Pairs([(pair[0], "c")]), class_names=["a", "b"])
+    assert "one of the classes 'a', 'b', got 'c'; correct" in refused(Pairs([(pair[0], "c")]), class_names=["a", "b"])
     random = Pairs([(torch.zeros(3, 6, 6), 0)])
     random.__class__ = type("Random", (Pairs,), {"__getitem__": lambda self, i: (torch.rand(3, 6, 6), 0)})
     assert "must be the same each time it is read, but the first of the data set is not" in refused(random)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import struct
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -93,7 +94,7 @@ def test_a_truncated_file_is_refused_with_both_sizes(tmp_path: Path, cut: int) -
 def test_a_file_with_bytes_too_many_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "images"
     path.write_bytes(idx_bytes(IMAGES) + bytes(1924))
-    assert refusal(path) == f"{path} must hold 76 bytes by its header, found 2,000; it is too long: fetch it again"
+    assert refusal(path) == f"{path} must hold 76 bytes by its header, found 77 or more; it is too long: fetch it again"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,8 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(damaged(gzip.compress(idx_bytes(IMAGES)))[kind])
     message = refusal(path)
-    assert message.startswith(f"{path} is not a whole gzip file (")
-    assert message.endswith("); fetch it again")
+    assert message.startswith(f"{path} is not a whole gzip file: ")
+    assert message.endswith("; fetch it again")
 
 
 def test_a_different_number_of_images_and_labels_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -225,3 +226,53 @@ def test_a_part_left_by_a_kill_is_replaced(mirror: Mirror, tmp_path: Path) -> No
     (folder / f"{FILES[0]}.gz.part").write_bytes(b"half")
     download_set(folder, "mnist")
     assert content(folder) == mirror.files
+
+
+def write_pairs(folder: Path, train: tuple[int, int], test: tuple[int, int], labels: np.ndarray = LABELS) -> None:
+    for stem, size in (("train", train), ("t10k", test)):
+        (folder / f"{stem}-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((3, *size), dtype=np.uint8)))
+        (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels), mtime=0))
+
+
+@pytest.mark.parametrize("stem", ["train", "t10k"])
+def test_test_images_of_another_size_than_training_images_are_refused(tmp_path: Path, stem: str) -> None:
+    write_pairs(tmp_path, (28, 28), (32, 32))
+    sizes = ("28 x 28", "32 x 32") if stem == "train" else ("32 x 32", "28 x 28")
+    with pytest.raises(DataError, match=f"must hold images of one size, found {sizes[0]} and {sizes[1]}; they belong"):
+        read_pair(tmp_path, stem)
+
+
+def test_images_of_another_size_than_is_needed_are_refused(tmp_path: Path) -> None:
+    write_pairs(tmp_path, (32, 32), (32, 32))
+    assert read_pair(tmp_path, "train")[0].shape == (3, 32, 32)
+    with pytest.raises(DataError, match=r"must hold images of 28 x 28 pixels, found 32 x 32; give the original IDX"):
+        read_pair(tmp_path, "train", 28)
+    write_pairs(tmp_path, (0, 28), (0, 28))
+    with pytest.raises(DataError, match=r"must hold images of 1 x 1 or more pixels, found 0 x 28"):
+        read_pair(tmp_path, "train")
+
+
+def test_labels_from_1_to_10_are_refused(tmp_path: Path) -> None:
+    write_pairs(tmp_path, (4, 4), (4, 4), np.array([1, 2, 10], dtype=np.uint8))
+    with pytest.raises(DataError, match=r"must hold labels from 0 to 9, found 1 to 10; give the original IDX file, or"):
+        read_pair(tmp_path, "train")
+
+
+def test_no_more_of_a_small_file_is_unpacked_than_its_header_states(tmp_path: Path) -> None:
+    path = tmp_path / "images.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(idx_bytes(IMAGES))
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    said = refusal(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said == f"{path} must hold 76 bytes by its header, found 77 or more; it is too long: fetch it again"
+    assert most < 8 * 2**20
+
+
+def test_a_header_that_states_more_than_any_set_has_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "images"
+    path.write_bytes(struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1))
+    assert refusal(path).startswith(f"{path} must hold at most 1,073,741,824 bytes, but its header states 79,228,162,4")

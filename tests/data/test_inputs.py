@@ -110,7 +110,7 @@ def test_unreadable_images_are_named_or_left_out(tmp_path: Path) -> None:
     settings = folder(tmp_path)
     (tmp_path / "cat" / "000.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1 of 25 images of .* cannot be read: cat/000.png \(not an image\)"):
-        build_task(settings, how(), preprocess=Preprocess.of(KEEPING))
+        build_task(settings, how(on_error="stop"), preprocess=Preprocess.of(KEEPING))
     task = build_task(settings, how(on_error="skip"), preprocess=Preprocess.of(KEEPING))
     assert task.skipped == {"cat/000.png": "not an image"}
 

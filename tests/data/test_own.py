@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from exmap.data import build_task
 from exmap.data.huggingface import SavedFiles, saved_dataset
@@ -262,6 +263,38 @@ def test_labels_that_are_missing_in_parquet_are_refused(tmp_path: Path, labels: 
     assert said.startswith(f"column label of {tmp_path / 'own.parquet'} must have a value for every image, but row ")
 
 
+def test_labels_in_the_spellings_of_two_tools_are_unified_and_said(tmp_path: Path) -> None:
+    own_table(tmp_path, [[f"{i:02d}.png", ("True", "true", "FALSE", "False")[i % 4]] for i in range(48)])
+    task = build_task(DataSettings(name="table", dir=tmp_path, table=Path("own.csv")), TINY)
+    assert task.train.class_names == ("false", "true")
+    assert task.notes[0].startswith("Spellings in column label of own.csv that mean the same are taken for one: ")
+    own_table(tmp_path, [[f"{i:02d}.png", ("Cat", "cat", "dog")[i % 3]] for i in range(48)])
+    assert "'Cat' and 'cat' differ only in case" in refused(tmp_path)
+
+
+def test_numbers_as_another_program_writes_them_are_the_same_classes(tmp_path: Path) -> None:
+    head = ("path", "label", "split", "place")
+    given = [[f"{i:02d}.png", f"{i % 2 * 10}.0", f"{i // 2 % 3}.0", ("1", "1.0")[i % 2]] for i in range(48)]
+    own_table(tmp_path, given, head)
+    found = table(tmp_path, group_columns=("place",))
+    assert (found.class_names, np.bincount(found.splits).tolist()) == (("0", "10"), [16, 16, 16])
+    assert found.attributes[0].value_names == ("place 1",)
+    assert table(tmp_path, classes=("10", "0")).labels[:2].tolist() == [1, 0]
+
+
+def test_a_table_may_be_separated_by_tabs(tmp_path: Path) -> None:
+    path = own_table(tmp_path, rows(), HEAD)
+    path.with_suffix(".tsv").write_text(path.read_text().replace(",", "\t"))
+    assert table(tmp_path, table=Path("own.tsv")).names == table(tmp_path).names
+
+
+def test_columns_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
+    made = pa.table({"path": [f"{i}.png" for i in range(20)], "label": [0, 1] * 10, "box": [[1, 2]] * 20})
+    pq.write_table(made, tmp_path / "own.parquet")
+    assert table(tmp_path, table=Path("own.parquet")).metadata == {}
+    assert "column box of " in refused(tmp_path, table=Path("own.parquet"), group_columns=("box",))
+
+
 def test_other_columns_are_metadata_and_group_columns_are_not(tmp_path: Path) -> None:
     given = [[*row, f"camera {i % 4}", i] for i, row in enumerate(rows())]
     own_table(tmp_path, given, (*HEAD, "camera", "number"))
@@ -307,9 +340,17 @@ def test_training_and_test_folders_alone_give_validation_images_too(tmp_path: Pa
     assert {found.names[i].split("/")[0] for i in np.flatnonzero(found.splits == 1)} == {"train"}
 
 
-@pytest.mark.parametrize("names", [("0", "1"), ("0", "1", "2"), tuple(map(str, range(11)))])
-def test_folders_named_by_numbers_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
-    assert folder(class_folders(tmp_path, dict.fromkeys(names, 6))).class_names == names
+@pytest.mark.parametrize("names", [("0", "1"), ("0", "1", "2"), ("0", "1", "10", "2", "3")])
+def test_folders_are_classes_in_the_order_in_which_other_libraries_read_them(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    found = folder(class_folders(tmp_path, dict.fromkeys(names, 6)))
+    assert found.class_names == names == tuple(ImageFolder(tmp_path).classes)
+    assert found.notes == ((
+        f"The classes of the folders of {tmp_path.name} are in the order of their names as text, as other libraries "
+        "read folders (0, 1, 10, 2, 3); data.classes gives another.",
+    ) if "10" in names else ())  # fmt: skip
+    assert folder(tmp_path, classes=tuple(sorted(names, key=int))).class_names == tuple(sorted(names, key=int))
 
 
 def test_hidden_files_and_folders_are_passed_over_and_listed(tmp_path: Path) -> None:
@@ -366,13 +407,22 @@ def test_an_empty_folder_and_one_with_loose_images_are_refused(tmp_path: Path) -
     )
 
 
-def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
+def test_a_single_class_with_images_is_refused_with_the_folder_without(tmp_path: Path) -> None:
     class_folders(tmp_path, {"cat": 6, "dog": 0})
-    (tmp_path / "dog" / "notes.txt").write_text("")
     assert folder_refused(tmp_path) == (
         "each class's folder must hold images (.bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp), found "
         f"none in {tmp_path / 'dog'}"
     )
+
+
+def test_folders_without_images_are_passed_over_and_said(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 6, "dog": 6, "none": 0})
+    (tmp_path / "none" / "notes.txt").write_text("")
+    found = folder(tmp_path)
+    assert found.class_names == ("cat", "dog")
+    assert found.notes == ("The folder none is passed over: it holds no images.",)
+    assert found.ignored == {"files that are no images": ["none/notes.txt"], "folders without images": ["none"]}
+    assert folder(tmp_path, classes=("none", "cat", "dog")).class_names == ("none", "cat", "dog")
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
@@ -388,11 +438,24 @@ def test_splits_beside_classes_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_split_without_classes_is_refused(tmp_path: Path) -> None:
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    assert folder(class_folders(tmp_path, {"train": 6, "bus": 6})).class_names == ("bus", "train")
+
+
+def test_a_folder_without_images_may_lie_beside_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"train/cat": 6, "train/dog": 6, "models": 0})
+    found = folder(tmp_path)
+    assert (found.class_names, found.ignored) == (("cat", "dog"), {"folders without images": ["models"]})
+
+
+def test_a_split_without_classes_is_left_out_for_its_images_have_no_labels(tmp_path: Path) -> None:
     class_folders(tmp_path, {"train/cat": 9, "train/dog": 9, "test": 4})
-    assert folder_refused(tmp_path) == (
-        f"each split's folder must hold a folder per class, found none in {tmp_path / 'test'}; sort its images"
+    found = folder(tmp_path)
+    assert np.bincount(found.splits).tolist() == [10, 4, 4]
+    assert found.notes == (
+        "The split test is left out: it holds no folder per class, so that its images have no labels.",
     )
+    assert found.ignored["splits without a folder per class"] == ["test"]
 
 
 def test_a_class_that_one_split_folder_lacks_is_named(tmp_path: Path) -> None:
@@ -491,9 +554,14 @@ def test_missing_splits_of_a_saved_data_set_are_seen(hf: Any, tmp_path: Path) ->
     assert saved_refused(tmp_path / "pets").startswith("either every image of pets must have a split or none, but 6 of")
 
 
-def test_an_unknown_split_of_a_saved_data_set_is_refused(hf: Any, tmp_path: Path) -> None:
+def test_an_unknown_split_of_a_saved_data_set_is_no_training_images(hf: Any, tmp_path: Path) -> None:
     hf.DatasetDict({"train": saved(hf, 6), "trial": saved(hf, 6)}).save_to_disk(tmp_path)
-    assert saved_refused(tmp_path).startswith("a split must be train, val or test (or 0, 1, 2), got 'trial'")
+    assert saved_refused(tmp_path).startswith("each class needs at least 2 images in each split, but class 'dog' of ")
+    hf.DatasetDict({"one": saved(hf, 6), "two": saved(hf, 6)}).save_to_disk(tmp_path / "b")
+    assert saved_refused(tmp_path / "b") == (
+        f"{tmp_path / 'b'} must have splits that are called train, validation and test, found 'one', 'two'; name one "
+        "of them with --set data.part=NAME and data.one_set=true, or rename them"
+    )
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), ""])
@@ -507,8 +575,11 @@ def test_a_missing_label_of_a_saved_data_set_is_refused(hf: Any, tmp_path: Path,
 
 def test_an_unlabelled_image_is_not_a_class_of_its_own(hf: Any, tmp_path: Path) -> None:
     kind = hf.ClassLabel(names=["dog", "cat"])
-    saved(hf, 24).add_column("kind", [0, -1] * 12, feature=kind).save_to_disk(tmp_path)
-    assert saved_refused(tmp_path, label_column="kind").endswith("but row 1 is empty")
+    saved(hf, 24).add_column("kind", [0, 1, -1] * 8, feature=kind).save_to_disk(tmp_path)
+    found = read(tmp_path, label_column="kind")
+    assert (found.class_names, found.names[1:3]) == (("dog", "cat"), ("all/000001", "all/000003"))
+    assert found.files.read("all/000003") == read(tmp_path).files.read("all/000003")
+    assert found.notes == ("8 of 24 images of all have no label (-1) and are left out.",)
 
 
 def test_a_column_of_lists_is_no_label(hf: Any, tmp_path: Path) -> None:
@@ -547,8 +618,9 @@ def test_an_image_that_a_row_lacks_is_missing(hf: Any, tmp_path: Path) -> None:
     images = [grey(i) for i in range(24)]
     data = {"image": [*images[:7], None, *images[8:]], "label": [0, 1] * 12}
     hf.Dataset.from_dict(data, features=features).save_to_disk(tmp_path / "pets")
-    with pytest.raises(DataError, match=r"^1 of 24 images of pets cannot be read: all/000007 \(the file is missi"):
-        build_task(DataSettings(name="huggingface", dir=tmp_path / "pets"), TINY)
+    task = build_task(DataSettings(name="huggingface", dir=tmp_path / "pets"), TINY)
+    assert task.skipped == {"all/000007": "the file is missing"}
+    assert "1 of 24 images cannot be read and are left out: all/000007 (the file is missing)." in task.notes
 
 
 def test_images_are_stored_as_bytes_or_by_their_path(tmp_path: Path) -> None:
@@ -612,7 +684,7 @@ def test_the_classes_of_a_saved_data_set_keep_their_order_and_other_columns_are_
     made = made.add_column("label", [0, 2] * 15, feature=words).add_column("site", ["a", "b", None] * 10)
     made = made.add_column("places", [[1]] * 30).add_column("place", [0, 1] * 15)
     made.save_to_disk(tmp_path)
-    assert read(tmp_path).class_names == ("zebra", "ant")
+    assert read(tmp_path).class_names == ("zebra", "unused", "ant")
     found = read(tmp_path, one_set=True, group_columns=("place",))
     assert (found.class_names, found.labels[:2].tolist()) == (("zebra", "unused", "ant"), [0, 2])
     assert set(found.metadata) == {"site"}
@@ -672,3 +744,73 @@ def test_a_data_set_by_its_id_is_read_like_a_saved_one(hf: Any, monkeypatch: pyt
     task = build_task(DataSettings(name="huggingface", id="someone/pets", one_set=True, part="test"), TINY)
     assert (task.name, len(task.val), task.val.class_names) == ("someone/pets", 20, ("dog", "cat"))
     assert np.allclose(255 * task.val.images.pixels(np.arange(20)).mean(axis=(1, 2, 3)), 5 * np.arange(20), atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "number", "absent"])
+def test_a_split_whose_labels_are_hidden_is_left_out(hf: Any, tmp_path: Path, kind: str) -> None:
+    labels = hf.Value("int64") if kind == "number" else hf.ClassLabel(names=["dog", "cat"])
+    test = saved(hf, 6).remove_columns("label")
+    if kind != "absent":
+        test = test.add_column("label", [-1] * 6, feature=labels)
+    parts = {"train": saved(hf, 24).cast_column("label", labels), "test": test}
+    hf.DatasetDict(parts).save_to_disk(tmp_path / "pets")
+    found = read(tmp_path / "pets")
+    assert np.bincount(found.splits).tolist() == [16, 4, 4]
+    assert found.notes == ("Splits without labels, whose labels are hidden, are left out: 'test'.",)
+    if kind == "hidden":
+        said = saved_refused(tmp_path / "pets", one_set=True, part="test")
+        assert said.endswith("must have labels, but column label holds none; name another column")
+
+
+def test_splits_of_other_names_are_left_out_and_usual_ones_are_known(hf: Any, tmp_path: Path) -> None:
+    names = {"Train": 12, "Validation": 6, "eval": 6, "Test": 4, "unsupervised": 4}
+    hf.DatasetDict({name: saved(hf, n) for name, n in names.items()}).save_to_disk(tmp_path)
+    found = read(tmp_path)
+    assert np.bincount(found.splits).tolist() == [12, 12, 4]
+    assert found.notes == (
+        "Splits that are neither training, validation nor test images are left out: 'unsupervised'.",
+        "Validation and eval are taken together as the split val.",
+    )
+
+
+def test_a_data_set_of_one_split_of_any_name_is_divided(hf: Any, tmp_path: Path) -> None:
+    hf.DatasetDict({"full": saved(hf, 24)}).save_to_disk(tmp_path)
+    assert np.bincount(read(tmp_path).splits).tolist() == [16, 4, 4]
+
+
+def test_classes_of_several_splits_are_known_by_their_names(hf: Any, tmp_path: Path) -> None:
+    turned = saved(hf, 12).remove_columns("label")
+    turned = turned.add_column("label", [0, 1] * 6, feature=hf.ClassLabel(names=["cat", "dog"]))
+    hf.DatasetDict({"train": saved(hf, 12), "test": turned}).save_to_disk(tmp_path)
+    found = read(tmp_path)
+    assert found.class_names == ("dog", "cat")
+    assert found.labels[-12:].tolist() == [1, 0] * 6
+
+
+def test_an_unused_class_stays_an_output_and_is_said(hf: Any, tmp_path: Path) -> None:
+    made = saved(hf, 24).remove_columns("label")
+    names = hf.ClassLabel(names=["dog", "bird", "cat"])
+    made.add_column("label", [0, 2] * 12, feature=names).save_to_disk(tmp_path)
+    task = build_task(DataSettings(name="huggingface", dir=tmp_path), TINY)
+    assert (task.train.class_names, set(task.train.labels.tolist())) == (("dog", "bird", "cat"), {0, 2})
+    assert task.notes == ("1 class of the classifier without images: 'bird'.",)
+
+
+@pytest.mark.parametrize("form", ["struct", "bytes"])
+def test_images_in_parquet_files_of_others_are_understood(
+    hf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(hf.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = [picture(tmp_path / "made" / f"{i}.png", (9 * i, 9, 9)).read_bytes() for i in range(24)]
+    column = {"struct": {"img": [{"bytes": one, "path": None} for one in data]}, "bytes": {"image": data}}[form]
+    (tmp_path / "pets").mkdir()
+    pq.write_table(pa.table({**column, "label": [0, 1] * 12}), tmp_path / "pets" / "a.parquet")
+    found = read(tmp_path / "pets")
+    assert found.files.read(found.names[3]) == data[3]
+
+
+def test_files_are_named_by_a_pattern_below_their_folder(hf: Any, tmp_path: Path) -> None:
+    for pattern in ("/etc/*.parquet", "../*.parquet", "."):
+        assert saved_refused(tmp_path, table=Path(pattern)).startswith(
+            f"files of {tmp_path} must be named by a pattern"
+        )

@@ -33,6 +33,7 @@ def entry(name: str) -> Entry:
     if isinstance(found, Entry):
         return found
     if callable(found):
+        DATASETS.check_call(name)
         return Entry((found.__doc__ or name).strip().splitlines()[0], arrays=found)
     raise SettingsError(
         f"the data set {name} must be an exmap.data.entry.Entry, or a function that takes the data settings and "

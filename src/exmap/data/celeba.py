@@ -18,6 +18,7 @@ from exmap.data.columns import column, read_table, table_root
 from exmap.data.dataset import Attribute
 from exmap.data.entry import Counts, Entry, folder_of
 from exmap.data.files import FolderFiles
+from exmap.data.regular import read_regular
 from exmap.data.table import ImageTable, relative_name
 from exmap.data.waterbirds import metadata_table
 from exmap.errors import DataError, unknown_name
@@ -94,7 +95,7 @@ def _columns(path: Path, first: str, second: str | None = None) -> tuple[dict[st
         images = column(columns, "image_id", path)
         pairs = [column(columns, name, path) if name else images for name in (first, second)]
         return _once(images, pairs[0], path), _once(images, pairs[1], path), digest
-    stored = path.read_bytes()
+    stored = read_regular(path)
     try:
         lines = [line.split() for line in stored.decode("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:

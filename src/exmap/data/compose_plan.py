@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exmap.data.regular import open_regular
 from exmap.errors import DataError, SettingsError, unknown_name
 from exmap.runtime import generator
 
@@ -249,7 +250,7 @@ def _masks(folder: Path, names: dict[str, list[str]]) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

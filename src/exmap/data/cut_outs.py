@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from exmap.data.regular import open_regular
 from exmap.errors import DataError
 
 Bytes = NDArray[np.uint8]
@@ -80,7 +81,7 @@ def read_cut_out(path: Path, mask_path: Path | None) -> Image.Image:
 def read(path: Path) -> tuple[Image.Image, bool]:
     """Read an image upright as RGBA, and whether the file has transparency."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             mode, transparent = image.mode, "A" in image.getbands() or "transparency" in image.info
             upright = ImageOps.exif_transpose(image).convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from exmap.data.arrays import label_index, pixel_array, pixel_notes
 from exmap.data.images import ArrayImages, Images, Request, SomeImages, facts_of
 from exmap.errors import DataError
 from exmap.records import IntArray
@@ -32,6 +33,8 @@ __all__ = [
     "batch_slices",
     "facts_of",
 ]
+
+LOOKED_AT = 64  # of the first images, some of which may not be finite
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Split:
     truth : TrueGroups or None
     metadata : mapping of str to sequence
         Other columns of the user's table, a value per image: to describe groups with, never to make them.
+    notes : tuple of str
+        Sentences on how the images and labels were understood.
     """
 
     name: str
@@ -112,6 +117,7 @@ class Split:
     class_names: tuple[str, ...]
     truth: TrueGroups | None = field(default=None, repr=False)
     metadata: Mapping[str, Sequence[Any]] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.ids):
@@ -166,9 +172,21 @@ class Split:
             metadata={name: [values[row] for row in places] for name, values in self.metadata.items()},
         )
 
+    def first_rows(self) -> IntArray:
+        """Return which images are looked at first: two, or the only one, whose pixels are finite where there are such.
+
+        A few are read; where none of them is finite, they are the first.
+        """
+        rows = np.arange(min(2, len(self)), dtype=np.int64)
+        if np.isfinite(self.images.batch(rows)).all():
+            return rows
+        few = np.arange(min(LOOKED_AT, len(self)), dtype=np.int64)
+        finite = few[np.isfinite(self.images.batch(few)).all(axis=(1, 2, 3))]
+        return finite[:2] if len(finite) else rows
+
     def first_images(self) -> NDArray[np.float32]:
-        """Return the first two images, or the only one, as the model wants them: to run it once and look at it."""
-        return self.images.batch(np.arange(min(2, len(self)), dtype=np.int64))
+        """Return the images at :meth:`first_rows` as the model wants them: to run it once and look at it."""
+        return self.images.batch(self.first_rows())
 
     def batches(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (slice of the split, images) in order, each image once."""
@@ -263,29 +281,36 @@ def batch_slices(total: int, size: int) -> Iterator[slice]:
 
 
 def array_split(
-    images: NDArray[np.uint8] | NDArray[np.floating],
-    labels: ArrayLike,
+    images: Any,
+    labels: Any,
     *,
     name: str = "val",
     class_names: Sequence[str] | None = None,
-    true_groups: ArrayLike | None = None,
+    true_groups: Any = None,
     group_names: Sequence[str] | None = None,
 ) -> Split:
     """Make a split from arrays of your own.
 
     Parameters
     ----------
-    images : ndarray, shape (N, C, H, W)
-        uint8 in [0, 255], or floating point as your model wants it.
-    labels : array-like of int, shape (N,)
+    images : array-like or Tensor, shape (N, C, H, W)
+        uint8 in [0, 255], or floating point as your model wants it; other integers are refused. Also (N, H, W, C) where
+        only that has 1 to 4 channels, and (N, H, W) of grey images.
+    labels : array-like, shape (N,)
+        Numbers of classes from 0 on, or their names.
     name : str
         Also the stem of the ids.
     class_names : sequence of str, optional
-        By default the class numbers.
+        By default the class numbers, or the names as they are sorted.
     true_groups : array-like of int, shape (N,), optional
         For evaluation only.
     group_names : sequence of str, optional
         One per true group.
+
+    Raises
+    ------
+    DataError
+        For images or labels that are not surely understood: see :mod:`exmap.data.arrays`.
 
     Examples
     --------
@@ -293,12 +318,15 @@ def array_split(
     >>> split.ids
     ('val/0', 'val/1')
     """
-    y = np.asarray(labels, dtype=np.int64)
-    classes = tuple(map(str, range(int(y.max(initial=-1)) + 1)) if class_names is None else class_names)
+    pixels = pixel_array(images)
+    classes, y, notes = label_index(labels, class_names)
+    if len(y) != len(pixels):
+        raise DataError(f"there must be one label per image, got {len(y)} for {len(pixels)} images")
     truth = None
     if true_groups is not None:
-        index = np.asarray(true_groups, dtype=np.int64)
-        numbered = [f"group {g}" for g in range(int(index.max(initial=-1)) + 1)]
-        names = tuple(numbered if group_names is None else group_names)
-        truth = TrueGroups(index, names)
-    return Split(name, ArrayImages(images), y, tuple(f"{name}/{i}" for i in range(len(y))), classes, truth)
+        names, index, more = label_index(true_groups, group_names, "true_groups")
+        notes += more
+        numbered = group_names is None and all(name.isdecimal() for name in names)
+        truth = TrueGroups(index, tuple(f"group {name}" for name in names) if numbered else names)
+    ids = tuple(f"{name}/{i}" for i in range(len(y)))
+    return Split(name, ArrayImages(pixels), y, ids, classes, truth, notes=(*notes, *pixel_notes(pixels)))

@@ -115,6 +115,8 @@ def _reason(error: Exception, data: bytes) -> str:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels up to which images are opened"
     text = str(error)
     return text if text else type(error).__name__
 

@@ -113,7 +113,7 @@ def _pools(
         place = find_set(folder, source)
         kinds[source] = []
         for stem in ("train", "t10k"):
-            images, labels, found = read_pair(place, stem)
+            images, labels, found = read_pair(place, stem, SIDE)
             digests |= {f"{source}/{name}": digest for name, digest in found.items()}
             first, second = (images[labels == kind] for kind in wanted)
             kinds[source].append((first, second))

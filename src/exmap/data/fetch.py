@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from exmap.data.regular import open_regular
 from exmap.errors import DataError
 from exmap.records import Listener, Progress, silent
 
@@ -53,7 +54,7 @@ class Remote:
 def checksum(path: Path) -> str:
     """Return the MD5 checksum of a file, read in blocks."""
     digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()

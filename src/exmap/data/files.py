@@ -16,13 +16,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from exmap.data.cache_folders import half_written, make_room, use
 from exmap.data.dataset import Request, batch_slices
 from exmap.data.decode import Pixels, centre_crop, decode, random_crop
 from exmap.data.reading import (
@@ -33,6 +33,7 @@ from exmap.data.reading import (
     Way,
     arrays_by_workers,
     by_workers,
+    content_digest,
     facts_of_files,
     opened_again,
     read_image,
@@ -44,8 +45,7 @@ from exmap.settings import ImageSettings
 
 __all__ = ["FileImages", "Files", "FolderFiles", "Opened", "Squares", "open_images", "worker_count"]
 
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet
-DEVIATION = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation
 VERSION = 1  # of the decoder: another makes other caches
 ARRAY = "images.npy"
 AT_ONCE = 32  # images a worker opens per piece of work
@@ -72,10 +72,9 @@ class Squares:
         """The decoder's version and the side."""
         return [VERSION, self.side]
 
-    def open(self, files: Files, name: str, mask: str) -> NDArray[Any]:
+    def make(self, data: bytes, mask: bytes | None, name: str) -> NDArray[Any]:
         """Return the square of an image."""
-        data, over = read_image(files, name, mask)
-        return decode(data, self.side, over)
+        return decode(data, self.side, mask)
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,17 @@ class Opened:
     cache : Path or None
         A file of an array with a row per image, in their order (uint8 squares, of shape (N, side, side, 3)); None where
         images are decoded anew each time.
+    digests : tuple of str
+        Of the bytes of each image and of its mask; empty for one that is not there.
     digest : str
-        SHA-256 over the names and sizes of the files.
+        SHA-256 over names and digests.
     images_per_second : float
         Of this opening; NaN if it was remembered from an earlier one.
     """
 
     broken: dict[int, str]
     cache: Path | None
+    digests: tuple[str, ...]
     digest: str
     images_per_second: float = float("nan")
 
@@ -175,9 +177,11 @@ class FileImages:
 
     def _normalised(self, cut: Pixels) -> NDArray[np.float32]:
         images = _unit_range(cut)
-        if self.settings.normalize == "imagenet":
-            images -= MEAN[:, None, None]
-            images /= DEVIATION[:, None, None]
+        known = IMAGENET if self.settings.normalize == "imagenet" else self.settings.normalize
+        if not isinstance(known, str):
+            mean, deviation = np.array(known, dtype=np.float32)
+            images -= mean[:, None, None]
+            images /= deviation[:, None, None]
         return images
 
 
@@ -193,17 +197,20 @@ class _Openings(Dataset[Any]):
     def __init__(self, files: Files, names: Sequence[str], masks: Sequence[str], way: Way, keep: bool) -> None:
         self.files, self.names, self.masks, self.way, self.keep = files, names, masks, way, keep
 
-    def __getitem__(self, part: Any) -> tuple[slice, torch.Tensor | None, dict[int, str]] | UnfitError:
+    def __getitem__(self, part: Any) -> tuple[slice, torch.Tensor | None, list[str], dict[int, str]] | UnfitError:
         broken: dict[int, str] = {}
+        digests = [""] * (part.stop - part.start)
         arrays = np.zeros((part.stop - part.start, *self.way.shape), dtype=self.way.dtype)
         for row in range(part.start, part.stop):
             try:
-                arrays[row - part.start] = self.way.open(self.files, self.names[row], self.masks[row])
+                data, mask = read_image(self.files, self.names[row], self.masks[row])
+                digests[row - part.start] = content_digest(data, mask)
+                arrays[row - part.start] = self.way.make(data, mask, self.names[row])
             except UnfitError as error:
                 return error
             except DataError as error:
                 broken[row] = str(error)
-        return part, torch.from_numpy(arrays) if self.keep else None, broken
+        return part, torch.from_numpy(arrays) if self.keep else None, digests, broken
 
 
 def open_images(
@@ -219,7 +226,7 @@ def open_images(
     """Open every image once, in worker processes, and keep it decoded where that pays.
 
     What was found is remembered in the cache folder under a digest of the files' names, sizes and times of change, so
-    that the same files are not opened again.
+    that the same files are not opened again. What they are known by from then on is a digest of their bytes.
 
     Parameters
     ----------
@@ -239,9 +246,8 @@ def open_images(
     """
     way = way or Squares(settings.resize)
     stamps = [files.stamp(name) for name in names]
-    digest = hashlib.sha256(json.dumps([list(names), [size for size, _ in stamps]]).encode()).hexdigest()
     over = [(mask, files.stamp(mask)) if mask else None for mask in masks]
-    key = hashlib.sha256(json.dumps([*way.key, repr(files), digest, stamps, over]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([*way.key, repr(files), list(names), stamps, over]).encode()).hexdigest()[:32]
     home = settings.cache_folder / f"{key}-1"  # 1: with the decoded images; they stay in use when the disk fills up
     keep = settings.cache != "never" and (
         _remembered(home) is not None or _keeps(settings, len(names) * way.dtype.itemsize * math.prod(way.shape))
@@ -249,16 +255,12 @@ def open_images(
     home = home if keep else home.with_name(f"{key}-0")
     array = home / ARRAY if keep else None
     record = _remembered(home)
-    if record is not None:
-        return Opened({int(row): why for row, why in record["broken"].items()}, array, digest)
-    part = home.with_name(f"{home.name}.part-{uuid4().hex[:8]}")
-    try:
-        home.rename(part)  # a damaged one is made again
-    except FileNotFoundError:
-        part.mkdir(parents=True)
+    if record is not None and use(home):
+        broken, digests = {int(row): why for row, why in record["broken"].items()}, record["digests"]
+        return Opened(broken, array, tuple(digests), _digest(names, digests))
     start = time.monotonic()
-    try:
-        broken: dict[int, str] = {}
+    with half_written(home) as part:  # a damaged one is made again
+        broken, digests = {}, []
         pieces = list(batch_slices(len(names), AT_ONCE))
         dataset = _Openings(files, names, masks, way, keep)
         with open(part / ARRAY, "wb") if keep else nullcontext() as kept:  # no memory map: a full disk would end it
@@ -268,32 +270,45 @@ def open_images(
             for made in by_workers(dataset, pieces, min(worker_count(settings), len(pieces))):
                 if isinstance(made, UnfitError):
                     raise made
-                piece, decoded, found = made
+                piece, decoded, contents, found = made
+                digests += contents
                 broken |= found
                 if kept is not None:
                     kept.write(decoded.numpy())
                 listen(Progress(f"opening {what}", piece.stop, len(names)))
         if any(REFUSED in why for why in broken.values()):  # by the system, which may change its mind: not remembered
-            return Opened(broken, None, digest)
-        (part / "done.json").write_text(json.dumps({"images": len(names), "broken": broken}), encoding="utf-8")
+            return Opened(broken, None, tuple(digests), _digest(names, digests))
+        record = {"images": len(names), "broken": broken, "digests": digests}
+        (part / "done.json").write_text(json.dumps(record), encoding="utf-8")
         try:
             part.rename(home)
         except OSError:  # another process was first, with the same files
             if _remembered(home) is None:
                 raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return Opened(broken, array, digest, len(names) / max(time.monotonic() - start, 1e-9))
+    use(home)
+    make_room(home.parent, settings.cache_limit_gib * 2**30)
+    rate = len(names) / max(time.monotonic() - start, 1e-9)
+    return Opened(broken, array, tuple(digests), _digest(names, digests), rate)
+
+
+def _digest(names: Sequence[str], digests: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([list(names), list(digests)]).encode()).hexdigest()
 
 
 def _remembered(home: Path) -> Any:
     """Return what is noted in a finished folder, or None: its decoded images must be all there, where it keeps some."""
     try:
         record = json.loads((home / "done.json").read_text(encoding="utf-8"))
+        count = len(record["digests"])
+        whole = (
+            isinstance(record["broken"], dict)
+            and record["images"] == count
+            and all(0 <= int(row) < count for row in record["broken"])
+        )
         if home.name.endswith("-1"):
-            np.load(home / ARRAY, mmap_mode="r", allow_pickle=False)
-        return record if isinstance(record, dict) and "broken" in record else None
-    except (OSError, ValueError, EOFError):
+            whole = whole and len(np.load(home / ARRAY, mmap_mode="r", allow_pickle=False)) == count
+        return record if whole else None
+    except (OSError, ValueError, EOFError, RecursionError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from exmap.data.arrays import as_array, label_index, pixel_array
 from exmap.data.catalog import build_task
 from exmap.data.dataset import Split, array_split
-from exmap.data.items import Item, ItemImages, image_array, item_of, label_of
+from exmap.data.items import Item, ItemImages, image_array, item_of
 from exmap.data.named_items import (
     class_names_of,
     column_labels,
     known_labels,
-    numbered_labels,
     own_transform,
     paths_of,
     plain_columns,
@@ -30,7 +29,7 @@ from exmap.data.named_items import (
 )
 from exmap.data.preprocess import Preprocess
 from exmap.data.words import data_settings_of
-from exmap.errors import DataError
+from exmap.errors import DataError, shown
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.settings import ImageSettings
 
@@ -60,7 +59,7 @@ def as_split(
         A :class:`Split`; arrays ``(images, labels)``; torchvision's ``ImageFolder`` or any torch ``Dataset`` of
         (image, label), or of dicts, or a ``Subset`` of one; a ``DataLoader``, whose data set is read in its own order;
         a Hugging Face ``Dataset``; or a path, as the command line takes it. Arrays have shape (N, C, H, W), or
-        (N, H, W, C) where only that has 1, 3 or 4 channels; bytes are read as [0, 1], other numbers as they are.
+        (N, H, W, C) where only that has 1 to 4 channels; bytes are read as [0, 1], other numbers as they are.
     name : str
         ``train``, ``val`` or ``test``.
     class_names : sequence of str, optional
@@ -104,6 +103,8 @@ def as_split(
         split = _of_stream(images, name, class_names, preprocess, limit, listen)
     else:
         split = _of_dataset(images, None, name, class_names, preprocess, limit, 0, listen)
+    if not len(split):
+        raise DataError("one image or more is needed, found none; give a data set that holds some")
     if limit is not None and len(split) > limit:
         split = split.rows(_some(len(split), limit))
     return _named(split, class_names)
@@ -133,42 +134,22 @@ def _of_path(
 ) -> Split:
     settings = data_settings_of(path).model_copy(update={"one_set": True, "classes": tuple(class_names or ())})
     task = build_task(settings, ImageSettings(), preprocess=preprocess, listen=listen)
-    return replace(task.val, name=name)
+    return replace(task.val, name=name, notes=task.notes)
 
 
 def _of_arrays(
     images: Any, labels: Any, name: str, class_names: Sequence[str] | None, preprocess: Preprocess | None
 ) -> Split:
-    pixels, y = _array(images), np.asarray(_array(labels))
-    if len(y) != len(pixels):
-        raise DataError(f"there must be one label per image, got {len(y)} for {len(pixels)} images")
-    names, index = numbered_labels([label_of(value) for value in y], class_names)
-    if preprocess is not None or pixels.dtype == object:
+    pixels = as_array(images, "images")
+    names, index, notes = label_index(labels, class_names)
+    if pixels.ndim == 0 or len(index) != len(pixels):
+        count = f"{len(pixels)} images" if pixels.ndim else shown(images)
+        raise DataError(f"there must be one label per image, got {len(index)} for {count}")
+    if preprocess is not None or (pixels.dtype == object and len(pixels) and hasattr(pixels[0], "convert")):
         items = [(pixels[i], int(index[i])) for i in range(len(pixels))]
-        return _of_dataset(items, None, name, names, preprocess, None, 0, silent)
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    if pixels.ndim != 4:
-        raise DataError(f"images must have shape (N, C, H, W) or (N, H, W, C), got {pixels.shape}")
-    if pixels.shape[1] > 4 and pixels.shape[3] <= 4:
-        pixels = pixels.transpose(0, 3, 1, 2)
-    if pixels.dtype != np.uint8 and pixels.dtype.kind != "f":
-        raise DataError(
-            f"images must be bytes, or floating-point numbers as the model wants them, got {pixels.dtype}; convert "
-            "them by astype"
-        )
-    return array_split(pixels, index, name=name, class_names=names)
-
-
-def _array(values: Any) -> NDArray[Any]:
-    if isinstance(values, torch.Tensor):
-        found: NDArray[Any] = values.detach().cpu().numpy()
-        return found
-    if isinstance(values, (list, tuple)) and values and hasattr(values[0], "convert"):  # pictures
-        held = np.empty(len(values), dtype=object)
-        held[:] = values
-        return held
-    return np.asarray(values)
+        return replace(_of_dataset(items, None, name, names, preprocess, None, 0, silent), notes=notes)
+    split = array_split(pixel_array(pixels), index, name=name, class_names=names)
+    return replace(split, notes=(*notes, *split.notes))
 
 
 def _of_loader(
@@ -219,8 +200,9 @@ def _of_stream(
         listen(Progress("reading images", len(arrays), most))
     if not arrays:
         raise DataError("the stream of images is empty, or was read before; give one that can be read again")
-    names, index = numbered_labels(labels, class_names or class_names_of(getattr(stream, "dataset", stream)))
-    return array_split(np.stack(arrays), index, name=name, class_names=names)
+    names, index, notes = label_index(labels, class_names or class_names_of(getattr(stream, "dataset", stream)))
+    split = array_split(np.stack(arrays), index, name=name, class_names=names)
+    return replace(split, notes=(*notes, *split.notes))
 
 
 def _singles(stream: Iterable[Any]) -> Iterator[Item]:
@@ -255,12 +237,12 @@ def _of_dataset(
         raise DataError("the data set of images is empty; give one that holds some")
     rows = _some(total, limit)
     hugging = hasattr(dataset, "features") and hasattr(dataset, "with_format")
-    shown = preprocess or own_transform(dataset)
-    images = ItemImages.of(dataset, rows, preprocess, shown, collate=collate, workers=workers)
+    looked_at = preprocess or own_transform(dataset)
+    images = ItemImages.of(dataset, rows, preprocess, looked_at, collate=collate, workers=workers)
     known = column_labels(dataset, rows) if hugging else known_labels(dataset, rows)
     if known is None or not _agree(images, known):
         known = _read_labels(images, listen)
-    names, index = numbered_labels(known, class_names or class_names_of(dataset))
+    names, index, notes = label_index(known, class_names or class_names_of(dataset))
     paths = paths_of(dataset)
     ids = tuple(f"{name}/{row:06d}" for row in rows.tolist())
     if paths is not None:
@@ -268,7 +250,7 @@ def _of_dataset(
         if len(set(images.paths)) == len(images.paths):
             ids = short_paths(images.paths)
     metadata = plain_columns(dataset, rows) if hugging else {}
-    return Split(name, images, index, ids, names, metadata=metadata)
+    return Split(name, images, index, ids, names, metadata=metadata, notes=notes)
 
 
 def _agree(images: ItemImages, labels: Sequence[Any]) -> bool:

@@ -65,7 +65,7 @@ def graded(folder: Path, settings: GradedSettings, correlation: float, *, seed: 
     splits: dict[str, Split] = {}
     digests: dict[str, str] = {}
     for stem, names in (("train", ("train", "val")), ("t10k", ("test",))):
-        grey, kinds, found = read_pair(place, stem)
+        grey, kinds, found = read_pair(place, stem, SIDE)
         digests |= {f"{settings.base}/{file}": digest for file, digest in found.items()}
         labels, class_names = _labels(kinds.astype(np.int64), settings)
         rows = generator(seed, *key, stem).permutation(np.flatnonzero(labels >= 0))

@@ -6,22 +6,27 @@ Format: two zero bytes, a type code (8 = unsigned byte), the number of dimension
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import http.client
 import math
 import struct
 import zlib
+from contextlib import AbstractContextManager, nullcontext
+from gzip import GzipFile
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exmap.data.regular import open_regular
 from exmap.errors import DataError
 
 __all__ = ["FILES", "download_set", "find_idx", "find_set", "read_idx", "read_pair"]
 
+CLASSES = 10
+LARGEST = 2**30  # bytes of one file; the largest sets in this format have half of that
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -64,26 +69,50 @@ def read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], str]:
     DataError
         For a wrong magic number, a damaged gzip stream, or fewer or more bytes than the header states.
     """
-    stored = path.read_bytes()
-    try:
-        raw = gzip.decompress(stored) if path.suffix == ".gz" else stored
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
-    magic = struct.pack(">HBB", 0, 8, dimensions)
-    if raw[:4] != magic:
+    with open_regular(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        try:
+            with _plain(file, path) as stream:
+                shape = _read_header(stream, path, dimensions)
+                header, length = 4 + 4 * dimensions, math.prod(shape)
+                if length > LARGEST:
+                    raise DataError(
+                        f"{path} must hold at most {LARGEST:,} bytes, but its header states {header + length:,}; give "
+                        "the original IDX file"
+                    )
+                values = stream.read(length + 1)  # what is stated, and not what a small file may be blown up to
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is not a whole gzip file: it is cut off or damaged; fetch it again") from error
+    if len(values) != length:
+        found = f"{header + len(values):,}" + (" or more" if len(values) > length else "")
+        raise DataError(
+            f"{path} must hold {header + length:,} bytes by its header, found {found}; it is "
+            f"{'truncated' if len(values) < length else 'too long'}: fetch it again"
+        )
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape), digest
+
+
+def _plain(file: BufferedReader, path: Path) -> AbstractContextManager[GzipFile | BufferedReader]:
+    """Return the stream of a file's bytes, unpacked where it is gzipped."""
+    return GzipFile(fileobj=file) if path.suffix == ".gz" else nullcontext(file)
+
+
+def _read_header(stream: GzipFile | BufferedReader, path: Path, dimensions: int) -> tuple[int, ...]:
+    """Return the shape that a file states."""
+    magic, start = struct.pack(">HBB", 0, 8, dimensions), stream.read(4)
+    if start != magic:
         raise DataError(
             f"{path} must start with the IDX magic number {magic.hex()} ({dimensions}-dimensional unsigned bytes), "
-            f"found {raw[:4].hex() or 'an empty file'}; give the original IDX file"
+            f"found {start.hex() or 'an empty file'}; give the original IDX file"
         )
-    header = 4 + 4 * dimensions
-    shape = struct.unpack(f">{dimensions}I", raw[4:header]) if len(raw) >= header else ()
-    expected = header + (math.prod(shape) if shape else 0)
-    if len(raw) != expected:
+    stated = stream.read(4 * dimensions)
+    if len(stated) < 4 * dimensions:
         raise DataError(
-            f"{path} must hold {expected:,} bytes by its header, found {len(raw):,}; it is "
-            f"{'truncated' if len(raw) < expected else 'too long'}: fetch it again"
+            f"{path} must hold {4 + 4 * dimensions:,} bytes by its header, found {4 + len(stated):,}; it is truncated: "
+            "fetch it again"
         )
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape), hashlib.sha256(stored).hexdigest()
+    return struct.unpack(f">{dimensions}I", stated)
 
 
 def find_set(folder: Path | None, name: str) -> Path:
@@ -110,13 +139,23 @@ def find_set(folder: Path | None, name: str) -> Path:
     )
 
 
-def read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, str]]:
+def read_pair(
+    folder: Path, stem: str, side: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, str]]:
     """Read the images and labels of ``train`` or ``t10k``, with the digests of both files.
+
+    Parameters
+    ----------
+    folder : Path
+    stem : str
+    side : int, optional
+        Height and width that the images must have.
 
     Raises
     ------
     DataError
-        As :func:`read_idx`, or if there is not one label per image.
+        As :func:`read_idx`, or if there is not one label from 0 to 9 per image, or if the images have another size,
+        than they must or than those of the other pair.
     """
     images_path = find_idx(folder, f"{stem}-images-idx3-ubyte")
     labels_path = find_idx(folder, f"{stem}-labels-idx1-ubyte")
@@ -127,7 +166,34 @@ def read_pair(folder: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.ui
             f"{images_path} and {labels_path} must hold one label per image, found {len(images)} images and "
             f"{len(labels)} labels; they belong to different sets"
         )
+    if len(labels) and labels.max() >= CLASSES:
+        raise DataError(
+            f"{labels_path} must hold labels from 0 to {CLASSES - 1}, found {labels.min()} to {labels.max()}; give the "
+            "original IDX file, or number the classes from 0 on"
+        )
+    _check_sizes(folder, images_path, images.shape[1:], side)
     return images, labels, {images_path.name: images_digest, labels_path.name: labels_digest}
+
+
+def _check_sizes(folder: Path, path: Path, size: tuple[int, ...], side: int | None) -> None:
+    found = " x ".join(map(str, size))
+    if 0 in size or (side is not None and size != (side, side)):
+        wanted = f"{side} x {side}" if side is not None else "1 x 1 or more"
+        raise DataError(f"{path} must hold images of {wanted} pixels, found {found}; give the original IDX file")
+    for name in (FILES[0], FILES[2]):
+        other = next((place for place in (folder / name, folder / f"{name}.gz") if place.is_file()), path)
+        if other == path:
+            continue
+        try:
+            with open_regular(other) as file, _plain(file, other) as stream:
+                beside = _read_header(stream, other, 3)[1:]
+        except (DataError, OSError, EOFError, zlib.error):  # it is read by itself, or not at all
+            continue
+        if beside != size:
+            raise DataError(
+                f"{path} and {other} must hold images of one size, found {found} and {' x '.join(map(str, beside))}; "
+                "they belong to different sets"
+            )
 
 
 def download_set(folder: Path, name: str) -> None:

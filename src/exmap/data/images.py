@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from exmap.data.arrays import check_pixels
 from exmap.errors import DataError
 from exmap.records import IntArray
 
@@ -49,6 +50,7 @@ class ArrayImages:
     def __post_init__(self) -> None:
         if self.array.ndim != 4:
             raise DataError(f"images must have shape (N, C, H, W), got {self.array.shape}")
+        check_pixels(self.array)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,8 +68,11 @@ class ArrayImages:
         return np.asarray(batch, dtype=np.float32) / np.float32(scale)
 
     def pixels(self, indices: IntArray) -> NDArray[np.float32]:
-        """Return the images at `indices`; what lies outside [0, 1] is stretched to it, each image by itself."""
-        batch = self.batch(indices)
+        """Return the images at `indices`; what lies outside [0, 1] is stretched to it, each image by itself.
+
+        Pixels that are not finite are black.
+        """
+        batch = np.nan_to_num(self.batch(indices), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = (f(batch, axis=(1, 2, 3), keepdims=True, initial=i) for f, i in ((np.min, 0), (np.max, 1)))
         stretched: NDArray[np.float32] = (batch - low) / (high - low)
         return stretched

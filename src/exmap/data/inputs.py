@@ -71,9 +71,9 @@ class Inputs:
         """What the function makes of a few images."""
         return ["inputs", VERSION, self.preprocess.fingerprint, *self.size, self.exact]
 
-    def open(self, files: Files, name: str, mask: str) -> NDArray[Any]:
+    def make(self, data: bytes, mask: bytes | None, name: str) -> NDArray[Any]:
         """Return the input of an image, as it is kept."""
-        made = self.preprocess(decode_whole(*read_image(files, name, mask)))
+        made = self.preprocess(decode_whole(data, mask))
         if made.shape != self.size:
             found, first = (" x ".join(map(str, shape)) for shape in (made.shape, self.size))
             raise UnfitError(

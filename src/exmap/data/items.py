@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from exmap.data.arrays import label_of
 from exmap.data.dataset import Request
 from exmap.data.decode import as_rgb
 from exmap.data.preprocess import Preprocess, input_of
@@ -20,7 +21,7 @@ from exmap.errors import DataError, ExMapError
 from exmap.importing import first_line
 from exmap.records import IntArray
 
-__all__ = ["Item", "ItemImages", "image_array", "item_of", "label_of"]
+__all__ = ["Item", "ItemImages", "image_array", "item_of"]
 
 IMAGE_KEYS = ("pixel_values", "image", "img", "images", "x", "input", "inputs")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "fine_label", "class")
@@ -65,32 +66,6 @@ def item_of(given: Any) -> Item:
         f"each item of a data set must be (image, label) or a dict of them, got {type(given).__name__}; add labels"
         f"{NO_LABELS}"
     )
-
-
-def label_of(value: Any) -> int | str:
-    """Return a label as a number or a name.
-
-    Raises
-    ------
-    DataError
-        For several labels, boxes and the like.
-    """
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        if value.size != 1:
-            raise DataError(
-                f"each image must have one label, the number of its class, got {value.size} numbers; a classifier of "
-                "several labels at once cannot be analyzed, and of one-hot labels give the argmax"
-            )
-        value = value.reshape(-1)[0]
-    if isinstance(value, (str, np.str_)):
-        return str(value)
-    if isinstance(value, (int, np.integer, np.bool_)) or (
-        isinstance(value, (float, np.floating)) and value == int(value)
-    ):
-        return int(value)
-    raise DataError(f"each image must have one label, the number or name of its class, got {type(value).__name__}")
 
 
 def image_array(image: Any, preprocess: Preprocess | None, where: str) -> NDArray[np.float32]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Subset, TensorDataset
 
-from exmap.data.items import IMAGE_KEYS, LABEL_KEYS, label_of
+from exmap.data.arrays import label_of
+from exmap.data.items import IMAGE_KEYS, LABEL_KEYS
 from exmap.data.preprocess import Preprocess
 from exmap.errors import DataError
 from exmap.records import IntArray
@@ -18,7 +19,6 @@ __all__ = [
     "class_names_of",
     "column_labels",
     "known_labels",
-    "numbered_labels",
     "own_transform",
     "paths_of",
     "plain_columns",
@@ -48,28 +48,6 @@ def known_labels(dataset: Any, rows: IntArray) -> list[Any] | None:
         return [label_of(held[row]) for row in rows.tolist()]
     except (DataError, TypeError, KeyError, IndexError):
         return None
-
-
-def numbered_labels(labels: Sequence[Any], class_names: Sequence[str] | None) -> tuple[tuple[str, ...], IntArray]:
-    """Return class names and the number of each label, which is one already or a name."""
-    if any(isinstance(label, str) for label in labels):
-        texts = list(map(str, labels))
-        names = tuple(class_names) if class_names is not None else tuple(sorted(set(texts)))
-        strange = next((text for text in texts if text not in names), None)
-        if strange is not None:
-            raise DataError(f"every label must be one of the classes {', '.join(names[:10])}, got {strange!r}")
-        position = {text: number for number, text in enumerate(names)}
-        return names, np.array([position[text] for text in texts], dtype=np.int64)
-    index = np.array(labels, dtype=np.int64)
-    if len(index) and index.min() < 0:
-        raise DataError(f"labels must be the numbers of classes from 0 on, got {index.min()}; leave such images out")
-    if class_names is not None and len(index) and index.max() >= len(class_names):
-        raise DataError(
-            f"every label must be the number of one of {len(class_names)} classes, from 0 on, got {index.max()}; name "
-            "every class, or give the images of these alone"
-        )
-    names = tuple(map(str, range(int(index.max(initial=-1)) + 1))) if class_names is None else tuple(class_names)
-    return names, index
 
 
 def class_names_of(dataset: Any) -> tuple[str, ...] | None:

@@ -10,12 +10,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 
 from exmap.data.dataset import Task
+from exmap.data.labels import listed, meaning
 from exmap.data.preprocess import Preprocess
-from exmap.data.table import SPLITS, ImageTable, OpenedTable
+from exmap.data.table import SPLITS, ImageTable, OpenedTable, unused_classes
 from exmap.errors import DataError
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.settings import DataSettings, ImageSettings
@@ -77,9 +79,7 @@ def one_set_task(
         about["digests"] |= {f"test {name}": digest for name, digest in more["digests"].items() if name != "transform"}
         about["skipped"] |= {f"test: {name}": why for name, why in more["skipped"].items()}
         about["ignored"] = {**table.ignored, **{f"test: {kind}": paths for kind, paths in second.ignored.items()}}
-    unused = [name for k, name in enumerate(table.class_names) if not (val.labels == k).any()]
-    if unused:
-        about["notes"] += (f"{_named(unused, 'class', 'classes')} of the classifier without images: {_list(unused)}.",)
+    about["notes"] += unused_classes(table.class_names, val.labels)
     return Task(table.name, replace(val, name="train", truth=None), val, test, cross_fitted=second is None, **about)
 
 
@@ -148,17 +148,21 @@ def with_classes(table: ImageTable, classes: Sequence[str]) -> ImageTable:
     if again is not None:
         raise DataError(f"each class must be named once, but data.classes names {again!r} again; leave it out")
     position = {name: n for n, name in enumerate(classes)}
+    by_meaning = {meaning(name): n for n, name in enumerate(classes)}
+    if len(by_meaning) == len(position):  # 0 and 0.0, true and True
+        position |= {name: by_meaning[meaning(name)] for name in table.class_names if meaning(name) in by_meaning}
     if not any(name in position for name in table.class_names):
-        numbers = {str(n): n for n in range(len(classes))}
-        position = numbers if all(name in numbers for name in table.class_names) else position
+        numbers: dict[Decimal | str, int] = {Decimal(n): n for n in range(len(classes))}
+        found = {name: numbers.get(meaning(name), -1) for name in table.class_names}
+        position = found if min(found.values()) >= 0 else position
     strange = [name for name in table.class_names if name not in position]
     if strange:
         count = int(np.isin(table.labels, [table.class_names.index(name) for name in strange]).sum())
         close = difflib.get_close_matches(strange[0], list(classes), n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise DataError(
-            f"every label must be a class of the classifier, but {_list(strange)}{hint} of {table.name} "
-            f"({count:,} {'image' if count == 1 else 'images'}) is none of {_list(classes)}; rename it, leave its "
+            f"every label must be a class of the classifier, but {listed(strange)}{hint} of {table.name} "
+            f"({count:,} {'image' if count == 1 else 'images'}) is none of {listed(classes)}; rename it, leave its "
             "images out, or name the classes in the order of the outputs with --classes "
             "or --set 'data.classes=[...]'"
         )
@@ -171,7 +175,7 @@ def _check_size(table: ImageTable) -> None:
     used = [name for name, count in zip(table.class_names, counts, strict=True) if count]
     if len(used) < 2:
         raise DataError(
-            f"{table.name} must have images of 2 or more classes, found only {_list(used)}; add images of another"
+            f"{table.name} must have images of 2 or more classes, found only {listed(used)}; add images of another"
         )
     for name, count in zip(table.class_names, counts, strict=True):
         if 0 < count < LEAST:
@@ -233,12 +237,3 @@ def _digest(table: ImageTable, row: int) -> str:
         return hashlib.sha256(table.files.read(table.names[row])).hexdigest()
     except OSError:  # it is named when it is opened
         return ""
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:NAMED]))
-    return shown + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-
-
-def _named(names: Sequence[str], one: str, many: str) -> str:
-    return f"{len(names):,} {one if len(names) == 1 else many}"

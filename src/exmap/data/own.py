@@ -15,30 +15,32 @@ from exmap.data.dataset import Attribute
 from exmap.data.decode import SUFFIXES
 from exmap.data.entry import Entry
 from exmap.data.files import FolderFiles
+from exmap.data.junk import LINKED, LOOSE, Junk, is_text
+from exmap.data.labels import listed, meaning, read_labels
 from exmap.data.one_set import with_classes
-from exmap.data.table import ImageTable, numbered, relative_name, with_splits
+from exmap.data.table import SPLITS, ImageTable, relative_name, with_splits
 from exmap.errors import DataError
+from exmap.plain_text import printable
 from exmap.records import IntArray
 from exmap.registry import DATASETS
 from exmap.settings import DataSettings
 
 __all__ = [
-    "Junk",
     "SPLIT_NAMES",
     "as_set",
     "attributes_of",
     "filled",
     "image_folder",
     "image_table",
+    "same_splits",
     "split_number",
 ]
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), 0),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), 1),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), 1),
     **dict.fromkeys(("test", "testing"), 2),
 }
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", ".ds_store", "ehthumbs.db"})
 SPLIT_NAMES = {**SPLIT_FOLDERS, "0": 0, "1": 1, "2": 2}
 
 
@@ -63,17 +65,23 @@ def image_table(settings: DataSettings) -> ImageTable:
     where = str(path)
     paths = column(columns, settings.image_column or "path", path)
     absolute = os.path.abspath(root)
-    labels, class_names = numbered(filled(column(columns, settings.label_column, path), settings.label_column, where))
+    labels = read_labels(
+        filled(column(columns, settings.label_column, path), settings.label_column, where),
+        f"column {settings.label_column} of {path.name}",
+        classes=settings.classes,
+    )
     groups = {name: filled(column(columns, name, path), name, where) for name in settings.group_columns}
     used = {settings.image_column or "path", settings.label_column, settings.split_column or "split", *groups, ""}
+    attributes, notes = attributes_of(groups, path.name)
     table = ImageTable(
-        name=path.stem,
+        name=printable(path.stem),
         files=FolderFiles(root),
         names=tuple(relative_name(text, where, absolute) for text in paths),
-        labels=labels,
+        labels=labels.index,
         splits=_splits(columns, settings.split_column, path, len(paths)),
-        class_names=class_names,
-        attributes=attributes_of(groups),
+        class_names=labels.names,
+        attributes=attributes,
+        notes=(*labels.notes, *notes),
         digests={path.name: digest},
         metadata={name: values for name, values in columns.items() if name not in used},
     )
@@ -94,13 +102,15 @@ def as_set(table: ImageTable, settings: DataSettings) -> ImageTable:
     return with_splits(table, settings.val_share, settings.test_share, settings.split_seed)
 
 
-def attributes_of(groups: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:
-    """Return group columns as spurious attributes, whose values are named after their column, too."""
-    made = []
+def attributes_of(groups: Mapping[str, Sequence[str]], where: str) -> tuple[tuple[Attribute, ...], tuple[str, ...]]:
+    """Return group columns as spurious attributes, whose values are named after their column; and notes on them."""
+    made: list[Attribute] = []
+    notes: list[str] = []
     for name, texts in groups.items():
-        values, value_names = numbered(texts)
-        made.append(Attribute(name, values, tuple(f"{name} {value}" for value in value_names)))
-    return tuple(made)
+        read = read_labels(texts, f"column {name} of {where}", told="")
+        made.append(Attribute(name, read.index, tuple(f"{name} {value}" for value in read.names)))
+        notes += read.notes
+    return tuple(made), tuple(notes)
 
 
 def filled(values: Sequence[str], name: str, where: str, first: int = 2) -> Sequence[str]:
@@ -134,11 +144,24 @@ def split_number(text: str, where: str) -> int:
     """
     if not text:
         return -1
-    if text.lower() in SPLIT_NAMES:
-        return SPLIT_NAMES[text.lower()]
+    word = str(meaning(text)).lower().removesuffix(".0")  # of 0.0, as pandas writes the numbers of a column with gaps
+    if word in SPLIT_NAMES:
+        return SPLIT_NAMES[word]
     close = difflib.get_close_matches(text.lower(), SPLIT_NAMES, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise DataError(f"a split must be train, val or test (or 0, 1, 2), got {text!r}{hint} in {where}")
+
+
+def same_splits(names: Sequence[str]) -> list[str]:
+    """Return sentences on several names of one split."""
+    by_number: dict[int, list[str]] = {}
+    for name in names:
+        by_number.setdefault(SPLIT_NAMES.get(name.lower(), -1), []).append(name)
+    return [
+        f"{' and '.join(same)} are taken together as the split {SPLITS[number]}."
+        for number, same in by_number.items()
+        if len(same) > 1 and number >= 0
+    ]
 
 
 def image_folder(settings: DataSettings) -> ImageTable:
@@ -154,40 +177,71 @@ def image_folder(settings: DataSettings) -> ImageTable:
         raise DataError(f"a folder per class is needed, and {root} is no folder; name it with --data-dir")
     junk = Junk(root)
     below = junk.folders(root)
-    in_splits = [path for path in below if path.name.lower() in SPLIT_FOLDERS]
-    if in_splits and len(in_splits) < len(below):
-        odd = next(path for path in below if path not in in_splits)
-        raise DataError(
-            f"{root} must hold a folder per split or a folder per class, but {in_splits[0].name} is a split's name "
-            f"and {odd.name} is not; move one of them"
-        )
-    names, classes, splits = [], [], []
-    for top in in_splits or [root]:
-        kinds = junk.folders(top) if in_splits else below
-        if in_splits and not kinds:
-            raise DataError(f"each split's folder must hold a folder per class, found none in {top}; sort its images")
+    tops = _split_folders(below, junk)
+    names, classes, splits, notes = [], [], [], []
+    for top in tops or [root]:
+        kinds = junk.folders(top) if tops else below
+        if tops and not kinds:
+            junk.pass_over("splits without a folder per class", top)
+            notes.append(
+                f"The split {top.name} is left out: it holds no folder per class, so that its images have no labels."
+            )
         for kind in kinds:
+            if not is_text(kind.name):
+                raise DataError(f"names of classes must be in UTF-8, but {root} has {kind.name!a}; rename it")
             images = junk.images(kind)
             if not images:
-                raise DataError(
-                    f"each class's folder must hold images ({', '.join(sorted(SUFFIXES))}), found none in {kind}"
-                )
+                if not junk.lists("folders of runs", kind):
+                    notes.append(f"The folder {kind.relative_to(root).as_posix()} is passed over: it holds no images.")
+                junk.pass_over("folders without images", kind)
+                continue
             names += [image.relative_to(root).as_posix() for image in images]
             classes += [kind.name] * len(images)
-            splits += [SPLIT_FOLDERS[top.name.lower()] if in_splits else -1] * len(images)
+            splits += [SPLIT_NAMES[top.name.lower()] if tops else -1] * len(images)
     if not names:
         raise DataError(_unsorted(root, junk))
-    labels, class_names = numbered(classes)
+    if len(set(classes)) < 2 and (empty := junk.found.get("folders without images")):
+        raise DataError(
+            f"each class's folder must hold images ({', '.join(sorted(SUFFIXES))}), found none in {root / empty[0]}"
+        )
+    notes += same_splits([top.name for top in tops])
+    if linked := [path for path in junk.found.get(LINKED, ()) if "/" not in path]:
+        notes.append(f"Links to folders that are counted already are passed over: {listed(linked)}.")
+    name = printable(root.absolute().name)
+    labels = read_labels(classes, f"the folders of {name}", classes=settings.classes, order="text")
     table = ImageTable(
-        name=root.absolute().name,
+        name=name,
         files=FolderFiles(root),
         names=tuple(names),
-        labels=labels,
+        labels=labels.index,
         splits=np.array(splits, dtype=np.int64),
-        class_names=class_names,
+        class_names=labels.names,
         ignored=junk.found,
+        notes=(*labels.notes, *notes),
     )
     return as_set(table, settings)
+
+
+def _split_folders(below: Sequence[Path], junk: Junk) -> list[Path]:
+    """Return the folders of splits, or none where all are of classes.
+
+    A class may be called like a split: its folder holds images, where a split's holds folders.
+    """
+    named = [path for path in below if path.name.lower() in SPLIT_FOLDERS]
+    others = [path for path in below if path not in named]
+    if named and others:
+        if not any(Junk(junk.root).folders(path) for path in named):
+            return []
+        empty = [path for path in others if not Junk(junk.root).images(path)]
+        for path in empty:
+            junk.pass_over("folders without images", path)
+        others = [path for path in others if path not in empty]
+    if named and others:
+        raise DataError(
+            f"{junk.root} must hold a folder per split or a folder per class, but {named[0].name} is a split's name "
+            f"and {others[0].name} is not; move one of them"
+        )
+    return named
 
 
 def _unsorted(root: Path, junk: Junk) -> str:
@@ -200,61 +254,6 @@ def _unsorted(root: Path, junk: Junk) -> str:
         "folders, or list them in a table with the columns path and label; where there are none, the classifier's own "
         "predictions in that table still show what it looks at, but not how often it is wrong"
     )
-
-
-LOOSE = "images outside of a class's folder"
-
-
-class Junk:
-    """Looks through folders for images, and lists by kind what else there is.
-
-    Attributes
-    ----------
-    found : dict of str to list of str
-        Paths from the root.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.found: dict[str, list[str]] = {}
-
-    def folders(self, top: Path) -> list[Path]:
-        """Return the folders in a folder that may hold images."""
-        kept = []
-        for path in sorted(top.iterdir()):
-            if path.is_dir():
-                if not self._is_hidden(path):
-                    kept.append(path)
-            elif not self._is_no_image(path):
-                self._add(LOOSE, path)
-        return kept
-
-    def images(self, top: Path) -> list[Path]:
-        """Return the images in a folder and those below it."""
-        kept = []
-        for place, folders, files in os.walk(top):
-            here = Path(place)
-            folders[:] = [name for name in folders if not self._is_hidden(here / name)]
-            kept += [here / name for name in files if not self._is_no_image(here / name)]
-        return sorted(kept)
-
-    def _is_hidden(self, path: Path) -> bool:
-        return path.name.startswith((".", "__")) and self._add(
-            "folders of the system" if path.name == "__MACOSX" else "hidden folders", path
-        )
-
-    def _is_no_image(self, path: Path) -> bool:
-        if path.name.lower() in SYSTEM_FILES or path.name.startswith("._"):
-            return self._add("files of the system", path)
-        if path.name.startswith("."):
-            return self._add("hidden files", path)
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            return self._add("files that are no images", path)
-        return path.stat().st_size == 0 and self._add("empty files", path)
-
-    def _add(self, kind: str, path: Path) -> bool:
-        self.found.setdefault(kind, []).append(path.relative_to(self.root).as_posix())
-        return True
 
 
 DATASETS.register(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import time
 import warnings
@@ -17,8 +19,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from exmap.data.decode import FACTS, file_facts
+from exmap.data.regular import IrregularError, read_regular
 from exmap.errors import DataError
 from exmap.records import IntArray
+from exmap.runtime import processes_here
 from exmap.settings import ImageSettings
 
 __all__ = [
@@ -29,13 +33,16 @@ __all__ = [
     "Way",
     "arrays_by_workers",
     "by_workers",
+    "content_digest",
     "facts_of_files",
+    "may_pass",
     "opened_again",
     "read_image",
     "worker_count",
 ]
 
 REFUSED = "cannot be read ("
+LASTING = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL)
 
 
 class Files(Protocol):
@@ -46,7 +53,7 @@ class Files(Protocol):
         ...
 
     def stamp(self, name: str) -> tuple[int, int]:
-        """Return size and time of change of a file; a missing one has (-1, 0)."""
+        """Return size and time of change of a file, by which it is known again; a missing one has (-1, 0)."""
         ...
 
 
@@ -59,15 +66,15 @@ class FolderFiles:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
-        return (self.root / name).read_bytes()
+        return read_regular(self.root / name)
 
     def stamp(self, name: str) -> tuple[int, int]:
-        """Return size in bytes and time of change in nanoseconds."""
+        """Return size in bytes, and time of change in nanoseconds: the later of its content's and its entry's."""
         try:
             found = (self.root / name).stat()
         except OSError:
             return -1, 0
-        return found.st_size, found.st_mtime_ns
+        return found.st_size, max(found.st_mtime_ns, found.st_ctime_ns)  # a copy may keep the time of the original
 
 
 class Way(Protocol):
@@ -88,13 +95,13 @@ class Way(Protocol):
         """Plain values that differ wherever the arrays may."""
         ...
 
-    def open(self, files: Files, name: str, mask: str) -> NDArray[Any]:
-        """Return the array of an image.
+    def make(self, data: bytes, mask: bytes | None, name: str) -> NDArray[Any]:
+        """Return the array of an image by the bytes of its file and of its mask.
 
         Raises
         ------
         DataError
-            With the reason alone, if it cannot be read.
+            With the reason alone, if it cannot be decoded.
         UnfitError
             If no image is to be opened in this way.
         """
@@ -116,7 +123,7 @@ def opened_again(way: Way, files: Files, names: Sequence[str], masks: Sequence[s
     arrays = np.empty((len(indices), *way.shape), dtype=way.dtype)
     for place, i in enumerate(indices):
         try:
-            arrays[place] = way.open(files, names[i], masks[i])
+            arrays[place] = way.make(*read_image(files, names[i], masks[i]), names[i])
         except DataError as error:
             raise DataError(
                 f"{names[i]} can no longer be read ({error}); put it back and give the same command again"
@@ -151,8 +158,21 @@ def _read(files: Files, name: str, what: str) -> bytes:
         return files.read(name)
     except FileNotFoundError as error:
         raise DataError(f"{what} is missing") from error
+    except IrregularError as error:
+        raise DataError(f"{what} is none: {error}") from error
     except OSError as error:
         raise DataError(f"{what} {REFUSED}{error.strerror or error})") from error
+
+
+def content_digest(data: bytes, mask: bytes | None) -> str:
+    """Return what tells the bytes of an image, and of its mask, from all others."""
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return digest if mask is None else f"{digest}-{hashlib.blake2b(mask, digest_size=16).hexdigest()}"
+
+
+def may_pass(why: str) -> bool:
+    """Return whether what an image cannot be read for may be gone the next time: a disk or a network that fails."""
+    return REFUSED in why and not any(os.strerror(code) in why for code in LASTING)
 
 
 def worker_count(settings: ImageSettings) -> int:
@@ -163,8 +183,7 @@ def worker_count(settings: ImageSettings) -> int:
     if settings.workers is not None:
         return settings.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores // processes - 1, 1), 8)
+    return min(max(cores // processes_here() - 1, 1), 8)
 
 
 class _Arrays(Dataset[torch.Tensor | Exception]):

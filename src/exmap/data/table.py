@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 
 from exmap.data.dataset import Attribute, Images, Split, Task, TrueGroups
+from exmap.data.duplicates import copies_of, duplicate_notes
 from exmap.data.files import FileImages, Files, Opened, open_images
 from exmap.data.inputs import InputImages, Inputs, open_inputs
+from exmap.data.labels import listed
 from exmap.data.preprocess import Preprocess
+from exmap.data.reading import may_pass
 from exmap.errors import DataError
 from exmap.records import IntArray, Listener, silent
 from exmap.runtime import generator
@@ -28,14 +31,14 @@ __all__ = [
     "ImageTable",
     "OpenedTable",
     "broken_images",
-    "numbered",
     "relative_name",
     "task_from_table",
+    "unused_classes",
     "with_splits",
 ]
 
 SPLITS = ("train", "val", "test")
-NAMED = 20  # unreadable images that an error names
+NAMED, FEW = 20, 5  # unreadable images that an error names, and a note
 MOST_GROUPS = 10_000  # an attribute with a value per image is none
 
 
@@ -157,21 +160,6 @@ def relative_name(text: str, where: str, root: str = "") -> str:
     return str(path)
 
 
-def numbered(texts: Sequence[str]) -> tuple[IntArray, tuple[str, ...]]:
-    """Return the number of each text among the distinct ones, which are sorted as numbers if all are.
-
-    Examples
-    --------
-    >>> numbered(["10", "9", "10"])
-    (array([1, 0, 1]), ('9', '10'))
-    """
-    names = sorted(set(texts))
-    if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
-        names.sort(key=int)
-    position = {name: number for number, name in enumerate(names)}
-    return np.array([position[text] for text in texts], dtype=np.int64), tuple(names)
-
-
 def with_splits(table: ImageTable, val_share: float, test_share: float, seed: int) -> ImageTable:
     """Fill in the splits that a table lacks, class by class: the same seed makes the same ones.
 
@@ -203,6 +191,8 @@ def with_splits(table: ImageTable, val_share: float, test_share: float, seed: in
     rng = generator(seed, "splits")
     for label, name in enumerate(table.class_names):
         rows = rng.permutation(np.flatnonzero((table.labels == label) & (splits == 0)))
+        if not (table.labels == label).any():  # an output of a classifier that no label uses
+            continue
         sizes = [max(2, round(share * len(rows))) if share else 0 for share in shares]
         if len(rows) - sum(sizes) < 2:
             raise DataError(
@@ -214,10 +204,10 @@ def with_splits(table: ImageTable, val_share: float, test_share: float, seed: in
     return replace(table, splits=splits)
 
 
-def broken_images(broken: Mapping[int, str], names: Sequence[str]) -> list[str]:
-    """Return one phrase per unreadable image, the first :data:`NAMED` of them, and how many more there are."""
-    said = [f"{names[row]} ({why})" for row, why in sorted(broken.items())[:NAMED]]
-    return said + ([f"and {len(broken) - NAMED} more"] if len(broken) > NAMED else [])
+def broken_images(broken: Mapping[int, str], names: Sequence[str], most: int = NAMED) -> list[str]:
+    """Return one phrase per unreadable image, the first `most` of them, and how many more there are."""
+    said = [f"{names[row]} ({why})" for row, why in sorted(broken.items())[:most]]
+    return said + ([f"and {len(broken) - most} more"] if len(broken) > most else [])
 
 
 def task_from_table(
@@ -246,7 +236,16 @@ def task_from_table(
     """
     whole = OpenedTable.of(table, settings, preprocess=preprocess, listen=listen)
     train, val, test = (whole.split(name, np.flatnonzero(table.splits == number)) for number, name in enumerate(SPLITS))
-    return Task(table.name, train, val, test, **whole.about())
+    about = whole.about()
+    about["notes"] += unused_classes(table.class_names, np.concatenate([part.labels for part in (train, val, test)]))
+    return Task(table.name, train, val, test, **about)
+
+
+def unused_classes(class_names: Sequence[str], labels: IntArray) -> tuple[str, ...]:
+    """Return a sentence on the classes that no image has, if there are such: outputs of a classifier all the same."""
+    unused = [name for k, name in enumerate(class_names) if not (labels == k).any()]
+    what = f"{len(unused):,} {'class' if len(unused) == 1 else 'classes'}"
+    return (f"{what} of the classifier without images: {listed(unused)}.",) if unused else ()
 
 
 @dataclass(frozen=True)
@@ -279,11 +278,14 @@ class OpenedTable:
             opened, way = open_inputs(
                 table.files, table.names, masks, settings, preprocess, what=table.name, listen=listen
             )
-        if opened.broken and (settings.on_error == "stop" or len(opened.broken) == len(table.names)):
+        passing = any(map(may_pass, opened.broken.values()))
+        if opened.broken and (settings.on_error == "stop" or passing or len(opened.broken) == len(table.names)):
+            remedy = "Mend them or take them out, or leave them out with --set images.on_error=skip"
+            if passing:
+                remedy = "That may pass: see that their disk is there, and give the same command again"
             raise DataError(
                 f"{len(opened.broken)} of {len(table.names)} images of {table.name} cannot be read: "
-                f"{'; '.join(broken_images(opened.broken, table.names))}. Mend them or take them out, or leave them "
-                "out with --set images.on_error=skip"
+                f"{'; '.join(broken_images(opened.broken, table.names))}. {remedy}"
             )
         return cls(table, settings, opened, way)
 
@@ -312,20 +314,33 @@ class OpenedTable:
 
     def about(self) -> dict[str, Any]:
         """Return the fields of a task that say where its images come from."""
-        names, broken = self.table.names, self.opened.broken
+        table, broken = self.table, self.opened.broken
         transform = {"transform": self.way.preprocess.source} if self.way and self.way.preprocess.source else {}
+        copies = copies_of(["" if row in broken else digest for row, digest in enumerate(self.opened.digests)])
+        splits = [SPLITS[number] if number >= 0 else "" for number in table.splits]
+        left_out: tuple[str, ...] = ()
+        if broken:
+            left_out = (
+                f"{len(broken):,} of {len(table.names):,} images cannot be read and are left out: "
+                f"{'; '.join(broken_images(broken, table.names, FEW))}.",
+            )
         return {
-            "digests": {**self.table.digests, **transform, "images": self.opened.digest},
-            "skipped": {names[row]: why for row, why in sorted(broken.items())},
-            "reading": _reading(self.table, self.opened),
-            "ignored": self.table.ignored,
-            "notes": self.table.notes,
+            "digests": {**table.digests, **transform, "images": self.opened.digest},
+            "skipped": {table.names[row]: why for row, why in sorted(broken.items())},
+            "reading": _reading(table, self.opened, sum(len(rows) - 1 for rows in copies)),
+            "ignored": table.ignored,
+            "notes": (
+                *table.notes,
+                *left_out,
+                *duplicate_notes(copies, table.names, table.labels, table.class_names, splits),
+            ),
         }
 
 
-def _reading(table: ImageTable, opened: Opened) -> dict[str, Any]:
+def _reading(table: ImageTable, opened: Opened, copies: int) -> dict[str, Any]:
     return {
         "images": len(table.names),
+        **({"copies": copies} if copies else {}),
         "kept_decoded": opened.cache is not None,
         "images_per_second_when_opened": round(opened.images_per_second, 1),
     }

@@ -19,6 +19,7 @@ from exmap.data.dataset import Attribute
 from exmap.data.entry import Counts, Entry, folder_of
 from exmap.data.fetch import Remote
 from exmap.data.files import FolderFiles
+from exmap.data.regular import read_regular
 from exmap.data.table import ImageTable, relative_name
 from exmap.errors import DataError
 from exmap.records import IntArray
@@ -87,10 +88,14 @@ def metadata_table(
 def composed(root: Path) -> dict[str, Any] | None:
     """Return the manifest of a set that :mod:`exmap.data.compose` has made, or None for an original one."""
     try:
-        manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = json.loads(read_regular(root / "manifest.json").decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return manifest if isinstance(manifest, dict) and {"layout", "classes", "counts"} <= manifest.keys() else None
+    if not isinstance(manifest, dict) or not {"layout", "classes", "counts"} <= manifest.keys():
+        return None
+    names = [manifest["classes"], *(manifest.get(key) or [] for key in ("backgrounds", "objects"))]
+    plain = all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in names)
+    return manifest if plain and isinstance(manifest["counts"], dict) else None
 
 
 def waterbirds(folder: Path, *, foreground_only: bool = False) -> ImageTable:

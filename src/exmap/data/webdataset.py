@@ -15,11 +15,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from exmap.data.columns import files_like
 from exmap.data.decode import SUFFIXES
 from exmap.data.entry import Entry, folder_of
+from exmap.data.junk import is_text
+from exmap.data.labels import read_labels
 from exmap.data.own import SPLIT_NAMES, as_set, attributes_of
-from exmap.data.table import ImageTable, numbered
+from exmap.data.regular import open_regular
+from exmap.data.table import ImageTable
 from exmap.errors import DataError
+from exmap.plain_text import printable
 from exmap.registry import DATASETS
 from exmap.settings import DataSettings
 
@@ -43,7 +48,7 @@ class TarFiles:
         if name not in self.places:
             raise FileNotFoundError(2, "there is no such image", name)
         shard, offset, size = self.places[name]
-        with open(self.root / shard, "rb") as file:
+        with open_regular(self.root / shard) as file:
             file.seek(offset)
             return file.read(size)
 
@@ -78,7 +83,7 @@ def web_dataset(settings: DataSettings) -> ImageTable:
     """
     root = folder_of(settings)
     pattern = "*.tar" if settings.table is None else str(settings.table)
-    shards = sorted(root.glob(pattern)) if root.is_dir() else []
+    shards = files_like(root, pattern)
     if not shards:
         raise DataError(f"WebDataset shards are tar files, and there is no {pattern} in {root}; name their --data-dir")
     names: list[str] = []
@@ -108,17 +113,19 @@ def web_dataset(settings: DataSettings) -> ImageTable:
             splits.append(start if min(starts) >= 0 else -1)
     if not names:
         raise DataError(f"{root} holds no images in {pattern}; an image must lie beside its label as KEY.jpg, KEY.cls")
-    numbers, class_names = numbered(labels)
+    read = read_labels(labels, f"the labels of {root.name}", classes=settings.classes)
     groups = {name: _column(records, name, root) for name in settings.group_columns}
     others = dict.fromkeys(name for record in records for name in record if name not in groups)
+    attributes, notes = attributes_of(groups, root.name)
     table = ImageTable(
-        name=root.absolute().name,
+        name=printable(root.absolute().name),
         files=TarFiles(root, places),
         names=tuple(names),
-        labels=numbers,
+        labels=read.index,
         splits=np.array(splits, dtype=np.int64),
-        class_names=class_names,
-        attributes=attributes_of(groups),
+        class_names=read.names,
+        attributes=attributes,
+        notes=(*read.notes, *notes),
         metadata={name: [record.get(name, "") for record in records] for name in others},
         ignored=ignored,
     )
@@ -129,9 +136,17 @@ def _samples(shard: Path, ignored: dict[str, list[str]]) -> dict[str, _Sample]:
     """Return what lies in a shard, by key: all up to the first dot of a file's name."""
     found: dict[str, _Sample] = {}
     try:
-        with tarfile.open(shard, "r:") as opened, open(shard, "rb") as file:
+        with (
+            open_regular(shard) as file,
+            open_regular(shard) as tar,
+            tarfile.open(fileobj=tar, mode="r:") as opened,
+        ):
             for member in opened:
                 if member.isdir():
+                    continue
+                if not is_text(member.name):
+                    kind = "images whose names are not in UTF-8"
+                    ignored.setdefault(kind, []).append(f"{shard.name}/{printable(member.name)}")
                     continue
                 key, ending = _parted(member.name)
                 if not member.isreg() or member.issparse() or key is None:
@@ -194,7 +209,7 @@ def _label(sample: _Sample, wanted: str, where: str) -> tuple[str, dict[str, str
     if "json" in sample.texts:
         try:
             record = json.loads(sample.texts["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"the JSON of {where} cannot be read: {error}") from error
     fields = record if isinstance(record, dict) else {"label": record}
     plain = {str(name): _text(value) for name, value in fields.items() if isinstance(value, (str, int, float, bool))}
@@ -211,7 +226,8 @@ def _label(sample: _Sample, wanted: str, where: str) -> tuple[str, dict[str, str
 
 
 def _text(value: Any) -> str:
-    return "" if value != value else str(value).strip()
+    text = "" if value != value else str(value).strip()
+    return text if is_text(text) else printable(text)  # half of a pair of surrogates
 
 
 def _column(records: list[dict[str, str]], name: str, root: Path) -> list[str]:
