@@ -819,8 +819,9 @@ def test_after_an_error_everything_is_as_it_was(network: nn.Module, where: str) 
     flags = [parameter.requires_grad for parameter in network.parameters()]
     if where == "forward":
         network[5].register_forward_hook(lambda *_: 1 / 0)
-    with pytest.raises((ZeroDivisionError, SettingsError)):
+    with pytest.raises((DataError, SettingsError)) as caught:
         propagate(network, IMAGES.float(), target=77, layers=["2"])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError) == (where == "forward")
     assert [parameter.requires_grad for parameter in network.parameters()] == flags
     assert all(module.training for module in network.modules())
     assert len(network[2]._forward_hooks) == 0

@@ -389,7 +389,7 @@ def test_progress_is_told_after_each_batch() -> None:
 def test_weights_that_are_not_numbers_are_refused() -> None:
     model = build("plain")
     nn.init.constant_(model[0].weight, float("nan"))
-    with pytest.raises(NumericalError, match=r"all 7 hold NaN or infinity; check the model's weights"):
+    with pytest.raises(DataError, match=r"the weights '0.weight' hold NaN or infinity; load other weights"):
         compute_heatmaps(model, images_split())
 
 
@@ -521,7 +521,7 @@ def test_relevance_that_does_not_add_up_is_refused_with_what_breaks_it_unless_th
 
         with pytest.raises(NumericalError, match=r"must add up to the logit within 0\.001 .* relu \(rule: wrong\)"):
             compute_heatmaps(build("plain"), images_split())
-        maps = compute_heatmaps(build("plain"), images_split(), ExplainSettings(tolerance=1e9))
+        maps = compute_heatmaps(build("plain"), images_split(), ExplainSettings(tolerance=1e6))
         assert maps.check["error"] > 1e-3
         assert maps.conservation_error.max() > 1e-3
     finally:

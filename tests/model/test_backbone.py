@@ -152,8 +152,8 @@ def test_a_replaced_head_is_in_a_copy_and_the_model_stays_as_it_was(kind: str) -
     assert np.array_equal(head.bias.detach().numpy(), bias)
     others = {n: t for n, t in changed.state_dict().items() if not n.startswith(f"{name}.")}
     assert all(torch.equal(tensor, before.state_dict()[n]) for n, tensor in others.items())
-    split = array_split(IMAGES, [0, 1, 2, 0])
-    features = collect_outputs(model, split).features
+    features = collect_outputs(model, array_split(IMAGES, [0, 1, 2, 0])).features
+    split = array_split(IMAGES, [0, 1, 2, 0], class_names=[*"abcd"])
     assert np.abs(collect_outputs(changed, split).logits - (features @ weight.T + bias)).max() < 1e-4
     with torch.no_grad():
         for parameter in changed.parameters():

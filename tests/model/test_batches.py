@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from exmap.data import Split, array_split
+from exmap.data.dataset import batch_slices
 from exmap.errors import DataError, ProcessError
 from exmap.explain import explain_split
 from exmap.model import collect_outputs
@@ -31,7 +32,7 @@ Found = list[tuple[list[Outputs], Heatmaps, list[tuple[int, int]]]]
 
 def images_split(n: int) -> Split:
     images = np.random.default_rng(n).random((n, 3, 8, 8)).astype(np.float32)
-    return array_split(images, np.arange(n) % 3, class_names="abc")
+    return array_split(images, np.arange(n) % 3, class_names=[*"abc"])
 
 
 def network() -> nn.Module:
@@ -79,6 +80,21 @@ def test_two_processes_make_what_one_makes_to_the_last_bit() -> None:
             assert found.features.tobytes() == wanted.features.tobytes()
             assert found.logits.tobytes() == wanted.logits.tobytes()
         assert told == told_wanted
+
+
+def batches_by_free_memory(fabric: Any) -> list[slice]:
+    """Ask for other batches in each process, as where memory is not free alike."""
+
+    def compute(_: slice, images: np.ndarray) -> Sequence[torch.Tensor]:
+        return (torch.from_numpy(images),)
+
+    return [part for part, _ in computed_batches(images_split(23), 5 - fabric.global_rank, compute, fabric)]
+
+
+@pytest.mark.long
+def test_processes_agree_on_the_batches_whatever_memory_each_has() -> None:
+    made = in_processes(TWO, batches_by_free_memory)
+    assert made == list(batch_slices(23, 4))
 
 
 def second_fails(fabric: Any, how: str) -> None:
@@ -137,5 +153,5 @@ def test_other_errors_and_single_images_are_not_halved() -> None:
 
     with pytest.raises(RuntimeError, match="another reason"):
         list(computed_batches(images_split(4), 4, fails))
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(DataError, match=r"for one image at a time, but ran out \(out of memory\); give smaller images"):
         list(computed_batches(images_split(4), 1, fails))

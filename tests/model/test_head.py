@@ -24,6 +24,7 @@ from exmap.model import (
     replace_head,
     unwrapped,
 )
+from exmap.model.running import evaluation_mode, model_input
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning", "ignore:.*torch.jit.*")
 LOW = {"bfloat16": 0.05, "float16": 0.005}
@@ -36,7 +37,10 @@ def _own_generator() -> Any:
 
 
 def split_of(model: nn.Module) -> Split:
-    return array_split(IMAGES, np.arange(6) % 2)
+    """Return images with as many classes as the model has."""
+    with evaluation_mode(model), torch.no_grad():
+        count = as_classifier(model, IMAGES)(model_input(model, IMAGES)).shape[1]
+    return array_split(IMAGES, np.arange(6) % 2, class_names=[f"class {n}" for n in range(count)])
 
 
 def other_head(layer: LastLayer) -> tuple[np.ndarray, np.ndarray]:
@@ -212,7 +216,7 @@ def test_another_number_of_classes_can_be_put_in(kind: str) -> None:
     outputs = collect_outputs(model, split_of(model))
     weight = np.random.default_rng(0).normal(size=(5, D)).astype(np.float32)
     changed = replace_head(model, find_last_layer(model, IMAGES), weight, np.ones(5, dtype=np.float32))
-    logits = collect_outputs(changed, split_of(model)).logits
+    logits = collect_outputs(changed, split_of(changed)).logits
     assert np.abs(logits - (outputs.features @ weight.T + 1)).max() < 1e-5
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -219,7 +220,7 @@ def test_options_of_a_word_are_those_of_its_builder(known: dict[str, tuple[str, 
     grey = build_model(settings("timm:resnet18", in_chans=1), 2, seed=0)
     assert grey.conv1.in_channels == 1
     with pytest.raises(ValueError, match="did you mean 'width'"):
-        settings(known["sized"][0], widht=3)
+        build_model(settings(known["sized"][0], widht=3), 2, seed=0)
 
 
 def test_weights_in_pytorch_model_bin_and_a_configuration_alone_are_built(tmp_path: Path) -> None:
@@ -286,6 +287,7 @@ def two_inputs(path: Path) -> None:
 @pytest.mark.parametrize(("word", "hint"), REFUSED)
 def test_what_cannot_be_built_is_one_sentence(word: str, hint: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bad)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # which else asks again for half a minute
     with pytest.raises(ExMapError) as caught:
         check_inputs(build_model(settings(word), 3, seed=0), IMAGES, 3, gradient=False)
     assert hint in str(caught.value)

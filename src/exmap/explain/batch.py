@@ -18,7 +18,9 @@ from exmap.explain.engine import Relevance
 from exmap.explain.explainers import Explainer, Target, make_explainer
 from exmap.explain.rules import Composite
 from exmap.model.backbone import model_device
-from exmap.model.running import explained_by_size, model_dtype
+from exmap.model.batches import AtOnce
+from exmap.model.classifier import check_module
+from exmap.model.running import explained_at_once, model_dtype
 from exmap.records import IntArray
 
 __all__ = ["BatchHeatmaps", "heatmaps"]
@@ -136,7 +138,7 @@ def heatmaps(
     composite : str or Composite, optional
         Rules of ``lrp``; by default those for the model's kind: the paper's symmetric gamma for convolutions.
     batch_size : int, optional
-        Images that are explained at once; by default up to 256, fewer of large images.
+        Images that are explained at once; by default up to 256, fewer of large images, and fewer where memory is short.
     layers : sequence of str
         For ``lrp``: paths of modules whose outputs' relevance is returned, too.
     **options
@@ -165,13 +167,16 @@ def heatmaps(
     (5,)
     """
     given = {key: value for key, value in (("composite", composite), ("layers", layers)) if value}
+    if isinstance(model, nn.Module):
+        check_module(model)
     made = make_explainer(explainer, **given, **options)
     x = _images(images, model)
     chosen = _target(target, len(x))
-    parts = [
-        made.explain(model, x[rows], chosen[rows] if isinstance(chosen, torch.Tensor) else chosen)
-        for rows in _slices(x, batch_size)
-    ]
+
+    def explained(rows: slice) -> Relevance:
+        return made.explain(model, x[rows], chosen[rows] if isinstance(chosen, torch.Tensor) else chosen)
+
+    parts = list(AtOnce(_at_once(x, batch_size)).parts(len(x), explained))
     return _joined(parts, explainer if isinstance(explainer, str) else _name(made))
 
 
@@ -179,13 +184,13 @@ def _name(explainer: Explainer) -> str:
     return str(getattr(explainer, "name", type(explainer).__name__))
 
 
-def _slices(x: torch.Tensor, batch_size: int | None) -> list[slice]:
-    """Return the parts that are explained at once."""
+def _at_once(x: torch.Tensor, batch_size: int | None) -> int:
+    """Return how many images are explained at once."""
     if batch_size is None:
-        batch_size = explained_by_size(x.shape[2], x.shape[3], 256)
+        return explained_at_once(x.shape[2], x.shape[3], 256, x.device)
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise SettingsError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    return [slice(start, start + int(batch_size)) for start in range(0, len(x), int(batch_size))]
+    return int(batch_size)
 
 
 def _images(images: Any, model: Any) -> torch.Tensor:

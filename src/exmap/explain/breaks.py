@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from exmap.errors import ExMapError
 from exmap.explain.engine import Call, Engine, propagate
 from exmap.explain.rules import Composite, Rule, hold, is_held
 from exmap.explain.rules.table import on_the_way_back
@@ -163,8 +162,6 @@ def first_break(
         used = twin if twin is not None else model
         kind = torch.float64 if twin is not None else x.dtype
         made = propagate(used, x.to(model_device(used), kind), target=target, engine=engine)
-    except ExMapError:
-        raise
     except Exception:  # the copy does not run: watch the model itself
         watch.records.clear()
         watch.names = {id(module): name for name, module in model.named_modules()}

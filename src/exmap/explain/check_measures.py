@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from exmap.errors import ExMapError
 from exmap.explain.engine import Call, Engine, Relevance, propagate
 from exmap.explain.rules import Composite, Rule
 from exmap.model.classifier import logits_of
@@ -115,9 +114,7 @@ def alone(
             engine = _Sorting(composite)
             made = propagate(twin, x.to(model_device(twin), torch.float64), target=target, engine=engine)
             return made, engine.kinds(), True
-        except ExMapError:
-            raise
-        except Exception:  # numbers of a fixed kind inside forward
+        except Exception:  # numbers of a fixed kind inside forward; what else is wrong comes again
             kinds.clear()
     engine = _Sorting(composite)
     made = propagate(model, x, target=target, engine=engine)

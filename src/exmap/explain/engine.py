@@ -40,7 +40,7 @@ from exmap.explain.rules.table import hold, is_held, on_the_way_back
 from exmap.explain.target import explained_logit
 from exmap.model.classifier import logits_of, raw_logits
 from exmap.model.probe import copied
-from exmap.model.running import eager, evaluation_mode, model_device
+from exmap.model.running import eager, evaluation_mode, model_device, run_model, way_back
 
 __all__ = ["Call", "Engine", "Relevance", "composite_for", "explained_logit", "operation_name", "propagate"]
 
@@ -298,7 +298,7 @@ def _run(model: nn.Module, leaf: torch.Tensor, engine: Engine) -> torch.Tensor:
     engine.begin(len(leaf), leaf)
     given = leaf.clone()  # the model may overwrite it
     with engine, _own_functions_seen(engine):
-        output = model(given)
+        output = run_model(model, given)
     engine.constants.closed = True
     logits = _logits(output, len(leaf))
     if not logits.requires_grad:
@@ -311,22 +311,9 @@ def _run(model: nn.Module, leaf: torch.Tensor, engine: Engine) -> torch.Tensor:
 
 def _back(explained: torch.Tensor, leaf: torch.Tensor, engine: Engine, *, again: bool = False) -> torch.Tensor | None:
     """Send g backward from the explained logits to the input, inside the engine: a model may run parts again."""
-    try:
-        start = torch.ones_like(explained)
-        with engine:
-            return torch.autograd.grad(explained, leaf, start, allow_unused=True, retain_graph=again)[0]
-    except RuntimeError as error:
-        if "modified by an inplace operation" in str(error):
-            raise DataError(
-                "the model overwrites values that its own gradient needs, so gradients cannot explain it; "
-                "use an operation that is not in place there, or explainer='occlusion'"
-            ) from error
-        if "checkpoint" not in f"{type(error)} {error}".lower():
-            raise
-        raise DataError(
-            "a model that computes parts of itself again on the way back (torch.utils.checkpoint) cannot be explained; "
-            "switch gradient checkpointing off, or use explainer='occlusion'"
-        ) from error
+    start = torch.ones_like(explained)
+    with way_back(), engine:
+        return torch.autograd.grad(explained, leaf, start, allow_unused=True, retain_graph=again)[0]
 
 
 def _layouts(model: nn.Module, x: torch.Tensor, composite: Composite) -> list[Layout]:

@@ -17,7 +17,7 @@ from exmap.explain.engine import Relevance, constant_parameters, explained_logit
 from exmap.model.backbone import evaluation_mode
 from exmap.model.classifier import check_differentiable, unwrapped, without_wrappers
 from exmap.model.head import as_classifier
-from exmap.model.running import eager, model_dtype
+from exmap.model.running import eager, model_dtype, way_back
 
 __all__ = ["Explainer", "Prepared", "Selection", "Target", "gradient_of", "nan_for", "selected", "state_of"]
 
@@ -146,7 +146,8 @@ def gradient_of(explained: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.
             "the model's output must depend on its input through operations that have a gradient, but it does not; use "
             'explainer="occlusion", or remove detach, argmax or rounding from forward'
         )
-    return torch.autograd.grad(explained.sum(), tensors, materialize_grads=True, allow_unused=True)
+    with way_back():
+        return torch.autograd.grad(explained.sum(), tensors, materialize_grads=True, allow_unused=True)
 
 
 def nan_for(x: torch.Tensor) -> torch.Tensor:

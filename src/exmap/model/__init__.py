@@ -5,6 +5,7 @@ from exmap.model.check import check_inputs
 from exmap.model.classifier import check_differentiable, logits_of, unwrapped
 from exmap.model.ending import LastLayer
 from exmap.model.fit import Checkpoint, FitState, fit
+from exmap.model.fits import check_fits
 from exmap.model.head import (
     as_classifier,
     features_and_logits,
@@ -22,6 +23,7 @@ __all__ = [
     "as_classifier",
     "build_model",
     "check_differentiable",
+    "check_fits",
     "check_inputs",
     "collect_outputs",
     "features_and_logits",

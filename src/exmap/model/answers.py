@@ -56,7 +56,9 @@ def class_order(predicted: IntArray, labels: IntArray, n_classes: int) -> ClassO
 
     Parameters
     ----------
-    predicted, labels : ndarray of int64, shape (N,), in [0, n_classes)
+    predicted : ndarray of int64, shape (N,), in [-1, n_classes)
+        -1 where nothing is predicted: never right.
+    labels : ndarray of int64, shape (N,), in [0, n_classes)
     n_classes : int
 
     Examples
@@ -65,7 +67,8 @@ def class_order(predicted: IntArray, labels: IntArray, n_classes: int) -> ClassO
     (1, 0)
     """
     counts = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(counts, (predicted, labels), 1)
+    known = predicted >= 0
+    np.add.at(counts, (predicted[known], labels[known]), 1)
     outputs, classes = linear_sum_assignment(counts, maximize=True)
     return ClassOrder(
         len(labels),

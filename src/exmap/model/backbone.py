@@ -20,6 +20,7 @@ from exmap.errors import SettingsError
 from exmap.model.batches import computed_batches, is_first
 from exmap.model.classifier import unwrapped
 from exmap.model.ending import LastLayer
+from exmap.model.fits import AnswerCheck, check_fits
 from exmap.model.head import ending_with, find_head, reader
 from exmap.model.named import build_word, check_outputs, kind_of
 from exmap.model.named.words import FUNCTION, quiet
@@ -121,8 +122,14 @@ def collect_outputs(
     Raises
     ------
     DataError
-        If the model fails on the images, or does not return logits.
+        If the model cannot be worked with on the split (:func:`exmap.model.check_fits`), fails on some of its images,
+        or does not give each of them a row of finite logits that is the same whatever images are beside it.
+
+    Notes
+    -----
+    Images with pixels that are not finite numbers may have such features and logits, and then no predicted class.
     """
+    check_fits(model, split)
     first = split.first_images()
     ending = ending_with(model, first, head)
     count = len(split) if is_first(fabric) else 0
@@ -136,13 +143,18 @@ def collect_outputs(
         reader(model, ending) as read,
         small_maps,
     ):
+        looked_at = read(model_input(model, first))
+        check = AnswerCheck(model, split, looked_at[1])
 
-        def compute(_: slice, images: NDArray[np.float32]) -> list[torch.Tensor]:
-            return [tensor.float() for tensor in read(model_input(model, images))]
+        def compute(part: slice, images: NDArray[np.float32]) -> list[torch.Tensor]:
+            made = read(model_input(model, images))
+            check(part, images, made[1])
+            return [tensor.float() for tensor in made]
 
-        shapes = [tensor.shape[1] for tensor in compute(slice(0), first)]
-        features, logits = (np.empty((count, width), dtype=np.float32) for width in shapes)
-        for part, made in computed_batches(split, batch_size or images_at_once(split), compute, fabric):
+        at_once = batch_size or images_at_once(split, model_device(model))
+        features, logits = (np.empty((count, tensor.shape[1]), dtype=np.float32) for tensor in looked_at)
+        for part, made in computed_batches(split, at_once, compute, fabric):
             features[part], logits[part] = made
             listen(Progress(f"features ({split.name})", part.stop, len(split)))
+    check.whole(logits)
     return Outputs(features, logits)

@@ -8,25 +8,36 @@ with it, and a process that has died is noticed by the next batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from exmap.data.dataset import Split, batch_slices
+from exmap.errors import DataError
+from exmap.model.running import ran_out_of_memory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Compute", "computed_batches", "is_first"]
+__all__ = ["AtOnce", "Compute", "agreed_size", "computed_batches", "is_first"]
 
+Result = TypeVar("Result")
 Compute = Callable[[slice, NDArray[np.float32]], Sequence[torch.Tensor]]
 
 
 def is_first(fabric: Fabric | None) -> bool:
     """Return whether this process is the one that is given results."""
     return fabric is None or fabric.global_rank == 0
+
+
+def agreed_size(size: int, fabric: Fabric | None) -> int:
+    """Return the smallest of the batches that the processes would take, each by the memory that it finds free."""
+    if fabric is None or fabric.world_size == 1:
+        return size
+    smallest: Any = fabric.all_reduce(torch.tensor(size), reduce_op="min")
+    return int(smallest)
 
 
 def computed_batches(
@@ -38,19 +49,20 @@ def computed_batches(
     ----------
     split : Split
     size : int
-        Images in a batch.
+        Images in a batch; the smallest of what the processes say.
     compute : callable
         Makes of a slice of the split and its images tensors with one row per image; their further dimensions and
         kinds of numbers must be the same for every batch.
     fabric : Fabric, optional
         Launched. All its processes must come here together.
     """
+    size = agreed_size(size, fabric)
     parts = list(batch_slices(len(split), size))
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     group: Any = torch.distributed.new_group(backend="gloo") if world > 1 else None  # results are wanted on the CPU
     rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts[rank::world])
     sent: list[Any] = []
-    compute = _Halved(compute)
+    compute = _Halved(compute, size)
     for number, images in enumerate(split.images.stream(rows)):
         turn = parts[number * world : (number + 1) * world]
         made = [tensor.cpu().contiguous() for tensor in compute(turn[rank], images)]
@@ -67,41 +79,72 @@ def computed_batches(
     _wait(sent)
 
 
+class AtOnce:
+    """How many images are computed at once: half as many from where memory runs out.
+
+    Parameters
+    ----------
+    most : int
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def parts(self, total: int, compute: Callable[[slice], Result]) -> Iterator[Result]:
+        """Yield what is computed of consecutive parts of ``range(total)``.
+
+        Raises
+        ------
+        DataError
+            If memory does not suffice for one image.
+        """
+        start = 0
+        while start < total:
+            part = slice(start, min(start + self.most, total))
+            try:
+                made = compute(part)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out_of_memory(error):
+                    raise
+                if part.stop - part.start < 2:
+                    raise DataError(
+                        f"memory must suffice for one image at a time, but ran out ({_first_line(error)}); give "
+                        "smaller images, or a machine with more memory"
+                    ) from error
+                self.most = (part.stop - part.start + 1) // 2
+            else:
+                yield made
+                start = part.stop
+                continue
+            if torch.cuda.is_available():  # the error holds what was computed until here
+                torch.cuda.empty_cache()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class _Halved:
     """What is computed of a batch, in halves where memory runs out, and from then on in parts of that size.
 
     Parameters
     ----------
     compute : callable
+    size : int
+        Images in a batch.
     """
 
-    def __init__(self, compute: Compute) -> None:
-        self.compute = compute
-        self.most: int | None = None  # images at once; None as long as memory has sufficed
+    def __init__(self, compute: Compute, size: int) -> None:
+        self.compute, self.at_once = compute, AtOnce(size)
 
     def __call__(self, part: slice, images: NDArray[np.float32]) -> Sequence[torch.Tensor]:
         """Return the tensors of all images of a batch."""
-        if self.most is None or len(images) <= self.most:
-            try:
-                return self.compute(part, images)
-            except (RuntimeError, MemoryError) as error:
-                if len(images) < 2 or not _ran_out_of_memory(error):
-                    raise
-                self.most = (len(images) + 1) // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        made = [
-            self(slice(part.start + piece.start, part.start + piece.stop), images[piece])
-            for piece in batch_slices(len(images), self.most)
-        ]
-        return [torch.cat([tensor.cpu() for tensor in tensors]) for tensors in zip(*made, strict=True)]
 
+        def of(piece: slice) -> Sequence[torch.Tensor]:
+            return self.compute(slice(part.start + piece.start, part.start + piece.stop), images[piece])
 
-def _ran_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that there was not enough memory; on a processor torch has no kind of its own."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
+        made = list(self.at_once.parts(len(images), of))
+        return made[0] if len(made) == 1 else [torch.cat([t.cpu() for t in rows]) for rows in zip(*made, strict=True)]
 
 
 def _wait(sent: list[Any]) -> None:

@@ -10,7 +10,15 @@ from torch import nn
 
 from exmap.errors import DataError
 
-__all__ = ["check_differentiable", "logits_of", "raw_logits", "unwrapped", "without_wrappers"]
+__all__ = [
+    "check_differentiable",
+    "check_module",
+    "is_quantised",
+    "logits_of",
+    "raw_logits",
+    "unwrapped",
+    "without_wrappers",
+]
 
 ELSEWHERE = {"onnx", "onnxruntime", "tensorflow", "keras", "jax", "jaxlib", "flax", "openvino", "tensorrt"}
 QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "torchao.")
@@ -68,7 +76,8 @@ def raw_logits(output: Any, n_images: int | None = None) -> torch.Tensor:
     if isinstance(first, Mapping) and "boxes" in first:
         what = "boxes of a detection model"
     if isinstance(output, torch.Tensor):
-        what = f"a tensor of shape {tuple(output.shape)} and kind {output.dtype}"
+        sparse = "" if output.layout == torch.strided else "sparse "
+        what = f"a {sparse}tensor of shape {tuple(output.shape)} and kind {output.dtype}"
     given = "" if n_images is None else f" for {n_images} images"
     if len(chosen) > 1:
         raise DataError(
@@ -104,7 +113,7 @@ def _named(output: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _like_logits(tensor: torch.Tensor, n_images: int | None) -> bool:
     """Return whether a tensor can be one row of logits per image."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
+    if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.layout != torch.strided:
         return False
     if n_images == 1 and tensor.ndim <= 1:
         return True
@@ -153,6 +162,42 @@ def without_wrappers(model: nn.Module, name: str) -> str:
         prefix = next((p for p in WRAPPERS if f"{name}.".startswith(p)), "")
         name, inner = name[len(prefix) :] if prefix != f"{name}." else "", _inner(inner)
     return name
+
+
+def check_module(model: Any) -> None:
+    """Refuse what is no classifier of torch that was built and has its weights.
+
+    Raises
+    ------
+    DataError
+        With what it is, and what to give instead.
+    """
+    if isinstance(model, nn.Module):
+        if absent := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+            raise DataError(
+                f"the model's weights must be loaded, but {absent[0]!r} is on the meta device, without values; load "
+                "the weights before"
+            )
+        return
+    if isinstance(model, type):
+        what, remedy = f"the class {model.__name__}", "build it, and load its weights"
+    elif isinstance(model, str):
+        what, remedy = f"the text {model!r:.60}", "build that model, or name it to exmap audit --model"
+    elif isinstance(model, torch.jit.ScriptFunction) or callable(model):
+        what, remedy = (
+            f"a function ({getattr(model, '__name__', type(model).__name__)})",
+            "call it in a module's forward",
+        )
+    elif isinstance(model, Mapping):
+        what, remedy = f"a {type(model).__name__}", "build the model, and give it these weights by load_state_dict"
+    else:
+        what, remedy = type(model).__name__, "give the model itself"
+    raise DataError(f"the model must be a torch.nn.Module that was built and has its weights, got {what}; {remedy}")
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Return whether a model counts in whole numbers somewhere, or may do so unseen, in a file of another library."""
+    return bool(getattr(model, "gradient_free", False)) or _quantised(model) is not None
 
 
 def check_differentiable(model: Any) -> None:

@@ -13,7 +13,8 @@ split can take the place of its classes, and several such choices can be made fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -25,7 +26,18 @@ from torch import nn
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import DataError, NumericalError, SettingsError
 from exmap.evaluation import worst_share
-from exmap.model.running import evaluation_mode, images_at_once, model_input
+from exmap.model.batches import agreed_size
+from exmap.model.classifier import logits_of
+from exmap.model.fits import check_trainable
+from exmap.model.running import (
+    evaluation_mode,
+    images_at_once,
+    model_device,
+    model_input,
+    ran_out_of_memory,
+    run_model,
+    way_back,
+)
 from exmap.model.small_maps import small_maps_as_products
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.runtime import child_seed, generator, torch_seed
@@ -34,7 +46,7 @@ from exmap.settings import TrainSettings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Checkpoint", "EmpiricalRisk", "FitState", "Objective", "fit"]
+__all__ = ["Answers", "Checkpoint", "EmpiricalRisk", "FitState", "Objective", "fit"]
 
 Row = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -60,6 +72,10 @@ class Objective(Protocol):
             Which samples of the training split they are.
         """
         ...
+
+
+class Answers(tuple[torch.Tensor, torch.Tensor]):
+    """Logits of two networks, each (n, K), for an objective that takes both."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +196,7 @@ def fit(
             f"training in {fabric.world_size} processes needs at least 2 images for each, got {len(train)}; lower "
             "runtime.devices"
         )
+    check_trainable(model, train)
     if not settings.epochs:
         return [[] for _ in choices], [_copied(model) for _ in choices]
     state = checkpoint.load() if checkpoint else None
@@ -205,7 +222,7 @@ def fit(
     for epoch in range(len(history[0]), settings.epochs):
         rate = settings.learning_rate * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
         optimizer.param_groups[0]["lr"] = rate
-        with small_maps_as_products(model):
+        with small_maps_as_products(model), _enough_memory(settings.batch_size):
             with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)):
                 loss = _train_epoch(wrapped, optimizer, train, objective, settings, fabric, seed, epoch, listen)
             right = _right(model, val, fabric)
@@ -236,6 +253,26 @@ def fit(
     return history, best
 
 
+@contextmanager
+def _enough_memory(batch_size: int) -> Iterator[None]:
+    """Say what to do where memory runs out inside the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise SettingsError(
+            f"memory must suffice for training on {batch_size} images at a time, but ran out; lower train.batch_size, "
+            "or images.resize"
+        ) from error
+
+
+def _logits(model: nn.Module, x: torch.Tensor) -> Any:
+    """Return the logits of a batch, shape (n, K), or what a pair of networks returns while it trains."""
+    output = run_model(model, x)
+    return output if isinstance(output, Answers) else logits_of(output, len(x))
+
+
 def _copied(model: nn.Module) -> Weights:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
@@ -263,9 +300,15 @@ def _train_epoch(
         labels = torch.from_numpy(train.labels[share]).to(fabric.device)
         # Processes average their gradients; this weight makes that the mean over the whole batch.
         weight = len(share) * fabric.world_size / len(batch)
-        loss = objective.loss(model(model_input(model, images)), labels, share) * weight
+        loss = objective.loss(_logits(model, model_input(model, images)), labels, share) * weight
+        if not loss.requires_grad:
+            raise DataError(
+                "the model must be trainable, but its logits do not depend on its weights through gradients; look in "
+                "forward for detach, .data, no_grad or numpy"
+            )
         optimizer.zero_grad()
-        fabric.backward(loss)
+        with way_back(otherwise=""):
+            fabric.backward(loss)
         optimizer.step()
         total += loss.detach().cpu() * (len(batch) / fabric.world_size)
         seen += len(batch)
@@ -302,10 +345,11 @@ def _right(model: nn.Module, split: Split | None, fabric: Fabric) -> NDArray[np.
         return np.zeros(0, dtype=np.bool_)
     right = torch.zeros(len(split), dtype=torch.float32)
     with torch.inference_mode(), evaluation_mode(model), fabric.autocast():
-        parts = list(batch_slices(len(split), images_at_once(split)))[fabric.global_rank :: fabric.world_size]
+        size = agreed_size(images_at_once(split, model_device(model)), fabric)
+        parts = list(batch_slices(len(split), size))[fabric.global_rank :: fabric.world_size]
         rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts)
         for part, images in zip(parts, split.images.stream(rows), strict=True):
-            predicted = model(model_input(model, images)).argmax(dim=1).cpu().numpy()
+            predicted = _logits(model, model_input(model, images)).argmax(dim=1).cpu().numpy()
             right[part] = torch.from_numpy((predicted == split.labels[part]).astype(np.float32))
     summed: Any = fabric.all_reduce(right, reduce_op="sum")
     return np.asarray(summed.cpu().numpy() > 0)

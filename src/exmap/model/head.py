@@ -15,6 +15,7 @@ from exmap.errors import DataError, SettingsError, unknown_name
 from exmap.model.classifier import logits_of, raw_logits, unwrapped, without_wrappers
 from exmap.model.ending import Ending, LastLayer, read_ending
 from exmap.model.replace import Logits
+from exmap.model.running import run_model
 from exmap.model.tail import Tail, pooled
 from exmap.model.trace import ModuleCall, Trace, Watch, traced
 
@@ -168,7 +169,7 @@ def reader(model: nn.Module, ending: Ending) -> Iterator[Any]:
         with ExitStack() as stack:
             if sites:
                 stack.enter_context(watch)
-            output = inner(x)
+            output = run_model(inner, x)
         found = output if ending.probability is None else watch.get(ending.probability)
         logits = logits_of(found, len(x))
         if layer is None:

@@ -53,6 +53,7 @@ def replace_head(model: nn.Module, head: str | LastLayer, weight: Array, bias: A
     DataError
         If the layer cannot be replaced, or the model not be copied.
     """
+    weight, bias = _checked(weight, bias)
     inner = unwrapped(model)
     name = without_wrappers(model, head) if isinstance(head, str) else head.name
     old = inner.get_submodule(name)
@@ -65,7 +66,13 @@ def replace_head(model: nn.Module, head: str | LastLayer, weight: Array, bias: A
             f"the module {name!r} of kind {type(old).__name__} cannot be replaced by its name alone; give what "
             "find_last_layer returns"
         )
-    if layer is not None and (_must_wrap(layer, weight) or layer.kind == "cut"):
+    width = weight.shape[1] if layer is None else layer.in_features
+    if weight.shape[1] != width:
+        raise DataError(
+            f"a last layer must take the model's {width} features, but its weight has shape {weight.shape}; fit it to "
+            "features of this model"
+        )
+    if layer is not None and (_must_wrap(layer, weight) or layer.kind == "cut" or _whole_numbers(inner, layer)):
         return OtherHead(copied(inner), layer, weight, bias)
     if layer is not None:
         _check_runs(layer)
@@ -73,6 +80,39 @@ def replace_head(model: nn.Module, head: str | LastLayer, weight: Array, bias: A
         if layer.parameters is not None:
             return _with_parameters(copied(inner), layer.parameters, weight, bias)
     return _with_module(inner, name, layer, weight, bias)
+
+
+def _checked(weight: Any, bias: Any) -> tuple[Array, Array]:
+    """Return the weights of a last layer as arrays, or refuse what is none."""
+    arrays = np.asarray(weight), np.asarray(bias)
+    for name, array, shape, dimensions in (("weight", arrays[0], "(K, D)", 2), ("bias", arrays[1], "(K,)", 1)):
+        if array.dtype.kind != "f":
+            raise DataError(
+                f"the {name} of a last layer must be floating-point numbers, got {array.dtype}; convert it, if it is "
+                "meant as numbers"
+            )
+        if array.ndim != dimensions:
+            raise DataError(f"the {name} of a last layer must have shape {shape}, got {array.shape}; give it so")
+        if not np.isfinite(array).all():
+            count = int((~np.isfinite(array)).sum())
+            raise DataError(
+                f"the {name} of a last layer must be finite, but {count} of {array.size} numbers are NaN or infinite; "
+                "look at how they were made"
+            )
+    if len(arrays[0]) != len(arrays[1]):
+        raise DataError(
+            f"a last layer must have a row of weights and a bias for each class, got {len(arrays[0])} rows and "
+            f"{len(arrays[1])} biases; give as many"
+        )
+    return arrays
+
+
+def _whole_numbers(model: nn.Module, layer: LastLayer) -> bool:
+    """Return whether the layer's own parameters could not hold other weights."""
+    if layer.parameters is None:
+        return False
+    name, _, bias = layer.parameters
+    return not (model.get_parameter(name).is_floating_point() and model.get_parameter(bias).is_floating_point())
 
 
 def _outputs(module: nn.Module) -> int | None:

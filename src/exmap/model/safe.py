@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from exmap.errors import CheckpointError
+from exmap.plain_text import textual_path
 
 __all__ = ["detached", "load_tensors", "save_tensors"]
 
@@ -45,7 +46,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist; give an existing safetensors file")
     try:
-        with safe_open(path, framework="pt") as file:
+        with textual_path(path) as readable, safe_open(readable, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(

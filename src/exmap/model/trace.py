@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from exmap.errors import DataError
+from exmap.model.classifier import check_module
 from exmap.model.running import eager, evaluation_mode, model_input, run_model
 
 __all__ = ["Call", "ModuleCall", "Site", "Trace", "Watch", "traced", "with_operand"]
@@ -195,6 +196,7 @@ def traced(model: nn.Module, images: NDArray[np.float32]) -> Trace:
     DataError
         If the model raises an error, or there are no images.
     """
+    check_module(model)
     if len(images) == 0:
         raise DataError("the model is looked at by running it on an image, found none; give at least one")
     rows = images[:2] if len(images) > 1 else np.concatenate([images, images])
@@ -311,4 +313,5 @@ def with_operand(call: Call, tensor: torch.Tensor) -> Any:
         return value
 
     args = tuple(swapped(value) for value in call.args)
-    return call.func(*args, **{key: swapped(value) for key, value in call.kwargs.items()})
+    with torch.no_grad():
+        return call.func(*args, **{key: swapped(value) for key, value in call.kwargs.items()})

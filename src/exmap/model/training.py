@@ -15,6 +15,7 @@ from torch import nn
 from exmap.data.dataset import Split
 from exmap.errors import CheckpointError, SettingsError
 from exmap.model.fit import Checkpoint, FitState, Objective, Row, Weights, fit
+from exmap.model.running import surroundings
 from exmap.model.weights import detached, load_tensors, save_tensors
 from exmap.records import IntArray, Listener, silent
 from exmap.runtime import in_processes
@@ -125,7 +126,8 @@ def train_choices(
         checkpoint=checkpoint,
         listen=listen,
     )
-    history, weights = in_processes(runtime, job, model)
+    with surroundings():
+        history, weights = in_processes(runtime, job, model)
     return history, [safetensors.torch.load(each) for each in weights]
 
 

@@ -24,7 +24,9 @@ from torch import nn
 
 from exmap.data.dataset import Split
 from exmap.model.backbone import evaluation_mode, images_at_once, model_device, to_tensor
-from exmap.model.fit import Row
+from exmap.model.classifier import logits_of
+from exmap.model.fit import Answers, Row
+from exmap.model.running import run_model
 from exmap.model.small_maps import small_maps_as_products
 from exmap.model.training import train_choices
 from exmap.records import FloatArray, IntArray, Listener, Progress, silent
@@ -43,7 +45,9 @@ class Pair(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         """Return the logits of both, each (n, K), while training, and else those of the second."""
-        return (self.first(x), self.second(x)) if self.training else self.second(x)
+        if not self.training:
+            return self.second(x)
+        return Answers(logits_of(run_model(network, x.clone()), len(x)) for network in (self.first, self.second))
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,11 @@ def _predictions(pair: Pair, split: Split, runtime: RuntimeSettings, listen: Lis
     device = model_device(pair)
     fabric = make_fabric(runtime)
     with torch.inference_mode(), evaluation_mode(pair), small_maps_as_products(pair), fabric.autocast():
-        for part, images in split.batches(images_at_once(split)):
+        for part, images in split.batches(images_at_once(split, device)):
             batch = to_tensor(images, device)
             for twin, network in enumerate((pair.first, pair.second)):
-                predicted[twin, part] = network(batch).argmax(dim=1).cpu().numpy()
+                logits = logits_of(run_model(network, batch.clone()), len(batch))
+                predicted[twin, part] = logits.argmax(dim=1).cpu().numpy()
             listen(Progress(f"twins ({split.name})", part.stop, len(split)))
     return predicted
 

@@ -129,6 +129,7 @@ class WeightsFile:
             elif found is not None:
                 wrong[name] = (tuple(tensor.shape), tuple(found.shape))
         self._check(expected, wrong, outputs)
+        self._check_kinds(expected)
         ready = getattr(model, "unneeded_weights", ())
         missing = [name for name in expected if name not in self.tensors and not name.endswith(COUNTERS)]
         extra = [n for n in self.extra if not n.endswith(COUNTERS) and not n[len(self.prefix) :].startswith(ready)]
@@ -183,6 +184,16 @@ class WeightsFile:
             f"layer {name!r} has shape {has} in the model and {had} in {self.path}{also}; the weights belong to "
             "another architecture: build the model they were saved from"
         )
+
+    def _check_kinds(self, expected: Mapping[str, torch.Tensor]) -> None:
+        """Refuse weights of another kind of numbers, which would be cast without a word."""
+        for name, tensor in expected.items():
+            found = self.tensors.get(name)
+            if found is not None and tensor.is_floating_point() and not found.is_floating_point():
+                raise CheckpointError(
+                    f"layer {name!r} must hold floating-point numbers, but holds {_kind(found)} in {self.path}; give "
+                    "the weights as they were trained, not counted in whole numbers"
+                )
 
     def changed(self, changes: Mapping[str, torch.Tensor], outputs: Sequence[int] = ()) -> tuple[Any, tuple[str, ...]]:
         """Return what to write so that the file is the same but for some tensors, and what had to be left out.
@@ -326,6 +337,10 @@ def _holds_shell(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_holds_shell(one) for pair in value.items() for one in pair)
     return isinstance(value, (list, tuple, set)) and any(_holds_shell(one) for one in value)
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _held(content: Any) -> str:

@@ -5,7 +5,7 @@ of -1 means "unassigned"; an empty group's accuracy is NaN, never 0.
 """
 
 from exmap.records.base import FloatArray, IntArray, Listener, Progress, silent
-from exmap.records.explained import Explained, Heatmaps, Outputs
+from exmap.records.explained import Explained, Heatmaps, Outputs, predicted_class
 from exmap.records.groups import Clusters, Groups, GroupTable
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Listener",
     "Outputs",
     "Progress",
+    "predicted_class",
     "silent",
 ]

@@ -19,13 +19,17 @@ FloatArray = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long piece of work has come: `done` of `total` units, with a short note."""
+    """How far a long piece of work has come: `done` of `total` units, with a short note.
+
+    `at_once` asks to be shown now, for example an estimate of the time before the work begins.
+    """
 
     task: str
     done: int
     total: int
     unit: str = "images"
     note: str = ""
+    at_once: bool = False
 
 
 Listener = Callable[[Progress], None]

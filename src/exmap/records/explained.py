@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 from exmap.errors import DataError
 from exmap.records.base import IntArray, check_same_length
 
-__all__ = ["Explained", "Heatmaps", "Outputs"]
+__all__ = ["Explained", "Heatmaps", "Outputs", "predicted_class"]
+
+
+def predicted_class(logits: NDArray[np.floating[Any]]) -> IntArray:
+    """Return the class with the largest logit of each row, shape (N,); -1, which no label is, where any is not finite.
+
+    Examples
+    --------
+    >>> predicted_class(np.array([[0.0, 1.0], [np.nan, 1.0]])).tolist()
+    [1, -1]
+    """
+    known = np.isfinite(logits).all(axis=1)
+    return np.where(known, logits.argmax(axis=1), -1).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,8 +46,8 @@ class Outputs:
 
     @property
     def predicted(self) -> IntArray:
-        """Class with the largest logit, shape (N,)."""
-        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+        """Class with the largest logit, shape (N,); -1 where logits are not finite, as those of a damaged image."""
+        return predicted_class(self.logits)
 
     def __repr__(self) -> str:
         return (
@@ -161,8 +173,14 @@ class Explained:
 
     @property
     def predicted(self) -> IntArray:
-        """Predicted class of each image, shape (N,)."""
+        """Predicted class of each image, shape (N,); -1 where the classifier gives no finite logits."""
         return self.outputs.predicted
+
+    @property
+    def predicted_names(self) -> tuple[str, ...]:
+        """Name of each image's predicted class, length N; ``none`` where there is none."""
+        names = (*self.class_names, "none")
+        return tuple(names[number] for number in self.predicted.tolist())
 
     @property
     def correct(self) -> NDArray[np.bool_]:

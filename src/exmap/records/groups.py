@@ -131,6 +131,8 @@ class GroupTable:
     count : ndarray of int64, shape (G,)
     train_share : ndarray of float64, shape (G,), or None
         Frequency of each group in the training split, for the weighted mean.
+    notes : tuple of str
+        What a reader should know, such as images that the classifier says nothing of.
     """
 
     names: tuple[str, ...]
@@ -139,6 +141,7 @@ class GroupTable:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     train_share: NDArray[np.float64] | None = field(default=None)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_same_length(
@@ -185,6 +188,7 @@ class GroupTable:
             )
         ]
         caption = f"worst group {percent(self.worst)} ({self.worst_group}), mean {percent(self.mean)}"
+        caption = "; ".join((caption, *self.notes))
         return html_table(caption, ("group", "accuracy", "interval", "samples"), rows)
 
     def __str__(self) -> str:
@@ -195,4 +199,5 @@ class GroupTable:
         ):
             lines.append(f"{name:<{width}}  {value:8.1%}  {low:6.1%}-{high:6.1%}  {count:5d}")
         lines.append(f"worst group {self.worst:.1%} ({self.worst_group}), mean {self.mean:.1%}")
+        lines += self.notes
         return "\n".join(lines)

@@ -46,11 +46,11 @@ WAYS: dict[str, ModuleType] = {
 
 def _find(word: str) -> Any:
     """Return the function that builds the classifier of a word."""
-    kind = kind_of(word)
-    return own_function.find(word) if kind == FUNCTION else WAYS[kind].builder(rest_of(word))
+    return WAYS[kind_of(word)].builder(rest_of(word))
 
 
-MODELS.register_words(lambda word: bool(kind_of(word)), _find)
+MODELS.register_words(lambda word: kind_of(word) in KINDS, _find)
+MODELS.register_words(lambda word: kind_of(word) == FUNCTION, own_function.find, own=True)
 
 
 def build_word(settings: ModelSettings, n_classes: int | None) -> Any:

@@ -11,6 +11,7 @@ from exmap.importing import called, needed, object_at
 from exmap.model.named.chosen import ChosenOutputs
 from exmap.model.named.words import FORMS, Facts, check_outputs, names_at, only_texts
 from exmap.model.probe import copied
+from exmap.registry import MODELS
 from exmap.runtime import torch_seed
 from exmap.settings import ModelSettings
 
@@ -38,7 +39,9 @@ def build(word: str, settings: ModelSettings, n_classes: int | None) -> nn.Modul
     made = find(word)
     chosen = settings.outputs
     required = set() if isinstance(made, nn.Module) else set(needed(made) if callable(made) else ())
-    given = dict(settings.options) | {"settings": settings}
+    given = settings.options | {"settings": settings}
+    if settings.options:
+        given |= MODELS.check_options(word, settings.options, beside=ModelSettings.model_fields)
     asks = bool(required & set(NUMBERS))
     if n_classes is not None and (asks or not chosen):
         given = dict.fromkeys(NUMBERS, n_classes) | given

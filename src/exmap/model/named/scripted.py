@@ -18,6 +18,7 @@ from exmap.model.named.onnx_file import chosen, class_names, refuse_weights, tra
 from exmap.model.named.words import Builder, Facts, quiet
 from exmap.runtime import torch_seed
 from exmap.settings import ModelSettings
+from exmap.trusted import refuse_to_call
 
 __all__ = ["ScriptedClassifier", "builder", "class_names", "facts", "open_script", "set_layer", "transform"]
 
@@ -194,6 +195,7 @@ def builder(name: str) -> Builder:
         raise DataError(f"the TorchScript file {name} does not exist; give an existing file")
 
     def build(settings: ModelSettings, n_classes: int | None) -> nn.Module:
+        refuse_to_call(f"torchscript:{name}")  # its program may write files
         refuse_weights(settings, "a TorchScript file")
         model = ScriptedClassifier(Path(name))
         return chosen(model, settings, n_classes, model.n_outputs, name)
