@@ -31,6 +31,7 @@ from exmap.auto import experiment
 from exmap.auto.against import find_by_exchanges
 from exmap.auto.exchange import measure_exchanges
 from exmap.auto.looks import Looks
+from exmap.auto.mislabelled import doubtful_labels, doubtful_rows
 from exmap.auto.shortcut import upper_bound
 from exmap.data import Task, build_task
 from exmap.explain import explain_split
@@ -169,11 +170,14 @@ def judge(case: Case, out: Path, data_dir: Path) -> None:
     looks = Looks.of(task.val, model.eval())
     seed = child_seed(case.seed, "exchange")
     exchanges = measure_exchanges(looks, explained, seed=seed)
-    test = find_by_exchanges(exchanges, explained)
+    doubtful = doubtful_rows(doubtful_labels(explained, pixels=looks.reduced, seed=seed), explained)
+    kept = np.flatnonzero(~doubtful)
+    test = find_by_exchanges(exchanges.rows(kept), explained.rows(kept))
     seconds = time.process_time() - began
     surest = min(test.classes.values(), key=lambda each: 2.0 if each.p_value is None else each.p_value)
     row: dict[str, Any] = {**asdict(case), "accuracy": float(explained.correct.mean()), **_harm(case, task, explained)}
     row |= {"found": test.found, "p_value": surest.p_value, "property": surest.property, "images": surest.images}
+    row["doubtful"] = int(doubtful.sum())
     row |= {"classes_found": sum(bool(each.found) for each in test.classes.values()), "seconds": round(seconds, 1)}
     row["relied_on"] = sorted({each.property for each in exchanges.reliances if each.relied_on})
     if case.seed % WARNED == 0:

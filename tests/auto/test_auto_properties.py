@@ -162,9 +162,20 @@ def test_images_that_have_no_properties_are_refused(shape: tuple[int, ...]) -> N
         image_properties(ArrayImages(np.zeros(shape, dtype=np.uint8)))
 
 
-def test_pixels_that_are_no_numbers_are_refused() -> None:
+def test_pixels_that_are_no_numbers_are_black_or_refused_where_they_are_shown_as_such() -> None:
+    class Shown(ArrayImages):
+        def pixels(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+            return self.batch(indices)
+
+    pixels = generator(0, "images").random((2, 3, 8, 8), dtype=np.float32)
+    pixels[1] = 0
+    black = image_properties(ArrayImages(pixels))
+    pixels[1] = np.nan
+    found = image_properties(ArrayImages(pixels))
+    for name in FAMILIES:
+        np.testing.assert_array_equal(found[name], black[name])
     with pytest.raises(DataError, match="finite"):
-        image_properties(ArrayImages(np.full((2, 3, 8, 8), np.nan, dtype=np.float32)))
+        image_properties(Shown(pixels))
 
 
 def test_families_of_different_images_do_not_go_together() -> None:

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from exmap.errors import SettingsError
-from exmap.groups import crossed_groups, edit_groups
+from exmap.groups import crossed_groups, edit_groups, edited_labels
 from exmap.records import Explained, Groups, Outputs
 from exmap.settings import Edits, load_edits
 
@@ -290,3 +290,70 @@ def test_a_file_that_holds_no_edits_is_refused_in_one_sentence(tmp_path: Path, t
         load_edits(path)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
+
+
+def corrected(*edits: dict[str, Any], **more: Any) -> Groups:
+    tree = {"format": 1, "source": "exmap", "grouping": "g", "edits": edits, **more}
+    return edit_groups(GROUPS, Edits.model_validate(tree), IMAGES)
+
+
+def test_images_that_are_left_out_are_in_no_group() -> None:
+    found = corrected(leave_out=["0.png", "9.png", "7.png"])
+    np.testing.assert_array_equal(found.index, [-1, 0, 0, 1, 1, 2, 2, -1, 3, -1, 3])
+    assert found.names == (A0, A1, A2, B1)  # the only image of a group went
+    assert found.labels_used == ("class labels", "a person's edits")
+
+
+def test_an_image_whose_label_is_corrected_joins_the_largest_group_of_its_class() -> None:
+    np.testing.assert_array_equal(corrected(relabel={"0.png": "b"}).index, [4, 0, 0, 1, 1, 2, 2, 3, 4, -1, 4])
+    np.testing.assert_array_equal(corrected(relabel={"9.png": "a"}).index, [0, 0, 0, 1, 1, 2, 2, 3, 4, 0, 4])
+    merged = corrected(merge(A0, A1), relabel={"7.png": "a", "0.png": "a"})  # the second says what its label says
+    np.testing.assert_array_equal(merged.index, [0, 0, 0, 0, 0, 1, 1, 0, 2, -1, 2])
+
+
+def test_a_selection_takes_a_corrected_image_under_its_new_class() -> None:
+    found = corrected(relabel={"0.png": "b"}, selections=[{"name": "mine", "images": ["0.png", "1.png"]}])
+    assert found.names[-2:] == ("class a / mine", "class b / mine")
+    assert [found.names[g] for g in found.index[:2]] == ["class b / mine", "class a / mine"]
+
+
+def test_a_class_without_a_group_gets_one() -> None:
+    only = Groups(np.array([0, 0, -1]), ("a / cluster 0",), "exmap", (), classes=(0,), parts=(0,))
+    three = IMAGES.rows(np.array([0, 1, 8]))
+    edits = Edits.model_validate(
+        {"format": 1, "source": "exmap", "grouping": "g", "edits": [], "relabel": {"0.png": "b", "1.png": "b"}}
+    )
+    found = edit_groups(only, edits, three)
+    assert (found.index.tolist(), found.names, found.classes) == ([0, 0, -1], ("class b",), (1,))
+    np.testing.assert_array_equal(edited_labels(edits, three.ids, three.labels, three.class_names), [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"relabel": {"o.png": "b"}}, r"relabel must hold ids of images of the val split, but 'o.png' is none \(did"),
+        ({"relabel": {"0.png": "c"}}, "class"),
+        ({"leave_out": ["o.png"]}, "leave_out must hold ids"),
+        ({"leave_out": ["0.png"], "selections": [{"name": "x", "rows": "0"}]}, "'0.png' is both"),
+    ],
+)
+def test_edits_of_images_that_cannot_be_made_are_refused(more: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        corrected(**more)
+
+
+def test_an_image_is_not_relabelled_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "edits.yaml"
+    path.write_text("format: 1\nsource: exmap\ngrouping: g\nedits: []\nrelabel: {a: b}\nleave_out: [a]\n")
+    with pytest.raises(SettingsError, match="'a' is both"):
+        load_edits(path)
+    path.write_text("format: 1\nsource: exmap\ngrouping: g\nedits: []\nrelabel: {a: b}\nleave_out: [c]\n")
+    edits = load_edits(path)
+    assert edits.of_images
+    assert Edits.model_validate(edits.model_dump(mode="json")) == edits
+
+
+def test_edits_of_images_need_these() -> None:
+    edits = Edits.model_validate({"format": 1, "source": "exmap", "grouping": "g", "edits": [], "leave_out": ["0.png"]})
+    with pytest.raises(SettingsError, match="pass explained"):
+        edit_groups(GROUPS, edits)

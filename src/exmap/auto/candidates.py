@@ -7,18 +7,17 @@ spectral clustering of a representation and scope.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
 
 from exmap.auto.effort import Effort
 from exmap.cluster.graph import default_neighbors, ordered_graph
 from exmap.cluster.kmeans import SampledKMeans
+from exmap.cluster.rows import distinct_rows
 from exmap.cluster.spectral import EXACT_BELOW
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
 from exmap.explain import reduce_heatmaps
@@ -80,7 +79,7 @@ class Candidates:
     each : tuple of Candidate
         No two of them the same grouping.
     graphs : dict of (str, int) to (ndarray of int64, csr_array)
-        By representation and class: the samples' rows, and how they are neighbours.
+        By representation and class: the rows of its samples, of equal ones the first, and how they are neighbours.
     """
 
     each: tuple[Candidate, ...]
@@ -124,9 +123,9 @@ def find_candidates(
             clusters: dict[str, IntArray] = {}
             for number, members in enumerate(parts):
                 rows = np.flatnonzero(members)
-                graph, made = _clusterings(vectors[rows], child_seed(seed, representation, scope, number))
+                first, graph, made = _clusterings(vectors[rows], child_seed(seed, representation, scope, number))
                 if scope == "local" and source == "exmap" and graph is not None:
-                    graphs[representation, int(classes[number])] = (rows, graph)
+                    graphs[representation, int(classes[number])] = (rows[first], graph)
                 for setting, values in made.items():
                     clusters.setdefault(setting, np.full(len(labels), -1, dtype=np.int64))[rows] = values
             size = f"size={representation.rpartition(' ')[2]}," if source == "exmap" else ""
@@ -177,24 +176,27 @@ def _representations(
         yield "george", "features", scaled_features(explained.features), np.ones(len(explained), dtype=np.bool_)
 
 
-def _clusterings(vectors: NDArray[np.float32], seed: int) -> tuple[sparse.csr_array | None, dict[str, IntArray]]:
-    """Return the neighbour graph, and each clustering's labels; samples too few for one are one cluster."""
-    n = len(vectors)
-    one = np.zeros(n, dtype=np.int64)
-    made = dict.fromkeys([*SPECTRAL, *KMEANS], one)
-    if n < FEWEST_TO_CLUSTER:
-        return None, made
-    graph, order = ordered_graph(vectors, min(default_neighbors(n), n), approximate=n >= EXACT_BELOW, seed=seed)
+def _clusterings(
+    vectors: NDArray[np.float32], seed: int
+) -> tuple[IntArray, sparse.csr_array | None, dict[str, IntArray]]:
+    """Return the rows that differ, their neighbour graph, and each clustering's labels of all rows.
+
+    Equal vectors count once and share a cluster; those too few to be clustered are one.
+    """
+    first, place = distinct_rows(vectors)
+    made = dict.fromkeys([*SPECTRAL, *KMEANS], np.zeros(len(vectors), dtype=np.int64))
+    if (n := len(first)) < FEWEST_TO_CLUSTER:
+        return first, None, made
+    different = vectors if n == len(vectors) else vectors[first]
+    graph, order = ordered_graph(different, min(default_neighbors(n), n), approximate=n >= EXACT_BELOW, seed=seed)
     spectrum = laplacian_spectrum(graph, EIGENVALUES, seed, order)
     cut: dict[int, IntArray] = {}
     for setting, count in SPECTRAL.items():
         k = min(count(spectrum.values[:EIGENVALUES]), spectrum.vectors.shape[1])
         if k not in cut:
-            cut[k] = by_size(cluster_qr(spectrum.vectors[:, :k]))
+            cut[k] = by_size(cluster_qr(spectrum.vectors[:, :k])[place])
         made[setting] = cut[k]
     for setting, k in KMEANS.items():
         if k < n:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # fewer kinds of vectors than clusters
-                made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(vectors).labels_)
-    return graph, made
+            made[setting] = by_size(SampledKMeans(k, random_state=seed).fit(different).labels_[place])
+    return first, graph, made

@@ -16,15 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exmap.auto.against import exchange_candidates, find_by_exchanges, verified_names
 from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.effort import Effort
 from exmap.auto.exchange import Exchanges
 from exmap.auto.margins import Images, all_margins, margins_of
+from exmap.auto.mislabelled import doubtful_labels, doubtful_rows
 from exmap.auto.ranking import Ranking, rank
 from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
+from exmap.cluster.rows import finite_rows
 from exmap.groups import ClassGroups
 from exmap.records import Explained, Groups, Listener, silent
 from exmap.results import AutoRecord, ClassFinding, Reliance, ScoredGrouping
@@ -73,6 +76,9 @@ def choose_groups(
 ) -> AutoChoice:
     """Choose a grouping, say whether there is a shortcut at all, and whether the last layer can be repaired.
 
+    Images that look mislabelled (:mod:`exmap.auto.mislabelled`) are left out of all of this: they are in no group, and
+    the record names them. So are images without finite logits and features.
+
     Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
     groups are the classes, and the record's ``why`` says so.
 
@@ -100,6 +106,54 @@ def choose_groups(
     """
     settings, judge = settings or AutoSettings(), judged or explained
     effort = effort or Effort.of(settings)
+    doubtful = exchanges.mislabelled if exchanges is not None else None
+    if doubtful is None:
+        doubtful = doubtful_labels(judge, seed=child_seed(seed, "mislabelled"))
+    kept = _known(judge) & ~doubtful_rows(doubtful, judge)
+    fitted = _known(explained) if judged is not None else kept
+    if kept.all() and fitted.all():
+        return _choose(explained, judged, exchanges, settings, effort, seed, listen)
+    choice = _choose(
+        explained.rows(np.flatnonzero(fitted)),
+        None if judged is None else judged.rows(np.flatnonzero(kept)),
+        None if exchanges is None else exchanges.rows(np.flatnonzero(kept)),
+        settings,
+        effort,
+        seed,
+        listen,
+    )
+    remarks = (*(each.why for each in doubtful), *choice.record.remarks)
+    return AutoChoice(
+        _spread(choice.groups, fitted),
+        _spread(choice.judged, kept),
+        choice.repair,
+        choice.record.changed(mislabelled=doubtful, remarks=remarks),
+    )
+
+
+def _known(explained: Explained) -> NDArray[np.bool_]:
+    """Return which images have finite logits and features."""
+    return np.asarray((explained.outputs.predicted >= 0) & finite_rows(explained.features))
+
+
+def _spread(groups: Groups, members: NDArray[np.bool_]) -> Groups:
+    """Return groups of some images as groups of all; the others are unassigned."""
+    index = np.full(len(members), -1, dtype=np.int64)
+    index[members] = groups.index
+    return replace(groups, index=index, clusters=None)
+
+
+def _choose(
+    explained: Explained,
+    judged: Explained | None,
+    exchanges: Exchanges | None,
+    settings: AutoSettings,
+    effort: Effort,
+    seed: int,
+    listen: Listener,
+) -> AutoChoice:
+    """Choose as :func:`choose_groups` does, with all labels as they are."""
+    judge = judged or explained
     if (why := _cannot_say(explained, judge, exchanges)) is not None:
         return _nothing_chosen(why, explained, judged)
     known = find_candidates(judge, seed=child_seed(seed, "judges"), effort=effort, listen=listen)

@@ -18,7 +18,7 @@ take no label. Images whose property votes for another class than their own go a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from scipy import ndimage, stats
 from exmap.auto.intervene import Intervention
 from exmap.auto.looks import Looks, Pixels
 from exmap.records import Explained, IntArray, Listener, Progress, silent
-from exmap.results import PropertyReliance
+from exmap.results import DoubtfulLabels, PropertyReliance
 from exmap.runtime import generator
 
 __all__ = ["PROPERTIES", "Exchanges", "measure_exchanges"]
@@ -61,17 +61,24 @@ class Exchanges:
         By class: what the images that go against its property do when they get the property of the others.
     warnings : tuple of str
         Of :mod:`exmap.auto.warning`, a sentence each.
+    mislabelled : tuple of DoubtfulLabels, or None
+        Of :mod:`exmap.auto.mislabelled`, with pixels; None where nobody looked.
     """
 
     reliances: tuple[PropertyReliance, ...] = ()
     votes: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     reactions: dict[str, Intervention] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    mislabelled: tuple[DoubtfulLabels, ...] | None = None
 
     @property
     def measured(self) -> bool:
         """Whether there was anything to exchange."""
         return bool(self.reliances)
+
+    def rows(self, rows: IntArray) -> Exchanges:
+        """Return the same with the votes of some of the images."""
+        return replace(self, votes={name: votes[rows] for name, votes in self.votes.items()})
 
     def of(self, class_name: str) -> list[PropertyReliance]:
         """Return what was measured of a class, by property."""
@@ -170,7 +177,11 @@ class _Trial:
     @classmethod
     def of(cls, explained: Explained, seed: int) -> _Trial | None:
         rng, predicted, labels = generator(seed, "exchange"), explained.outputs.predicted, explained.labels
-        called = {c: rows for c in np.unique(predicted) if len(rows := np.flatnonzero(predicted == c)) >= GIVING}
+        called = {
+            c: rows
+            for c in np.unique(predicted[predicted >= 0])
+            if len(rows := np.flatnonzero(predicted == c)) >= GIVING
+        }
         right = {c: rows[labels[rows] == c] for c, rows in called.items()}
         right = {c: rows for c, rows in right.items() if len(rows) >= FEWEST}
         if len(called) < 2 or not right:
@@ -253,6 +264,7 @@ def _votes(looks: Looks, explained: Explained, exchange: Exchange, seed: int) ->
     usable = [c for c, rows in enumerate(right) if len(rows) >= FEWEST]
     times = int(np.clip(MOST_VOTES // n, FEWEST_VOTES, VOTES))
     donors = np.sort(rng.permutation(n)[: MOST_VOTES // times]).astype(np.int64)
+    donors = donors[explained.outputs.predicted[donors] >= 0]  # others have no logits, nor has what they give
     total = np.zeros((len(donors), len(explained.class_names)))
     for _ in range(times):
         classes = rng.choice(usable, len(donors))

@@ -1,4 +1,7 @@
-"""All that is asked of a classifier about changed images, in one pass: what it follows, whom that harms, what warns."""
+"""All that is asked of a classifier about changed images, in one pass: what it follows, whom that harms, what warns.
+
+And which images look mislabelled, which is asked of the images as well.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import nn
 from exmap.auto.against import reactions
 from exmap.auto.exchange import Exchanges, measure_exchanges
 from exmap.auto.looks import Looks, Predict
+from exmap.auto.mislabelled import doubtful_labels
 from exmap.auto.properties import image_properties
 from exmap.auto.warning import property_warnings
 from exmap.data import Split
@@ -52,6 +56,10 @@ def experiment(
         return Exchanges()
     looks = Looks.of(split, model)
     found = measure_exchanges(looks, explained, seed=child_seed(seed, "exchange"), listen=listen)
+    found = replace(
+        found,
+        mislabelled=doubtful_labels(explained, pixels=looks.reduced, seed=child_seed(seed, "mislabelled")),
+    )
     if not found.measured:
         return found
     found = replace(found, reactions=reactions(looks, found, explained, seed=child_seed(seed, "intervene")))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 
 from exmap.data import Images, Split
 from exmap.model.classifier import logits_of
@@ -20,6 +21,7 @@ __all__ = ["Looks", "Pixels", "Predict"]
 Pixels = NDArray[np.float32]
 Predict = Callable[[Pixels], NDArray[np.float32]]
 
+GLANCE = 14  # pixels a side
 SAMPLE = 32  # images from which the scale is read
 EXACT = 1e-3  # largest distance of a value from the straight line, in units of the model's input
 
@@ -75,6 +77,12 @@ class Looks:
         if self.from_pixels:
             return self.images.pixels(rows)
         return np.asarray((self.images.batch(rows) - self.offset) / self.slope, dtype=np.float32)
+
+    def reduced(self, rows: IntArray) -> Pixels:
+        """Return images of at most 14 pixels a side, by area averaging: what is seen at a glance."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.pixels(rows)))
+        height, width = (min(GLANCE, side) for side in pixels.shape[2:])
+        return np.asarray(functional.adaptive_avg_pool2d(pixels, (height, width)).numpy())
 
     def logits(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return the logits of such images, shape (n, K)."""

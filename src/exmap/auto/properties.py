@@ -103,7 +103,8 @@ def image_properties(images: Images | Split, *, batch_size: int | None = None, l
     Parameters
     ----------
     images : Images or Split
-        Of 1 or 3 channels and any size. They are read a batch at a time, as one looks at them (``pixels``).
+        Of 1 or 3 channels and any size. They are read a batch at a time, as one looks at them (``pixels``): what is not
+        finite is black.
     batch_size : int, optional
         Images at once; by default as many as make 4 million values.
     listen : Listener
@@ -116,7 +117,8 @@ def image_properties(images: Images | Split, *, batch_size: int | None = None, l
     Raises
     ------
     DataError
-        For no images, another number of channels, fewer than 4 pixels on a side, or values that are not finite.
+        For no images, another number of channels, fewer than 4 pixels on a side, or values that are not finite as one
+        looks at them.
 
     Examples
     --------

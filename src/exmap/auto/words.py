@@ -6,7 +6,7 @@ from math import hypot
 
 from exmap.results import AutoRecord, LastLayerVerdict
 
-__all__ = ["confidence", "last_layer", "more_images", "remarks", "verdict"]
+__all__ = ["confidence", "last_layer", "mislabelled", "more_images", "remarks", "verdict"]
 
 NAMES_SHOWN = 5  # classes in a sentence
 LEAST_GAIN = 0.01  # in accuracy, that counts as one
@@ -82,6 +82,20 @@ def more_images(record: AutoRecord) -> str:
             if helps
             else "no more than draws differ: nothing says that more images of the same kind would help."
         )
+    )
+
+
+def mislabelled(record: AutoRecord) -> str:
+    """Say how many images look mislabelled, by class; empty where none does."""
+    counts: dict[str, int] = {}
+    for each in record.mislabelled:
+        counts[each.class_name] = counts.get(each.class_name, 0) + len(each.images)
+    if not counts:
+        return ""
+    some = _listed([f"{count:,} of {name!r}" for name, count in counts.items()])
+    return (
+        f"Images that look mislabelled: {some}. They were left out of the test and of the groups; correct their "
+        "labels, or leave them out, in a file of edits (relabel, leave_out)."
     )
 
 

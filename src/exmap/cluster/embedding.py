@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from exmap.cluster.rows import finite_rows
+from exmap.cluster.rows import distinct_rows, finite_rows
 from exmap.errors import NumericalError, SettingsError
 
 __all__ = ["embed", "embedding_method", "umap_coordinates"]
@@ -47,22 +47,13 @@ def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
             f"an embedding needs finite numbers, but {broken} of {len(vectors)} samples hold NaN or infinity; leave "
             "them out"
         )
-    samples, features = vectors.shape
-    many = embedding_method(samples) == UMAP
-    components = min(KEPT_FIRST if many else 2, samples, features)
-    if components == 0:
-        return np.zeros((samples, 2), dtype=np.float32)
-    spread = bool((vectors != vectors[0]).any())
-    solver = "randomized" if many and min(samples, features) > 2 * KEPT_FIRST else "full"
-    if spread:
-        found = PCA(components, svd_solver=solver, random_state=seed).fit_transform(vectors)
-    else:
-        found = np.zeros((samples, components))
-    if not many or not spread:
-        flat = np.zeros((samples, 2), dtype=np.float32)
-        flat[:, : min(components, 2)] = found[:, :2]
-        return flat
-    return umap_coordinates(found.astype(np.float32), 2, NEIGHBORS, seed)
+    if embedding_method(len(vectors)) != UMAP:
+        return components(vectors, 2)
+    first, place = distinct_rows(vectors)  # before rounding makes copies differ
+    different = vectors if len(first) == len(vectors) else vectors[first]
+    solver = "randomized" if min(different.shape) > 2 * KEPT_FIRST else "full"
+    kept = min(KEPT_FIRST, *different.shape)
+    return umap_coordinates(components(different, kept, solver, seed), 2, NEIGHBORS, seed)[place]
 
 
 def embedding_method(samples: int) -> str:
@@ -75,6 +66,10 @@ def umap_coordinates(
 ) -> NDArray[np.float32]:
     """Return UMAP's coordinates, shape (N, n_components); one thread, so that the seed decides them.
 
+    Equal vectors are embedded once and share their place: a graph of copies that know only one another has no one
+    spectrum, and what UMAP makes of it is a matter of chance. Where hardly any differ, they lie by principal
+    components.
+
     Raises
     ------
     SettingsError
@@ -85,9 +80,23 @@ def umap_coordinates(
             "cluster.method=umap_kmeans needs the package umap-learn, which is not installed; install it with "
             "pip install 'exmap[umap]', or choose another method, such as kmeans"
         )
+    first, place = distinct_rows(vectors)
+    different = vectors if len(first) == len(vectors) else vectors[first]
+    if len(first) <= n_components + 2:  # UMAP's spectral start needs more; there is nothing to embed
+        return components(different, n_components)[place]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries that are not installed, and of graphs in several parts
         import umap
 
-        reducer = umap.UMAP(n_components=n_components, n_neighbors=n_neighbors, random_state=seed, n_jobs=1)
-        return np.asarray(reducer.fit_transform(vectors), dtype=np.float32)
+        neighbors = min(n_neighbors, len(first) - 1)
+        reducer = umap.UMAP(n_components=n_components, n_neighbors=neighbors, random_state=seed, n_jobs=1)
+        return np.asarray(reducer.fit_transform(different), dtype=np.float32)[place]
+
+
+def components(vectors: NDArray[np.floating], count: int, solver: str = "full", seed: int = 0) -> NDArray[np.float32]:
+    """Return the first principal components, shape (N, count); zeros beyond those there are."""
+    found = np.zeros((len(vectors), count), dtype=np.float32)
+    kept = min(count, *vectors.shape)
+    if kept and (vectors != vectors[0]).any():
+        found[:, :kept] = PCA(kept, svd_solver=solver, random_state=seed).fit_transform(vectors)
+    return found

@@ -13,7 +13,7 @@ from exmap.cluster.neighbors import search_cells
 from exmap.errors import DataError
 from exmap.records import IntArray
 
-__all__ = ["default_neighbors", "neighbor_graph", "ordered_graph"]
+__all__ = ["default_neighbors", "few_neighbors", "neighbor_graph", "ordered_graph"]
 
 
 def default_neighbors(n_samples: int) -> int:
@@ -25,6 +25,14 @@ def default_neighbors(n_samples: int) -> int:
     (9, 2)
     """
     return max(2, int(math.log(max(n_samples, 1))))
+
+
+def few_neighbors(n_neighbors: int, n_samples: int) -> str:
+    """Say that so many neighbours cannot be had of so many samples."""
+    return (
+        f"n_neighbors must lie in [2, {n_samples}] for {n_samples} samples (a sample counts as its own neighbour), got "
+        f"{n_neighbors}; lower cluster.n_neighbors or give more samples"
+    )
 
 
 def neighbor_graph(
@@ -69,10 +77,7 @@ def ordered_graph(
     """
     n = len(vectors)
     if not 2 <= n_neighbors <= n:
-        raise DataError(
-            f"n_neighbors must lie in [2, {n}] for {n} samples (a sample counts as its own neighbour), got "
-            f"{n_neighbors}; lower cluster.n_neighbors or give more samples"
-        )
+        raise DataError(few_neighbors(n_neighbors, n))
     order: IntArray | None
     if approximate:
         found, order = search_cells(vectors, n_neighbors, seed)

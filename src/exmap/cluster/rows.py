@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exmap.records import IntArray
 
-__all__ = ["finite_rows", "nearest_center", "row_blocks", "sample_rows"]
+__all__ = ["distinct_rows", "finite_rows", "nearest_center", "row_blocks", "sample_rows"]
 
 BLOCK = 2**22  # numbers that are worked on at once
 
@@ -24,6 +25,38 @@ def row_blocks(n_rows: int, width: int) -> Iterator[slice]:
     """
     step = max(1, BLOCK // max(width, 1))
     return (slice(start, start + step) for start in range(0, n_rows, step))
+
+
+def distinct_rows(vectors: NDArray[np.floating]) -> tuple[IntArray, IntArray]:
+    """Return the first row of each content, in order, and which of them each row is equal to.
+
+    Parameters
+    ----------
+    vectors : ndarray of float, shape (N, F)
+        May lie on disk; it is read once, in order.
+
+    Returns
+    -------
+    first : ndarray of int64, shape (M,), ascending
+        Rows of which no two are equal.
+    place : ndarray of int64, shape (N,), in [0, M)
+        ``vectors[first][place]`` is `vectors` again.
+
+    Examples
+    --------
+    >>> distinct_rows(np.array([[0.0, 1.0], [2.0, 2.0], [-0.0, 1.0]]))
+    (array([0, 1]), array([0, 1, 0]))
+    """
+    numbers: dict[bytes, int] = {}
+    first: list[int] = []
+    place = np.empty(len(vectors), dtype=np.int64)
+    for block in row_blocks(*vectors.shape):
+        part = np.ascontiguousarray(vectors[block]) + 0.0  # a negative zero is a zero
+        for row, values in enumerate(part, block.start):
+            place[row] = number = numbers.setdefault(blake2b(values.data, digest_size=16).digest(), len(first))
+            if number == len(first):
+                first.append(row)
+    return np.array(first, dtype=np.int64), place
 
 
 def finite_rows(vectors: NDArray[np.floating]) -> NDArray[np.bool_]:

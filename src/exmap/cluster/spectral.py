@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from exmap.cluster.graph import default_neighbors, ordered_graph
+from exmap.cluster.graph import default_neighbors, few_neighbors, ordered_graph
+from exmap.cluster.rows import distinct_rows
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
 from exmap.errors import DataError, SettingsError, unknown_name
+from exmap.records import IntArray
 from exmap.registry import CLUSTERERS
 
 __all__ = ["SpectralEigengap"]
@@ -40,6 +42,9 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         all pairs are compared.
     random_state : int, RandomState or None
         Starting vector of the eigenvalue iteration, and the approximate search.
+
+    Of equal samples one is clustered, and the others share its cluster. Where there are few kinds of samples, and of
+    each enough to be one another's neighbours, each kind is a cluster.
 
     Attributes
     ----------
@@ -85,15 +90,34 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         DataError
             For fewer samples than clusters or neighbours.
         """
-        vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused
+            vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
         n = len(vectors)
         if self.n_clusters is not None and not 1 <= self.n_clusters <= n:
             raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
         if self.gap not in GAPS:
             raise SettingsError(unknown_name("gap", str(self.gap), GAPS))
-        neighbors = min(default_neighbors(n), n) if self.n_neighbors is None else self.n_neighbors
+        if self.n_neighbors is not None and not 2 <= self.n_neighbors <= n:
+            raise DataError(few_neighbors(self.n_neighbors, n))
+        first, place = distinct_rows(vectors)  # copies that know only one another would be clusters of nothing
+        different = vectors if len(first) == n else vectors[first]
         seed = int(check_random_state(self.random_state).randint(2**31))
-        wanted = max(self.n_eigenvalues, self.n_clusters or 0)
+        self.labels_ = self._fitted(different, np.bincount(place), seed)[place]
+        return self
+
+    def _fitted(self, vectors: NDArray[np.floating], copies: NDArray[np.int64], seed: int) -> IntArray:
+        """Return the clusters of vectors of which no two are equal, given how often there is each."""
+        n, samples = len(vectors), int(copies.sum())
+        enough = default_neighbors(samples) if self.n_neighbors is None else self.n_neighbors
+        by_copies = self.n_clusters is None and n <= self.n_eigenvalues and copies.min() >= enough
+        if n == 1 or by_copies:  # nobody's neighbours are of another kind
+            self.eigenvalues_, self.n_components_, self.residual_ = np.zeros(n), n, 0.0
+            self.n_clusters_ = n
+            self.note_ = "1 cluster: all samples are equal" if n == 1 else f"{n} clusters of equal samples each"
+            return np.arange(n, dtype=np.int64)
+        asked = None if self.n_clusters is None else min(self.n_clusters, n)
+        neighbors = min(enough, n) if self.n_neighbors is not None else min(default_neighbors(n), n)
+        wanted = max(self.n_eigenvalues, asked or 0)
         approximate = n >= self.exact_below
         graph, order = ordered_graph(vectors, neighbors, approximate=approximate, seed=seed)
         spectrum = laplacian_spectrum(graph, wanted, seed, order)
@@ -101,12 +125,9 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.n_components_ = spectrum.components
         self.residual_ = spectrum.residual
         first = spectrum.values[: self.n_eigenvalues]
-        self.n_clusters_ = (
-            eigengap(first, relative=self.gap == "relative") if self.n_clusters is None else self.n_clusters
-        )
+        self.n_clusters_ = eigengap(first, relative=self.gap == "relative") if asked is None else asked
         self.note_ = self._note(first) + ("; neighbours were searched approximately" if approximate else "")
-        self.labels_ = cluster_qr(spectrum.vectors[:, : self.n_clusters_])
-        return self
+        return cluster_qr(spectrum.vectors[:, : self.n_clusters_])
 
     def _note(self, values: np.ndarray) -> str:
         if self.n_clusters is not None:

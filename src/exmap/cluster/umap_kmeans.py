@@ -7,12 +7,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import KMeans
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from exmap.cluster.embedding import umap_coordinates
 from exmap.cluster.graph import default_neighbors
+from exmap.cluster.kmeans import best_means
 from exmap.cluster.neighbors import principal_coordinates
 from exmap.cluster.rows import nearest_center, sample_rows
 from exmap.errors import DataError
@@ -67,7 +67,8 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         DataError
             For fewer samples than clusters, or not more samples than neighbours.
         """
-        vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused
+            vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
         n = min(len(vectors), self.fit_most)
         if not 1 <= self.n_clusters <= n:
             raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
@@ -81,16 +82,11 @@ class UmapKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         rng = np.random.default_rng(seed)
         rows = sample_rows(len(vectors), n, rng)
         every = n == len(vectors)
-        self.embedding_ = self._embed(vectors if every else vectors[rows], neighbors, seed)
-        means = KMeans(self.n_clusters, n_init=10, random_state=seed).fit(self.embedding_)
+        self.embedding_ = umap_coordinates(vectors if every else vectors[rows], self.n_components, neighbors, seed)
+        means = best_means(self.embedding_, self.n_clusters, seed)
         self.labels_, self.note_ = means.labels_.astype(np.int64), ""
         if not every:
             points = principal_coordinates(vectors, rng)
             self.labels_ = self.labels_[nearest_center(points, points[rows])]
             self.note_ = f"embedded {n} of {len(vectors)} samples; the others joined the nearest embedded one"
         return self
-
-    def _embed(self, vectors: np.ndarray, neighbors: int, seed: int) -> np.ndarray:
-        if len(vectors) <= self.n_components + 2:  # UMAP's spectral start needs more; there is nothing to embed
-            return np.asarray(vectors, dtype=np.float32)
-        return umap_coordinates(vectors, self.n_components, neighbors, seed)

@@ -11,7 +11,7 @@ from exmap.groups.clustered import (
     scaled_features,
 )
 from exmap.groups.controls import ClassGroups, ErrorSetGroups, OracleGroups, RandomGroups
-from exmap.groups.edits import EDITED, edit_groups
+from exmap.groups.edits import EDITED, edit_groups, edited_labels
 from exmap.groups.environments import EIILGroups, XRMGroups
 from exmap.groups.source import GroupSource, make_source, needs_of, source_names
 
@@ -32,6 +32,7 @@ __all__ = [
     "cluster_samples",
     "crossed_groups",
     "edit_groups",
+    "edited_labels",
     "explained_vectors",
     "make_source",
     "needs_of",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from exmap.cluster.methods import as_clusterer, make_clusterer
-from exmap.cluster.rows import finite_rows
+from exmap.cluster.rows import distinct_rows, finite_rows
 from exmap.errors import DataError, NumericalError
 from exmap.records import Clusters, Groups, IntArray
 from exmap.runtime import child_seed
@@ -49,7 +49,8 @@ def cluster_samples(
     Returns
     -------
     Clusters
-        Clusters of each fit are numbered by falling size.
+        Clusters of each fit are numbered by falling size. Equal vectors share a cluster, so vectors that are all equal
+        are one, and there are never more clusters than different vectors.
 
     Raises
     ------
@@ -87,6 +88,19 @@ def _cluster(
             f"cluster.n_clusters must be at most the number of samples that are clustered together, {len(vectors)}, "
             f"got {settings.n_clusters}; lower it, or set cluster.scope=global"
         )
+    first, place = distinct_rows(vectors)
+    kinds, wanted = len(first), getattr(clusterer, "n_clusters", None)
+    copies = f"{len(vectors) - kinds} of {len(vectors)} samples are copies of others and share their cluster"
+    few = kinds <= (FEWEST_TO_CLUSTER - 1 if wanted is None else wanted) and given is None
+    if kinds < len(vectors) and (few or kinds == 1):  # each kind is a cluster
+        return by_size(place), {"n_clusters": kinds, "note": copies}
+    labels, note = _fitted(vectors, clusterer)
+    if kinds < len(vectors) and given is None:
+        note["note"] = "; ".join(filter(None, (note["note"], copies)))
+    return labels, note
+
+
+def _fitted(vectors: NDArray[np.floating], clusterer: Any) -> tuple[IntArray, dict[str, Any]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         clusterer.fit(vectors)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from exmap.cluster.rows import finite_rows
 from exmap.errors import DataError, SettingsError
 from exmap.groups.assign import cluster_samples, crossed_groups
 from exmap.groups.source import CLASS_LABELS
@@ -93,7 +94,7 @@ class GeorgeGroups:
         return _clustering_options(options) - {"representation"}
 
     def infer(self, explained: Explained, *, seed: int) -> Groups:
-        """Return the pseudo-groups."""
+        """Return the pseudo-groups; images without finite features are unassigned."""
         check_george(self.clustering)
         return _clustered(self, scaled_features(explained.features), explained, seed)
 
@@ -118,7 +119,9 @@ def _clustering_options(options: Mapping[str, Any]) -> set[str]:
 def _clustered(
     source: ExMapGroups | GeorgeGroups, vectors: NDArray[np.float32], explained: Explained, seed: int
 ) -> Groups:
-    usable = explained.maps().finite if isinstance(source, ExMapGroups) else None
+    usable = finite_rows(vectors)
+    if isinstance(source, ExMapGroups):
+        usable &= explained.maps().finite
     clusters = cluster_samples(
         vectors,
         explained.labels,
@@ -178,4 +181,5 @@ def explained_vectors(explained: Explained, representation: str) -> NDArray[np.f
 def scaled_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return features, shape (N, D), each image's divided by their largest absolute value."""
     peak = np.abs(features).max(axis=1, keepdims=True)
-    return np.asarray(features / np.where(peak > 0, peak, 1), dtype=np.float32)
+    with np.errstate(invalid="ignore"):  # infinity over infinity is no number, and left out as such
+        return np.asarray(features / np.where(peak > 0, peak, 1), dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from exmap.errors import SettingsError, unknown_name
 from exmap.records import Explained, Groups, IntArray
 from exmap.settings import Edits, GroupEdit, Selection
 
-__all__ = ["EDITED", "edit_groups"]
+__all__ = ["EDITED", "edit_groups", "edited_labels"]
 
 EDITED = "exmap-edited"  # source of the groups that a person edited
 
@@ -22,12 +22,13 @@ BY_HAND = "a person's edits"
 def edit_groups(groups: Groups, edits: Edits, explained: Explained | None = None) -> Groups:
     """Return the groups as a person wants them.
 
-    First selections: their images leave the groups they are in, and form one group in each class that has some of
-    them. Then merges: a group's images go where it is merged into, and on from there if that is merged, too. Then,
-    class by class, what is marked as no shortcut joins the largest group that is not, by sizes after the merges; of
-    equally large ones the first. Where all groups of a class are marked, they become one, beside what was selected of
-    that class. Then names. Groups that remain keep their order, those of selections come last, and other unassigned
-    samples stay so.
+    First single images: those that are left out leave their groups, and those whose label is corrected go to the
+    largest group that their class has in the end, or form one where it has none. Then selections: their images leave
+    the groups they are in, and form one group in each class that has some of them. Then merges: a group's images go
+    where it is merged into, and on from there if that is merged, too. Then, class by class, what is marked as no
+    shortcut joins the largest group that is not, by sizes after the merges; of equally large ones the first. Where all
+    groups of a class are marked, they become one, beside what was selected of that class. Then names. Groups that
+    remain keep their order, those of selections come last, and other unassigned samples stay so.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def edit_groups(groups: Groups, edits: Edits, explained: Explained | None = None
     edits : Edits
         Groups that are not listed stay as they are.
     explained : Explained, optional
-        The images that are grouped; needed for selections.
+        The images that are grouped; needed where single images are edited.
 
     Returns
     -------
@@ -63,8 +64,20 @@ def edit_groups(groups: Groups, edits: Edits, explained: Explained | None = None
     for name in (name for pair in wanted for name in pair if name is not None):
         if name not in groups.names:
             raise SettingsError(unknown_name("group", name, groups.names))
+    if explained is None and edits.of_images:
+        raise SettingsError("edits of single images need the images they are of, but none were given; pass explained")
+    relabelled = out = np.zeros(len(groups), dtype=np.bool_)
+    if explained is not None:
+        labels = edited_labels(edits, explained.ids, explained.labels, explained.class_names, explained.split)
+        relabelled, explained = labels != explained.labels, replace(explained, labels=labels)
+        out = np.isin(np.arange(len(groups)), _rows_named(edits.leave_out, explained.ids, explained.split, "leave_out"))
     chosen = _selected(edits, explained, len(groups))
-    left = replace(groups, index=np.where(chosen.index < 0, groups.index, -1))
+    if (clash := out & (chosen.index >= 0)).any() and explained is not None:
+        raise SettingsError(
+            f"an image is either selected or left out, but {explained.ids[int(clash.argmax())]!r} is both; take it "
+            "out of one"
+        )
+    left = replace(groups, index=np.where((chosen.index < 0) & ~out & ~relabelled, groups.index, -1))
     goes_to = _after_marks(left, by_group, _after_merges(groups, by_group), chosen.classes)
     moved = np.append(goes_to, -1)[left.index]  # the last one is for -1: unassigned
     kept = np.unique(moved[moved >= 0])
@@ -72,9 +85,16 @@ def edit_groups(groups: Groups, edits: Edits, explained: Explained | None = None
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SettingsError(f"edited groups must have names of their own, but {twice!r} is given twice; change one")
     index = np.where(moved < 0, -1, np.searchsorted(kept, moved))
-    index = np.where(chosen.index < 0, index, len(kept) + chosen.index)
+    index = np.where(chosen.index < 0, index, len(kept) + chosen.index).astype(np.int64)
     used = (*groups.labels_used, BY_HAND)
     classes = (*(groups.classes[number] for number in kept), *chosen.classes)
+    if explained is not None:
+        for row in np.flatnonzero(relabelled & (index < 0) & ~out):
+            label = int(explained.labels[row])
+            if label not in classes:
+                names, classes = (*names, f"class {explained.class_names[label]}"), (*classes, label)
+            sizes = np.bincount(index[index >= 0], minlength=len(names))
+            index[row] = max((n for n, own in enumerate(classes) if own == label), key=lambda n: (sizes[n], -n))
     return Groups(index, names, f"{groups.source}-edited", used, groups.clusters, classes=classes)
 
 
@@ -83,8 +103,6 @@ def _selected(edits: Edits, explained: Explained | None, count: int) -> Groups:
     index = np.full(count, -1, dtype=np.int64)
     names: list[str] = []
     classes: list[int] = []
-    if edits.selections and explained is None:
-        raise SettingsError("edits with selections need the images they are of, but none were given; pass explained")
     number_of = {} if explained is None else {name: number for number, name in enumerate(explained.ids)}
     for selection in edits.selections:
         assert explained is not None
@@ -111,16 +129,53 @@ def _rows_of(selection: Selection, number_of: Mapping[str, int], split: str) -> 
                 f"the {len(number_of)} images of the {split} split have rows 0 to {len(number_of) - 1}, but selection "
                 f"{selection.name!r} has row {last}; select images of this run"
             )
-    for name in selection.images:
-        if name not in number_of:
-            close = difflib.get_close_matches(name, number_of, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise SettingsError(
-                f"selection {selection.name!r} must hold ids of images of the {split} split, but {name!r} is none{hint}"
-            )
+    _check_names(selection.images, number_of, split, f"selection {selection.name!r}")
     ranges = [np.arange(first, last + 1, dtype=np.int64) for first, last in selection.ranges]
     named = np.array([number_of[name] for name in selection.images], dtype=np.int64)
     return np.unique(np.concatenate([*ranges, named]))
+
+
+def edited_labels(
+    edits: Edits, ids: Sequence[str], labels: IntArray, class_names: Sequence[str], split: str = "grouped"
+) -> IntArray:
+    """Return the labels of images as a person corrected them.
+
+    Parameters
+    ----------
+    edits : Edits
+    ids : sequence of str
+    labels : ndarray of int64, shape (N,)
+    class_names : sequence of str
+    split : str
+        Name of the images' split, for the error.
+
+    Raises
+    ------
+    SettingsError
+        For an image or a class that is not there.
+    """
+    rows = _rows_named(tuple(edits.relabel), ids, split, "relabel")
+    for name in edits.relabel.values():
+        if name not in class_names:
+            raise SettingsError(unknown_name("class", name, class_names))
+    corrected = labels.copy()
+    corrected[rows] = [list(class_names).index(name) for name in edits.relabel.values()]
+    return corrected
+
+
+def _rows_named(names: Sequence[str], ids: Sequence[str], split: str, where: str) -> IntArray:
+    """Return the rows of images by their ids."""
+    number_of = {name: number for number, name in enumerate(ids)} if names else {}
+    _check_names(names, number_of, split, where)
+    return np.array([number_of[name] for name in names], dtype=np.int64)
+
+
+def _check_names(names: Iterable[str], number_of: Mapping[str, int], split: str, where: str) -> None:
+    for name in names:
+        if name not in number_of:
+            close = difflib.get_close_matches(name, number_of, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise SettingsError(f"{where} must hold ids of images of the {split} split, but {name!r} is none{hint}")
 
 
 def _after_merges(groups: Groups, by_group: Mapping[str, GroupEdit]) -> IntArray:

@@ -69,6 +69,7 @@ def make_source(part: Part, settings: Settings) -> GroupSource:
     SettingsError
         For an unknown name or option, and for a source that wants the true groups and does not say so.
     """
+    SOURCES.check_call(part.name)
     kind: Any = SOURCES.get(part.name)
     options = dict(part.options)
     if hasattr(kind, "from_settings"):
