@@ -43,7 +43,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "float64": lambda: pooled(nn.Linear(6, 2)).double(),
     "bfloat16": lambda: pooled(nn.Linear(6, 2)).bfloat16(),
     "float16": lambda: pooled(nn.Linear(6, 2)).half(),
-    "other classes": lambda: pooled(nn.Linear(6, 10)),
     "convolution": lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.AdaptiveAvgPool2d(1)),
 }
 
@@ -54,8 +53,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 )
 def test_every_last_layer_learner_fits_every_form(kind: str, learner: Any) -> None:
     data, model = split(), MODELS[kind]()
-    if kind == "other classes" and isinstance(learner, AFR):
-        pytest.skip("AFR starts from the model's own classes")
     groups = Groups(data.labels, ("a", "b"), "classes", ())
     fitted = learner.fit(model, data, groups)
     features = collect_outputs(model, data).features
@@ -65,6 +62,12 @@ def test_every_last_layer_learner_fits_every_form(kind: str, learner: Any) -> No
     assert np.abs((found - wanted) - (found - wanted).mean(axis=1, keepdims=True)).max() < size
     if not isinstance(learner, AFR):
         assert evaluate(fitted, data).mean > 0.9
+
+
+def test_a_model_of_other_classes_is_refused() -> None:
+    data = split()
+    with pytest.raises(DataError, match="the model outputs 10 classes, the data set has 2"):
+        DFR(**QUICK).fit(pooled(nn.Linear(6, 10)), data, Groups(data.labels, ("a", "b"), "classes", ()))
 
 
 def test_a_network_without_a_last_linear_map_is_retrained_where_a_layer_is_named() -> None:

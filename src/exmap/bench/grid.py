@@ -7,20 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from exmap.errors import SettingsError, unknown_name
+from exmap.arguments import reason_of
+from exmap.errors import SettingsError, shown, unknown_name
 from exmap.groups import make_source
 from exmap.methods import Method, expand_methods, parse_method
-from exmap.settings import Settings, change_settings, load_settings, packaged_yaml, preset_names, read_yaml
+from exmap.plain_yaml import read_yaml
+from exmap.settings import Settings, change_settings, check_own_options, load_settings, packaged_yaml, preset_names
+from exmap.settings.section import Section, Seed
 
 __all__ = ["Bench", "Block", "Cell", "bench_names", "load_bench", "plan"]
 
 GRIDS = "bench/presets"  # of the package
+AS_PUBLISHED = "retrain.harm=warn"  # methods are compared as they are, also where they make a class worse
+MOST_SEEDS = 10_000
 DEFAULT_METHODS = ("erm", "classes+dfr", "random+dfr", "error_set+dfr", "george+dfr", "exmap+dfr", "oracle+dfr")
 
 
-class Block(BaseModel):
+class Block(Section):
     """Every method on every data set with every seed.
 
     Attributes
@@ -33,23 +38,22 @@ class Block(BaseModel):
         A number n stands for the seeds 0 to n - 1.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     datasets: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(DEFAULT_METHODS, min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, max_length=MOST_SEEDS)
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise ValueError("must be at least 1, or a list of seeds")
+            if not 1 <= value <= MOST_SEEDS:
+                bound = "at least 1" if value < 1 else f"at most {MOST_SEEDS:,}"
+                raise ValueError(f"must be {bound}, or a list of seeds")
             return tuple(range(value))
         return value
 
 
-class Bench(BaseModel):
+class Bench(Section):
     """A grid, and what its tables are read against.
 
     Attributes
@@ -62,8 +66,6 @@ class Bench(BaseModel):
     labels : mapping of str to str
         What tables show in place of a method.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     blocks: tuple[Block, ...] = Field(min_length=1)
     reference: str = "exmap+dfr"
@@ -136,11 +138,13 @@ def load_bench(
     changes = {"datasets": list(datasets), "methods": list(methods), "seeds": seeds}
     if isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks):
         tree["blocks"] = [{**block, **{k: v for k, v in changes.items() if v}} for block in blocks]
-    if seeds is not None and seeds < 1:
-        raise SettingsError(f"the number of seeds must be at least 1, got {seeds}")
+    if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
+        bound = "at least 1" if seeds < 1 else f"at most {MOST_SEEDS:,}"
+        raise SettingsError(f"the number of seeds must be {bound}, got {shown(seeds)}")
     if reference is not None:
         tree["reference"] = reference
-    tree["settings"] = [*tree.get("settings", ()), *settings]
+    if isinstance(own := tree.get("settings", []), list):  # anything else is refused below
+        tree["settings"] = [*own, *settings]
     try:
         bench = Bench.model_validate(tree)
     except ValidationError as error:
@@ -149,8 +153,7 @@ def load_bench(
         if first["type"] == "extra_forbidden":
             allowed = Block.model_fields if "blocks" in first["loc"] else Bench.model_fields
             raise SettingsError(unknown_name("setting of a bench", str(first["loc"][-1]), allowed)) from None
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"bench setting {key}: {reason[0].lower()}{reason[1:]}, got {first['input']!r}") from None
+        raise SettingsError(f"bench setting {key}: {reason_of(first)}, got {shown(first['input'])}") from None
     parse_method(bench.reference)
     return bench
 
@@ -171,12 +174,13 @@ def plan(bench: Bench, data_dirs: Mapping[str, Path] | None = None) -> list[Cell
     for block in bench.blocks:
         methods = [parse_method(text) for item in block.methods for text in expand_methods(item)]
         for source in block.datasets:
-            base = _dataset(source, bench.settings)
+            base = _dataset(source, (AS_PUBLISHED, *bench.settings))
             if names.setdefault(base.preset, source) != source:
                 raise SettingsError(
                     f"data sets must have names of their own, but {names[base.preset]} and {source} are both "
                     f"{base.preset}; rename a file"
                 )
+            check_own_options(base)
             for part in {part for method in methods for part, _ in method.groupings(base.groups.split)}:
                 make_source(part, base)  # a value that cannot be is refused before any work
             for seed in block.seeds:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import load_file
 
 from exmap.bench import work
@@ -25,6 +24,7 @@ from exmap.methods import ERM, Method, parse_method
 from exmap.pipeline.disk import slug, write_text
 from exmap.pipeline.plan_fits import fit_name
 from exmap.pipeline.store import holds_others
+from exmap.plain_yaml import dump_yaml
 from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator
@@ -144,7 +144,7 @@ def _open(folder: Path, bench: Bench) -> None:
             f"a bench needs a new or empty folder or its own, but {folder} holds other files; choose another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / MARKER, yaml.safe_dump({"format": 1, **bench.model_dump(mode="json")}, sort_keys=False))
+    write_text(folder / MARKER, dump_yaml({"format": 1, **bench.model_dump(mode="json")}))
 
 
 def _tasks(

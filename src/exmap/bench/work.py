@@ -22,8 +22,10 @@ from exmap.groups import ClassGroups, needs_of
 from exmap.groups.source import make_source, sees_truth
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
+from exmap.pipeline.checks import check_before_work
 from exmap.pipeline.disk import digest_of, digest_of_file, read_json, save_arrays, slug, write_json
 from exmap.pipeline.graph import Graph
+from exmap.pipeline.looking import opened_run
 from exmap.pipeline.outcome import agreement_with_truth, labels_of, labels_used, measure_on_test
 from exmap.pipeline.plan import TEST, TRAIN, Plan, explained_name
 from exmap.pipeline.plan_fits import add_methods, fit_name
@@ -31,7 +33,7 @@ from exmap.pipeline.plan_groups import CHOICE, add_groups, groups_name
 from exmap.pipeline.provenance import identity_part, options_in_use
 from exmap.pipeline.runner import Runner
 from exmap.pipeline.runs import open_run
-from exmap.pipeline.store import RunFolder
+from exmap.precision import with_precision
 from exmap.records import Listener
 from exmap.registry import LEARNERS
 from exmap.results import read_cell
@@ -112,7 +114,8 @@ def _opened(settings: str) -> Task:
 
 def _runner(folder: Path, settings: Settings, methods: list[Method], listen: Listener) -> Runner:
     data = {name: value for name, value in dump_settings(settings).items() if name in ("data", "images")}
-    task, run = _opened(json.dumps(data)), RunFolder(folder)
+    task, (run, before) = _opened(json.dumps(data)), opened_run(folder)
+    settings = with_precision(settings, before)
     runner = Runner(settings, bench_graph(settings, task, methods), lambda: task, run, listen=listen)
     runner.use(task)
     return runner
@@ -127,6 +130,8 @@ def begin_run(folder: Path, settings: Settings, *, listen: Listener) -> None:
     """Make the run folder, and its classifier, heatmaps and test outputs."""
     open_run(folder, settings, change=(folder / "settings.yaml").is_file())  # steps say what they are made from
     runner = _runner(folder, settings, [], listen)
+    if not runner.is_finished(TRAIN):
+        check_before_work(runner.settings, runner.task(images=True), rehearse=settings.train.epochs > 0)
     runner.bring_up(runner.graph)
 
 
@@ -211,12 +216,13 @@ def _notes(runner: Runner, method: Method, fit: Fit) -> dict[str, Any]:
     """Return how a fit was chosen, and what a reader should know of it."""
     if method.learner.name == ERM:
         return {}
-    if fit.left_alone:
+    if fit.left_alone and not fit.first_line:
         remarks = runner.record(CHOICE).record.remarks if method.source == Part("auto") else ()
         return {"notes": ("the classifier is left as it is", *remarks)}
+    said = {"notes": fit.notes, "harm": fit.harm, "first_line": fit.first_line}
     if fit.heads:
-        return {"chosen": tuple(dict(head.chosen) for head in fit.heads), "notes": fit.notes}
-    return {"epoch": fit.epoch, "notes": fit.notes}
+        return {"chosen": tuple(dict(head.chosen) for head in fit.heads), **said}
+    return {"epoch": fit.epoch, **said}
 
 
 def _labels_used(settings: Settings, task: Task, method: Method) -> dict[str, tuple[str, ...]]:

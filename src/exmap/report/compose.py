@@ -82,7 +82,7 @@ def write_page(analysis: Analysis, path: Path, *, listen: Listener = silent) -> 
     pictures = _pictures(analysis, on_map)
     listen(Progress("report", 2, 3, "parts", "page"))
     page = _page(analysis, places, pictures, _repaired(analysis, listen))
-    path.write_text(render_page(page), encoding="utf-8")
+    path.write_text(render_page(page), encoding="utf-8", errors="backslashreplace")  # a name may be no text
     listen(Progress("report", 3, 3, "parts"))
 
 
@@ -179,12 +179,13 @@ def _points(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures,
 def _samples(analysis: Analysis, pictures: Pictures) -> Callable[[IntArray], list[Sample]]:
     """Return what makes samples of rows; those that are not on the map, or have no picture, are left out."""
     explained, tile = analysis.explained, pictures.tiles(len(analysis.explained))
+    predicted = explained.predicted_names
 
     def samples(rows: IntArray) -> list[Sample]:
         shown = rows[np.isin(rows, pictures.on_map) & (tile[rows] >= 0)]
         points = np.searchsorted(pictures.on_map, shown)
         return [
-            Sample(int(point), explained.ids[row], explained.class_names[explained.predicted[row]], int(tile[row]))
+            Sample(int(point), explained.ids[row], predicted[row], int(tile[row]))
             for point, row in zip(points, shown, strict=True)
         ]
 

@@ -66,6 +66,7 @@ def findings_of(
     described = {each.group: each for each in analysis.descriptions.get(groups.source, ())}
     return Findings(
         verdict=_verdict(record),
+        first_line="" if name is None else analysis.fits[name].first_line,
         summary=story.finding(record),
         shortcuts=_shortcuts(record, described.values()),
         warnings=story.warnings(record),
@@ -87,7 +88,7 @@ def findings_of(
         grouping=record.chosen or "",
         groups=_groups(settings, analysis, groups, fit, described),
         repair=_repair(record, fit, analysis, saved),
-        notes=tuple(task.notes),
+        notes=(*task.notes, *(each.why for each in record.mislabelled)),
         seconds=results.seconds.get("total") if results.seconds else None,
         made_with=dict(analysis.made_by),
     )

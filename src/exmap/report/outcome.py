@@ -76,13 +76,14 @@ def headline(analysis: Analysis, before: Sequence[Interval]) -> str:
     before : sequence of Interval
         From :func:`accuracy_by_group`, with what the classifier predicts.
     """
-    record = _record(analysis)
+    record, name = _record(analysis), shown_method(analysis)
+    first = "" if name is None else analysis.fits[name].first_line
     if record is None:
         sentences = [_split_in_groups(analysis, before), _on_test_images(analysis), _test_it(analysis)]
     else:
         to_look_at = "" if record.found else f"The groups of heatmaps below are there to look at: {NO_EVIDENCE}"
         sentences = [story.finding(record), _what_was_done(analysis, record), to_look_at]
-    return " ".join(filter(None, sentences))
+    return " ".join(filter(None, (first, *sentences)))
 
 
 def _record(analysis: Analysis) -> AutoRecord | None:
@@ -120,7 +121,8 @@ def _what_was_done(analysis: Analysis, record: AutoRecord) -> str:
     name = shown_method(analysis)
     fit = None if name is None else analysis.fits[name]
     if not record.repaired or (fit is not None and fit.left_alone):
-        return " ".join(filter(None, ("The classifier is left as it is.", _on_test_images(analysis))))
+        done = "" if fit is not None and fit.first_line else "The classifier is left as it is."
+        return " ".join(filter(None, (done, _on_test_images(analysis))))
     what = "The last layer" if fit is None or fit.heads else "The whole network"
     same = "" if record.found else " all the same"
     done = f"{what} was retrained on the chosen groups{same}"

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from exmap.plain_text import printable
+from exmap.plain_yaml import dump_yaml
 from exmap.settings import Settings, dump_settings, load_settings, preset_names
 
 if TYPE_CHECKING:
@@ -25,13 +25,14 @@ def made_with(analysis: Analysis) -> list[tuple[str, str]]:
     return [
         ("data set", analysis.task.name),
         ("seed", str(analysis.settings.seed)),
+        *(("note on the data", printable(note)) for note in analysis.task.notes),
         *((title, str(value)) for title, value in analysis.made_by.items()),
     ]
 
 
 def settings_text(settings: Settings) -> str:
     """Return the settings as YAML, without the names of folders."""
-    return yaml.safe_dump(_without_places(settings), sort_keys=False)
+    return dump_yaml(_without_places(settings))
 
 
 def command_line(settings: Settings) -> str:

@@ -98,7 +98,7 @@ def finding(record: AutoRecord) -> str:
     >>> finding(record)
     'No shortcut was found in the 1 of 2 classes that could be tested.'
     """
-    return " ".join(_finding(record, _followed(record)))
+    return " ".join((*_finding(record, _followed(record)), *filter(None, [words.mislabelled(record)])))
 
 
 def _finding(record: AutoRecord, follows: str) -> Iterable[str]:

@@ -5,6 +5,7 @@ from exmap.results.choice import (
     AutoRecord,
     ClassFinding,
     DataCurvePoint,
+    DoubtfulLabels,
     LastLayerVerdict,
     PropertyReliance,
     Reliance,
@@ -18,7 +19,7 @@ from exmap.results.description import (
     descriptions_from_json,
 )
 from exmap.results.findings import Findings
-from exmap.results.measured import ClassAgreement, GroupAccuracy, GroupInference, MethodResult
+from exmap.results.measured import ClassAgreement, ClassHarm, GroupAccuracy, GroupInference, MethodResult
 from exmap.results.part import FORMAT, Part
 from exmap.results.run import ClusterFit, HeatmapCheck, HeatmapHealth, Results
 from exmap.results.trust import GradientAgreement, Quantiles, Rerun, Trust
@@ -30,9 +31,11 @@ __all__ = [
     "CellSeconds",
     "ClassAgreement",
     "ClassFinding",
+    "ClassHarm",
     "ClusterFit",
     "ConstantPatch",
     "DataCurvePoint",
+    "DoubtfulLabels",
     "Difference",
     "DoneCell",
     "FailedCell",

@@ -12,6 +12,7 @@ __all__ = [
     "AutoRecord",
     "ClassFinding",
     "DataCurvePoint",
+    "DoubtfulLabels",
     "LastLayerVerdict",
     "PropertyReliance",
     "Reliance",
@@ -95,6 +96,29 @@ class ClassFinding(Part):
             conductance=None,
             candidate="",
             why=why,
+        )
+
+
+class DoubtfulLabels(Part):
+    """Images of one class that look mislabelled: they look like another class in all respects."""
+
+    class_name: str = Field(description="The class that their labels say.")
+    looks_like: str = Field(description="The class that they are taken for.")
+    images: tuple[str, ...] = Field(description="Their ids.")
+    told_apart: Share = Field(
+        description="How well the class's doubtful images are told from images of the classes that they look like, on "
+        "images left out: the largest area under the curve by margins, features, heatmaps and pixels. 0.5 is not at "
+        "all, and above 0.7 they are not named."
+    )
+
+    @property
+    def why(self) -> str:
+        """The reason, in one sentence."""
+        some = f"{len(self.images):,} images" if len(self.images) > 1 else "1 image"
+        look = "look" if len(self.images) > 1 else "looks"
+        return (
+            f"{some} of {self.class_name!r} {look} mislabelled: taken for {self.looks_like!r} as surely as images of "
+            f"{self.looks_like!r} are, and not told from these by features, heatmaps or pixels."
         )
 
 
@@ -217,6 +241,11 @@ class AutoRecord(Part):
         (),
         description="Properties that tell the class by themselves and that predictions follow, a sentence each: "
         "shortcuts that hardly any image goes against.",
+    )
+    mislabelled: tuple[DoubtfulLabels, ...] = Field(
+        (),
+        description="Images that look mislabelled, by class and by the class they look like: they are left out of the "
+        "test for a shortcut and of the chosen groups.",
     )
     repaired: bool = Field(
         description="Whether the last layer is retrained on the chosen groups; false: left as it is."

@@ -99,6 +99,9 @@ class Findings(Part):
         description="shortcut: one was found in some class; none: classes were tested and none was found; cannot say: "
         "no class could be tested."
     )
+    first_line: str = Field(
+        "", description="What must be read before any figure: which classes the repair makes worse, and what was done."
+    )
     summary: str = Field(description="The verdict in a sentence or two.")
     shortcuts: tuple[str, ...] = Field((), description="What the shortcut is, one sentence per class that has one.")
     warnings: tuple[str, ...] = Field((), description="What may be a shortcut that no image goes against.")
@@ -127,7 +130,8 @@ class Findings(Part):
         return self.verdict == "shortcut"
 
     def __repr__(self) -> str:
-        return f"Findings({self.verdict}: {self.summary})"
+        said = f"{self.first_line} " if self.first_line else ""
+        return f"{said}Findings({self.verdict}: {self.summary})"
 
     __str__ = __repr__
 

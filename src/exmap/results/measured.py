@@ -8,7 +8,7 @@ from pydantic import Field
 
 from exmap.results.part import Number, Part, Share
 
-__all__ = ["ClassAgreement", "GroupAccuracy", "GroupInference", "MethodResult"]
+__all__ = ["ClassAgreement", "ClassHarm", "GroupAccuracy", "GroupInference", "MethodResult"]
 
 
 class GroupAccuracy(Part):
@@ -18,6 +18,24 @@ class GroupAccuracy(Part):
     count: int = Field(ge=0, description="Test images in the group.")
     low: Number = Field(description="Lower end of the bootstrap interval over test images, in [0, 1].")
     high: Number = Field(description="Upper end of that interval, in [0, 1].")
+
+
+class ClassHarm(Part):
+    """What retraining does to a class that it makes worse, or that has no image to retrain on."""
+
+    class_name: str = Field(alias="class", description="The class.")
+    images: int = Field(ge=0, description="Its images that were compared; 0 where it has none to retrain on.")
+    before: Number = Field(description="Share of them that the classifier is right on, as it was.")
+    after: Number = Field(description="The same after retraining on others, had nothing been done about it.")
+    p_value: Number = Field(description="One-sided p-value of McNemar's exact test on pairs.")
+    harmed: bool = Field(description="Whether it loses more than the worst group gains.")
+    kept: bool = Field(False, description="Whether it keeps the classifier's own decision.")
+
+    @classmethod
+    def without_images(cls, class_name: str, *, kept: bool = False) -> ClassHarm:
+        """Return the record of a class that has no image to retrain on."""
+        nan = float("nan")
+        return cls(class_name=class_name, images=0, before=nan, after=nan, p_value=nan, harmed=False, kept=kept)
 
 
 class MethodResult(Part):
@@ -53,6 +71,12 @@ class MethodResult(Part):
     epoch: int | None = Field(None, description="Epoch of a whole network that was kept, counted as in its history.")
     chosen: tuple[dict[str, Any], ...] | None = Field(
         None, description="Hyperparameters that a last-layer learner chose, by name; one mapping per repeat."
+    )
+    first_line: str = Field(
+        "", description="What must be read before any figure: which classes retraining makes worse, and what was done."
+    )
+    harm: tuple[ClassHarm, ...] = Field(
+        (), description="Classes that retraining makes worse, and those without an image to retrain on."
     )
     notes: tuple[str, ...] | None = Field(
         None, description="What to know of the fit: small groups, unassigned images, fits that did not converge."

@@ -78,11 +78,17 @@ class Results(Part):
     """
 
     format: Literal[1] = Field(1, description="Format of the file.")
+    first_lines: tuple[str, ...] = Field(
+        (), description="What must be read before any figure, method by method: classes that retraining makes worse."
+    )
     dataset: str = Field(description="Name of the data set.")
     preset: str = Field(description="Name of the settings that the run began with.")
     seed: int = Field(ge=0, description="The run's seed.")
     grouped_split: str = Field(description="The split that was explained, grouped and retrained on: val or train.")
     skipped_images: dict[str, str] = Field(description="Images that were left out, each with the reason.")
+    data_notes: tuple[str, ...] = Field(
+        (), description="What was done about the data: images left out, copies, spellings, the order of the classes."
+    )
     methods: dict[str, MethodResult] = Field(
         description="What was measured on the test split, by method: erm, the classifier as it is, and SOURCE+LEARNER."
     )
@@ -106,7 +112,8 @@ class Results(Part):
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {row.worst_group_accuracy:.1%}" for name, row in self.methods.items())
-        return f"Results({self.dataset}, seed {self.seed}; worst group: {shown or 'no method'})"
+        said = "".join(f"{line}\n" for line in self.first_lines)
+        return f"{said}Results({self.dataset}, seed {self.seed}; worst group: {shown or 'no method'})"
 
     __str__ = __repr__
 
@@ -141,8 +148,9 @@ class Results(Part):
         ]
         head = "".join(f"<th>{title}</th>" for title in titles)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        said = "".join(f"<p><strong>{escape(line)}</strong></p>" for line in self.first_lines)
         caption = escape(f"{self.dataset}, seed {self.seed}: accuracy on the test split")
-        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"{said}<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _labels_of(row: MethodResult) -> str:

@@ -14,7 +14,7 @@ computed, which halves the work where there are two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, ClassVar
 
@@ -53,7 +53,8 @@ class AFR(LastLayer):
         A gradient of larger norm is scaled down to it.
     tuning_splits : int
         Random halvings of the retraining set to choose by; with one gamma and one lambda nothing is tuned.
-    seed : int
+    seed, harm
+        As for :class:`~exmap.retrain.LastLayer`.
 
     Attributes
     ----------
@@ -130,6 +131,12 @@ class AFR(LastLayer):
             notes=tuple(notes),
             chosen={"gamma": gamma, "lambda": penalty},
         )
+
+    def for_parts(self, head: Head, groups: Groups | None, parts: int) -> AFR:
+        """Return the learner with the gamma and the lambda that were chosen."""
+        if not head.chosen:
+            return self
+        return replace(self, gammas=(head.chosen["gamma"],), lambdas=(head.chosen["lambda"],))
 
     def _tune(
         self, job: _Job, index: IntArray, grid: Sequence[tuple[float, float]], listen: Listener

@@ -7,7 +7,7 @@ import numpy as np
 from exmap.errors import DataError
 from exmap.records import Groups, IntArray
 
-__all__ = ["balanced_size", "balanced_subset", "left_out", "small_groups"]
+__all__ = ["balanced_size", "balanced_subset", "left_out", "parts_of", "small_groups"]
 
 
 def balanced_size(counts: IntArray, smallest_group: int) -> int:
@@ -47,6 +47,21 @@ def balanced_subset(index: IntArray, rng: np.random.Generator, *, smallest_group
     size = balanced_size(np.bincount(index[index >= 0], minlength=1), smallest_group)
     groups = np.unique(index[index >= 0])
     return np.concatenate([rng.permutation(np.flatnonzero(index == group))[:size] for group in groups])
+
+
+def parts_of(labels: IntArray, groups: Groups | None, parts: int, rng: np.random.Generator) -> list[IntArray]:
+    """Return the rows of each part of some samples, every class and group spread evenly over the parts.
+
+    Examples
+    --------
+    >>> [len(rows) for rows in parts_of(np.array([0, 0, 0, 1, 1, 1]), None, 3, np.random.default_rng(0))]
+    [2, 2, 2]
+    """
+    kinds = labels if groups is None else labels * (len(groups.names) + 1) + groups.index
+    order = np.lexsort((rng.permutation(len(kinds)), kinds))
+    turn = np.empty(len(order), dtype=np.int64)
+    turn[order] = np.arange(len(order)) % parts
+    return [np.flatnonzero(turn == number) for number in range(parts)]
 
 
 def small_groups(groups: Groups, smallest_group: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from exmap.errors import DataError
 from exmap.evaluation import worst_share
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.retrain.balance import balanced_subset
+from exmap.retrain.batches import fit_by_batches, in_words, seconds_of_step, steps_of, worth_batches
 from exmap.retrain.head import halves
 from exmap.retrain.logistic import LogisticFit, LogisticPath
 from exmap.retrain.softmax import SoftmaxFit, fit_softmax
@@ -47,6 +49,8 @@ class BalancedFit:
         Mean worst-group accuracy on the held-out halves, by strength; empty where nothing was tuned.
     stopped_early : int
         Regressions that did not converge.
+    by_batches : bool
+        Whether they were so large that they were done by mini-batches, and end near the solution.
     """
 
     weight: Array
@@ -54,6 +58,7 @@ class BalancedFit:
     strength: float
     tuning: Mapping[float, float]
     stopped_early: int
+    by_batches: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,10 @@ class BalancedRegression:
         deviation = features.std(axis=0, dtype=np.float64)
         deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
         scaled = np.asfortranarray((features - mean) / deviation)
-        job = _Job(scaled, labels, index, n_classes, self.max_iter)
+        job = _Job(scaled, labels, index, n_classes, self.max_iter, self.seed)
+        if seconds := self.expected_seconds(features, labels, index):
+            note = f"all fits take about {in_words(seconds)}"
+            listen(Progress("tune", 0, self.tuning_splits, "splits", note, at_once=True))
         with worker_threads() as pool:
             tuning = self._tune(job, pool, listen) if len(self.strengths) > 1 else {}
             strength = max(tuning, key=lambda c: tuning[c]) if tuning else self.strengths[0]
@@ -101,7 +109,19 @@ class BalancedRegression:
                 listen(Progress("retrain", len(heads), self.subsamples, "fits"))
         weight = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - weight @ mean
-        return BalancedFit(weight, bias, strength, tuning, len(job.stopped_early))
+        return BalancedFit(weight, bias, strength, tuning, len(job.stopped_early), job.by_batches)
+
+    def expected_seconds(self, features: NDArray[np.floating], labels: IntArray, index: IntArray) -> float:
+        """Return how long :meth:`fit` takes, roughly; 0 where that is not worth a word."""
+        rows = balanced_subset(index, generator(self.seed, "subsample", 0), smallest_group=self.smallest_group)
+        n, n_features, n_classes = len(rows), features.shape[1], len(np.unique(labels[rows]))
+        if not worth_batches(n, n_features, n_classes):
+            return 0.0
+        steps = steps_of(n) + (self.subsamples - 1) * steps_of(n, started=True)
+        if len(self.strengths) > 1:
+            path = steps_of(n // 2) + (len(self.strengths) - 1) * steps_of(n // 2, started=True)
+            steps += self.tuning_splits * path
+        return steps * seconds_of_step(n_features, n_classes)
 
     def _heads(self, job: _Job, strength: float, pool: Executor) -> Iterator[tuple[Array, ...]]:
         """Yield weight and bias per balanced subsample; each fit but the first starts where the first one ended."""
@@ -158,6 +178,8 @@ class _Job:
     index: IntArray
     n_classes: int
     max_iter: int
+    seed: int
+    by_batches: bool = False
     stopped_early: list[float] = field(default_factory=list)  # strengths of fits that did not converge
 
     def prepare(self, rows: IntArray) -> _Samples:
@@ -172,7 +194,15 @@ class _Job:
         features, labels = np.take(self.features.T, rows, axis=1).T, np.searchsorted(present, self.labels[rows])
         if len(present) == 2:
             return _Samples(present, LogisticPath(features, labels == 1).fit)
+        if worth_batches(len(rows), features.shape[1], len(present)):
+            self.by_batches = True
+            return _Samples(present, partial(self._by_batches, features, labels, len(present)))
         return _Samples(present, partial(fit_softmax, features, labels, len(present)))
+
+    def _by_batches(
+        self, features: Array, labels: IntArray, n_classes: int, strength: float, *, start: Any, max_iter: int
+    ) -> SoftmaxFit:
+        return fit_by_batches(features, labels, n_classes, strength, rng=generator(self.seed, "batches"), start=start)
 
     def fit(self, samples: _Samples, strength: float, start: Solution | None = None) -> tuple[Array, Array, Solution]:
         """Return weight (K, D) and bias (K,), and the solution, where a similar fit may start.

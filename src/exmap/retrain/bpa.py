@@ -44,6 +44,7 @@ class BPA(WholeNetwork):
     momentum: Annotated[float, Field(gt=0, le=1)] = 0.3
 
     name: ClassVar[str] = "bpa"
+    one_process: ClassVar[bool] = True
     own_source: ClassVar[str] = "george[method=kmeans,n_clusters=8]"  # what it clusters where it is given no groups
 
     def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:

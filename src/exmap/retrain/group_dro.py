@@ -56,6 +56,7 @@ class GroupDRO(WholeNetwork):
     """
 
     name: ClassVar[str] = "group_dro"
+    one_process: ClassVar[bool] = True
 
     step_size: PositiveFloat = 0.01
     adjustment: NonNegativeFloat = 0.0
@@ -67,6 +68,7 @@ class GroupDRO(WholeNetwork):
                 f"group_dro needs a positive step_size and an adjustment of at least 0, got {self.step_size:g} and "
                 f"{self.adjustment:g}; the authors' are 0.01 and 0"
             )
+        super().__post_init__()
 
     def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:
         """Return the robust risk, all groups with samples weighing the same at first.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exmap.errors import DataError
-from exmap.records import Groups, IntArray
+from exmap.records import Groups, IntArray, predicted_class
 
-__all__ = ["Head", "check_samples", "halves"]
+__all__ = ["Head", "check_samples", "finite_part", "halves"]
+
+NAMED = 3  # images in a sentence
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Head:
     chosen: Mapping[str, float] = field(default_factory=dict)
 
     def predict(self, features: NDArray[np.floating]) -> IntArray:
-        """Return the class of each feature vector, shape (N,)."""
-        return np.asarray((features @ self.weight.T + self.bias).argmax(axis=1), dtype=np.int64)
+        """Return the class of each feature vector, shape (N,); -1 where that is not finite."""
+        return predicted_class(features @ self.weight.T + self.bias)
 
 
 def check_samples(features: NDArray[np.floating], labels: IntArray, groups: Groups | None) -> Groups:
@@ -66,6 +68,39 @@ def check_samples(features: NDArray[np.floating], labels: IntArray, groups: Grou
     if len(np.unique(labels[groups.index >= 0])) < 2:
         raise DataError("retraining needs samples of at least 2 classes in the groups; all but one are unassigned")
     return groups
+
+
+def finite_part(
+    features: NDArray[np.floating], labels: IntArray, groups: Groups | None, ids: Sequence[str] = ()
+) -> tuple[NDArray[np.floating], IntArray, Groups | None, tuple[str, ...]]:
+    """Return the samples whose features are finite, with a sentence about the others, if there are any.
+
+    Parameters
+    ----------
+    features : ndarray of float, shape (N, D)
+    labels : ndarray of int64, shape (N,)
+    groups : Groups or None
+    ids : sequence of str
+        What the samples are called.
+
+    Raises
+    ------
+    DataError
+        If none is finite.
+    """
+    finite = np.isfinite(features).all(axis=1)
+    others = np.flatnonzero(~finite)
+    if not len(others) or len(labels) != len(finite) or (groups is not None and len(groups) != len(finite)):
+        return features, labels, groups, ()  # arrays that do not belong together are refused by check_samples
+    if not finite.any():
+        raise DataError("retraining needs finite features, but all are NaN or infinite; check the model's weights")
+    named = ", ".join(ids[row] if len(ids) else f"row {row}" for row in others[:NAMED])
+    more = f" and {len(others) - NAMED:,} more" if len(others) > NAMED else ""
+    images = "image was" if len(others) == 1 else "images were"
+    note = f"{len(others):,} {images} left out, because features hold NaN or infinity: {named}{more}"
+    if groups is not None:
+        groups = replace(groups, index=groups.index[finite], clusters=None)
+    return features[finite], labels[finite], groups, (note,)
 
 
 def halves(index: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:

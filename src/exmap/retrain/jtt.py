@@ -70,6 +70,7 @@ class JTT(WholeNetwork):
                 "jtt needs identification_epochs and up_weight of at least 1, got "
                 f"{self.identification_epochs} and {self.up_weight}; the paper's for CelebA are 1 and 50"
             )
+        super().__post_init__()
 
     def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:
         """Return the split with every error `up_weight` times, and the mean cross-entropy; groups are ignored.

@@ -11,7 +11,7 @@ groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from exmap.records import Groups, IntArray, Listener, silent
 from exmap.registry import LEARNERS
-from exmap.retrain.balance import left_out, small_groups
+from exmap.retrain.balance import balanced_size, left_out, small_groups
 from exmap.retrain.balanced import MOST_ITERATIONS, STRENGTHS, BalancedRegression
 from exmap.retrain.head import Head, check_samples, halves
 from exmap.retrain.learner import LastLayer
@@ -43,7 +43,8 @@ class DFR(LastLayer):
         Balanced subsets whose heads are averaged.
     smallest_group : int
         A smaller group takes part but does not set the balanced size.
-    seed : int
+    seed, harm
+        As for :class:`~exmap.retrain.LastLayer`.
 
     Attributes
     ----------
@@ -87,11 +88,10 @@ class DFR(LastLayer):
             a group.
         """
         groups = check_samples(features, labels, groups)
-        regression = BalancedRegression(
-            self.strengths, self.tuning_splits, self.subsamples, self.smallest_group, MOST_ITERATIONS, self.seed
-        )
-        made = regression.fit(features, labels, groups.index, n_classes, listen=listen)
+        made = self._regression().fit(features, labels, groups.index, n_classes, listen=listen)
         notes = [*small_groups(groups, self.smallest_group), *left_out(groups)]
+        if made.by_batches:
+            notes.append(f"{n_classes:,} classes: regressions were fitted by mini-batches, to near their solutions")
         if made.stopped_early:
             notes.append(f"{made.stopped_early} logistic regressions stopped at their iteration limit")
         return Head(
@@ -102,6 +102,27 @@ class DFR(LastLayer):
             tuple(notes),
             {"strength": made.strength},
         )
+
+    def _regression(self) -> BalancedRegression:
+        return BalancedRegression(
+            self.strengths, self.tuning_splits, self.subsamples, self.smallest_group, MOST_ITERATIONS, self.seed
+        )
+
+    def expected_seconds(self, features: NDArray[np.floating], labels: IntArray, groups: Groups | None) -> float:
+        """Return how long :meth:`fit_head` takes, roughly; 0 where that is not worth a word."""
+        return 0.0 if groups is None else self._regression().expected_seconds(features, labels, groups.index)
+
+    def for_parts(self, head: Head, groups: Groups | None, parts: int) -> DFR:
+        """Return the learner with the strength that was chosen and a share of the subsamples.
+
+        The same groups set the balanced size as before, though each has lost a part of its samples.
+        """
+        strengths = self.strengths if head.strength is None else (head.strength,)
+        lighter = replace(self, strengths=strengths, subsamples=max(1, self.subsamples // parts))
+        if groups is None:
+            return lighter
+        size = balanced_size(groups.counts(), self.smallest_group)
+        return replace(lighter, smallest_group=max(1, min(self.smallest_group, size - -(-size // parts))))
 
 
 @LEARNERS.register
@@ -114,7 +135,7 @@ class ClassBalanced(DFR):
 
     Parameters
     ----------
-    strengths, tuning_splits, subsamples, smallest_group, seed
+    strengths, tuning_splits, subsamples, smallest_group, seed, harm
         As for :class:`DFR`.
     """
 
@@ -136,3 +157,7 @@ class ClassBalanced(DFR):
         names = tuple(f"class {k}" for k in range(n_classes))
         classes = Groups(labels, names, "classes", ("class labels",))
         return super().fit_head(features, labels, classes, n_classes=n_classes, listen=listen)
+
+    def expected_seconds(self, features: NDArray[np.floating], labels: IntArray, groups: Groups | None) -> float:
+        """Return how long :meth:`fit_head` takes, roughly; 0 where that is not worth a word."""
+        return self._regression().expected_seconds(features, labels, labels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -25,7 +25,9 @@ from exmap.model.ending import LastLayer as Last
 from exmap.model.fit import Objective
 from exmap.model.training import train_choices
 from exmap.records import Groups, IntArray, Listener, silent
-from exmap.retrain.head import Head
+from exmap.registry import LEARNERS
+from exmap.retrain.harm import Harm, Verdict, judge_head, judge_network, parts_of_classes
+from exmap.retrain.head import Head, finite_part
 from exmap.settings import RuntimeSettings, TrainSettings
 
 __all__ = ["LastLayer", "Learner", "Selection", "WholeNetwork", "assigned", "checked_groups", "own_head"]
@@ -71,19 +73,28 @@ class LastLayer:
     Parameters
     ----------
     seed : int
+    harm : {"keep", "warn"}
+        What becomes of a class that retraining makes worse, or that has no image to retrain on: it keeps the
+        classifier's own decision (:mod:`exmap.retrain.harm`), or it is only said.
 
     Attributes
     ----------
     head_ : Head
         Set by :meth:`fit`.
+    verdict_ : Verdict
+        Which classes retraining makes worse, and what was done about them. Set by :meth:`fit`.
     """
 
     seed: int = field(default=0, kw_only=True)
+    harm: Harm = field(default="keep", kw_only=True)
 
     name: ClassVar[str]
     part: ClassVar[str] = LAST_LAYER
     fits_groups: ClassVar[bool] = True
     tunes_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        LEARNERS.check_made(self)
 
     def fit(
         self,
@@ -113,12 +124,40 @@ class LastLayer:
         ------
         DataError
             If no linear map makes the logits and none is named, and what :meth:`fit_head` raises.
+
+        Notes
+        -----
+        Images whose features are not finite are left out. What is handed over harms no class, unless ``harm="warn"``.
         """
         last = find_last_layer(model, split.first_images(), head)
         features = collect_outputs(model, split, head=last, listen=listen).features
-        own = own_head(last)
-        self.head_ = self.fit_head(features, split.labels, groups, n_classes=split.n_classes, head=own, listen=listen)
+        own, names = own_head(last), split.class_names
+        features, labels, groups, notes = finite_part(features, split.labels, groups, split.ids)
+        fitted = self.fit_head(features, labels, groups, n_classes=len(names), head=own, listen=listen)
+        fitted = replace(fitted, notes=(*notes, *fitted.notes))
+        by_heart = split.name == "train"
+        self.verdict_ = judge_head(
+            self, fitted, features, labels, groups, own=own, class_names=names, by_heart=by_heart
+        )
+        self.head_ = self.verdict_.applied(fitted, own, features)
         return replace_head(model, last, self.head_.weight, self.head_.bias)
+
+    def expected_seconds(self, features: NDArray[np.floating], labels: IntArray, groups: Groups | None) -> float:
+        """Return how long :meth:`fit_head` takes, roughly; 0 where that is not known, or not worth a word."""
+        return 0.0
+
+    def for_parts(self, head: Head, groups: Groups | None, parts: int) -> LastLayer:
+        """Return the learner that fits again to all of some samples but one of several parts, as a check.
+
+        Parameters
+        ----------
+        head : Head
+            As fitted to all samples: what was chosen for it is not chosen again.
+        groups : Groups or None
+            Of all samples.
+        parts : int
+        """
+        return self
 
     def fit_head(
         self,
@@ -167,6 +206,9 @@ class WholeNetwork:
     seed : int
     epochs : int, optional
         In place of those of `train`: a learner that shows fewer samples an epoch needs more of them.
+    harm : {"keep", "warn"}
+        What :meth:`fit` does where training makes a class worse (:mod:`exmap.retrain.harm`): it returns the classifier
+        as it was, or only says so.
 
     Attributes
     ----------
@@ -174,17 +216,24 @@ class WholeNetwork:
         For each selection one row per epoch. Set by :meth:`fit` and :meth:`fit_choices`.
     notes_ : tuple of str
         What a reader should know of the last fit.
+    verdict_ : Verdict
+        Which classes training makes worse, on the images that the epoch was chosen by. Set by :meth:`fit`.
     """
 
     train: TrainSettings = field(default_factory=TrainSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     seed: int = 0
     epochs: PositiveInt | None = None
+    harm: Harm = field(default="keep", kw_only=True)
 
     name: ClassVar[str]
     part: ClassVar[str] = WHOLE_NETWORK
+    one_process: ClassVar[bool] = False  # whether its objective must see every batch whole
     fits_groups: ClassVar[bool] = True
     tunes_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        LEARNERS.check_made(self)
 
     def fit(
         self,
@@ -215,7 +264,32 @@ class WholeNetwork:
         NumericalError
             If the loss leaves the finite numbers.
         """
-        return self.fit_choices(model, split, groups, [selection] if selection else [], listen=listen)[0]
+        trained = self.fit_choices(model, split, groups, [selection] if selection else [], listen=listen)[0]
+        self.verdict_ = Verdict()
+        if selection is None:
+            return trained
+        before = collect_outputs(model, selection.split, listen=listen).predicted
+        self.verdict_ = self.judged(before, trained, selection, listen=listen)
+        self.notes_: tuple[str, ...] = (*filter(None, [self.verdict_.first_line]), *self.notes_)
+        return copy.deepcopy(model).eval() if self.verdict_.left_alone else trained
+
+    def judged(
+        self, before: IntArray, trained: nn.Module, selection: Selection, *, listen: Listener = silent
+    ) -> Verdict:
+        """Say what training did to the classes of the split that the epoch was chosen by.
+
+        Parameters
+        ----------
+        before : ndarray of int64, shape (N,)
+            What the classifier said of that split before.
+        trained : torch.nn.Module
+        selection : Selection
+        listen : Listener
+        """
+        split = selection.split
+        after = collect_outputs(trained, split, listen=listen).predicted
+        index = parts_of_classes(selection.groups)
+        return judge_network(before, after, split.labels, index, split.class_names, harm=self.harm)
 
     def fit_choices(
         self,
@@ -241,7 +315,7 @@ class WholeNetwork:
             checked_groups(split, groups, "training")
         if any(selection.split is not selections[0].split for selection in selections):
             raise DataError("selections from one training must be of one split; give groups of the same split")
-        self.notes_: tuple[str, ...] = ()
+        self.notes_ = ()
         network = self.wrapped(copy.deepcopy(model))
         objective = self.objective(model, split, groups, listen)
         self.history_, chosen = train_choices(

@@ -52,6 +52,7 @@ class LfF(WholeNetwork):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.7
 
     name: ClassVar[str] = "lff"
+    one_process: ClassVar[bool] = True
     fits_groups: ClassVar[bool] = False
 
     def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:

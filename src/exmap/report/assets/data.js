@@ -112,7 +112,7 @@ function described(point) {
   const lines = [
     id,
     `${groupName.get(group[point]) ?? "in no cluster"}`,
-    `class ${data.classes[label[point]]}, predicted ${data.classes[predicted[point]]}` +
+    `class ${data.classes[label[point]]}, predicted ${data.classes[predicted[point]] ?? "none"}` +
       (retrained ? `, after retraining ${data.classes[repaired[point]]}` : ""),
   ];
   if (truth[point] !== NONE) lines.push(`true group: ${data.truths[truth[point]]}`);
