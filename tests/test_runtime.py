@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from exmap.errors import SettingsError
-from exmap.runtime import child_seed, generator, launched, launched_runtime, make_fabric, process_number, torch_seed
+from exmap.runtime import (
+    child_seed,
+    generator,
+    launched,
+    launched_runtime,
+    make_fabric,
+    process_number,
+    processes_here,
+    torch_seed,
+)
 from exmap.settings import RuntimeSettings
 
 
@@ -78,10 +87,52 @@ def test_an_accelerator_that_is_not_there_is_a_settings_error_that_says_what_to_
     assert message.endswith("Set runtime.accelerator=cpu or lower runtime.devices")
 
 
+LAUNCHED = {  # what torchrun says to the last of three processes on the second of two hosts
+    "TORCHELASTIC_RUN_ID": "a",
+    "WORLD_SIZE": "6",
+    "LOCAL_WORLD_SIZE": "3",
+    "GROUP_WORLD_SIZE": "2",
+    "RANK": "5",
+    "LOCAL_RANK": "2",
+    "GROUP_RANK": "1",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE must be a whole number of at least 1, got 'abc'"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE must be a whole number of at least 1, got '0'"),
+        ({"RANK": "-1"}, "RANK must be a whole number of at least 0, got '-1'"),
+        ({"RANK": "9" * 5000}, "RANK must be a whole number of at least 0, got '9999"),
+        ({"RANK": "6"}, "RANK must be below WORLD_SIZE, got 6 and 6"),
+        ({"LOCAL_RANK": "3"}, "LOCAL_RANK must be below LOCAL_WORLD_SIZE, got 3 and 3"),
+        ({"GROUP_WORLD_SIZE": "4"}, "WORLD_SIZE is 6; LOCAL_WORLD_SIZE is 3; GROUP_WORLD_SIZE is 4"),
+        ({"RANK": None, "MASTER_PORT": None}, "TORCHELASTIC_RUN_ID is set, but RANK and MASTER_PORT not"),
+        ({**dict.fromkeys(LAUNCHED), "LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE must be a whole number of at least 1"),
+    ],
+)
+def test_a_launch_that_is_not_told_as_torchrun_tells_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], why: str
+) -> None:
+    for name, value in {**LAUNCHED, **changes}.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    for ask in (launched, process_number, processes_here, lambda: launched_runtime(RuntimeSettings())):
+        with pytest.raises(SettingsError) as caught:
+            ask()
+        assert why in str(caught.value)
+        assert str(caught.value).endswith("; start them with torchrun, or unset what is left of it")
+
+
 def test_processes_are_launched_only_where_torchrun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = RuntimeSettings(devices=3)
     assert (launched(), process_number(), launched_runtime(settings)) == (False, 0, settings)
-    for name, value in {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "6", "GROUP_WORLD_SIZE": "2", "RANK": "5"}.items():
+    for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     assert (launched(), process_number()) == (True, 5)
     found = launched_runtime(settings)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exmap.errors import RunFolderError
+from exmap.errors import DataError, RunFolderError
 from exmap.pipeline.disk import (
     array_file,
     differences,
@@ -124,6 +124,67 @@ def test_a_step_without_a_whole_marker_is_not_finished(run: RunFolder) -> None:
     assert not run.is_finished("train", IDENTITY)
 
 
+def test_what_a_kill_left_of_the_step_before_is_deleted(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY):
+        pass
+    (run.path / "train.old").mkdir()
+    assert run.is_finished("train", IDENTITY)
+    assert sorted(path.name for path in run.path.iterdir()) == ["settings.yaml", "train"]
+
+
+def test_what_interrupted_steps_left_is_deleted_when_all_is_done_and_nothing_else(run: RunFolder) -> None:
+    interrupt(run, IDENTITY, "half")
+    (run.path / "mine.part").mkdir()
+    run.tidy()
+    assert sorted(path.name for path in run.path.iterdir()) == ["mine.part", "settings.yaml"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling"])
+def test_whatever_stands_in_the_place_of_a_step_is_replaced(run: RunFolder, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
+    for name in ("train", "train.part"):
+        if kind == "file":
+            (run.path / name).write_text("")
+        else:
+            (run.path / name).symlink_to(tmp_path / ("elsewhere" if kind == "link" else "nowhere"))
+    with run.begin("train", IDENTITY):
+        pass
+    assert run.is_finished("train", IDENTITY)
+    assert (tmp_path / "elsewhere" / "mine.txt").read_text() == "mine"
+    assert sorted(path.name for path in run.path.iterdir()) == ["settings.yaml", "train"]
+
+
+def test_a_step_is_known_by_size_and_content_of_its_files(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY) as part:
+        (part.path / "below").mkdir()
+        (part.path / "below" / "weights.txt").write_text("abc")
+    weights = run.folder("train") / "below" / "weights.txt"
+    with run.reading("train") as folder:
+        assert folder == run.folder("train")
+    weights.write_text("abd")
+    assert run.is_finished("train", IDENTITY)  # it is opened only where it is needed
+    with pytest.raises(RunFolderError, match=r"weights.txt is damaged \(its content is not what was written\); delete"):
+        run.check("train")
+    weights.write_text("abcd")
+    for look in (lambda: run.is_finished("train", IDENTITY), lambda: run.check("train")):
+        with pytest.raises(
+            RunFolderError, match=r"is damaged \(it had 3 bytes when it was written, and has 4\); delete"
+        ):
+            look()
+    assert not run.is_finished("train", OTHER)  # it is made again
+
+
+def test_what_is_wrong_beside_the_files_of_a_step_is_not_called_damaged(run: RunFolder) -> None:
+    with run.begin("train", IDENTITY):
+        pass
+    with pytest.raises(DataError, match=r"^a model of one's own failed$"), run.reading("train"):
+        raise DataError("a model of one's own failed")
+    fault = r"train is damaged \(its files do not fit together: KeyError 'a'\); delete"
+    with pytest.raises(RunFolderError, match=fault), run.reading("train"):
+        raise KeyError("a")
+
+
 @pytest.mark.parametrize("old_moved_away", [False, True])
 def test_a_step_killed_between_its_marker_and_its_rename_is_recovered(run: RunFolder, old_moved_away: bool) -> None:
     with run.begin("train", OTHER) as part:
@@ -144,6 +205,15 @@ def test_a_marker_left_by_a_kill_does_not_finish_the_next_attempt(run: RunFolder
     os.rename(run.folder("train"), run.path / "train.part")  # killed between the marker and the rename
     interrupt(run, IDENTITY, "half")
     assert not run.is_finished("train", IDENTITY)
+
+
+def test_a_marker_half_written_by_a_kill_is_no_file_of_the_step(run: RunFolder) -> None:
+    interrupt(run, IDENTITY, "half")
+    (run.path / "train.part" / "done.json.part").write_text("{")
+    with run.begin("train", IDENTITY) as part:
+        assert part.resumed
+    assert run.is_finished("train", IDENTITY)
+    assert not list(run.folder("train").rglob("*.part"))
 
 
 def test_settings_are_kept_and_read_again(tmp_path: Path) -> None:
@@ -276,14 +346,22 @@ def test_json_holds_null_for_nan_and_is_whole_or_not_there(tmp_path: Path) -> No
     assert json.loads(path.read_text()) == {"a": None, "b": [1, [2.5, None]]}
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "y.json", {"a": float("inf")})
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "z.txt", "half \udc80")
     assert not (tmp_path / "y.json").exists()
-    assert not (tmp_path / "z.txt").exists()
+
+
+def test_names_that_are_no_text_are_written_out(tmp_path: Path) -> None:
+    write_text(tmp_path / "z.txt", "half \udc80")
+    write_json(tmp_path / "z.json", {"n\udcff": ["\udc80", "Vögel"]})
+    assert (tmp_path / "z.txt").read_text(encoding="utf-8") == r"half \udc80"
+    assert json.loads((tmp_path / "z.json").read_text(encoding="utf-8")) == {r"n\udcff": [r"\udc80", "Vögel"]}
+    assert json.dumps(read_json(tmp_path / "z.json"), ensure_ascii=False).encode()
 
 
 def test_json_that_is_missing_or_cut_reads_as_nothing(tmp_path: Path) -> None:
     assert read_json(tmp_path / "missing.json") is None
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    assert read_json(tmp_path / "pipe.json") is read_json(tmp_path / "deep.json") is None
     (tmp_path / "cut.json").write_text('{"a": 1')
     assert read_json(tmp_path / "cut.json") is None
 

@@ -21,7 +21,7 @@ from exmap.evaluation.before_after import Comparison, compare_predictions
 from exmap.groups import EDITED, ExMapGroups
 from exmap.model import collect_outputs, find_last_layer, replace_head
 from exmap.records import Explained, Groups, IntArray, Listener, Outputs, silent
-from exmap.results import Findings, Results, StrategyDescription, Trust
+from exmap.results import ClassHarm, Findings, Results, StrategyDescription, Trust
 from exmap.retrain import Head
 from exmap.runtime import child_seed, generator
 from exmap.settings import Settings
@@ -50,6 +50,10 @@ class Fit:
         The epoch that was kept of a whole network.
     left_alone : str
         Why the classifier was left as it is; empty where it was not.
+    harm : tuple of ClassHarm
+        Classes that retraining makes worse, and those without an image to retrain on.
+    first_line : str
+        What must be read before any figure: which classes these are, and what was done; empty where there are none.
     seconds : float
         Spent on the fit.
     """
@@ -60,6 +64,8 @@ class Fit:
     notes: tuple[str, ...] = ()
     epoch: int | None = None
     left_alone: str = ""
+    harm: tuple[ClassHarm, ...] = ()
+    first_line: str = ""
     seconds: float = 0.0
 
     def repaired(self, model: nn.Module, split: Split) -> nn.Module:
@@ -81,7 +87,8 @@ class Fit:
 
     def __repr__(self) -> str:
         kind = f"{len(self.heads)} last layers" if self.heads else "whole network"
-        return f"Fit({kind}, {self.predicted.shape[1]:,} test images)"
+        said = f"{self.first_line} " if self.first_line else ""
+        return f"{said}Fit({kind}, {self.predicted.shape[1]:,} test images)"
 
 
 class GroupsBySource(dict[str, Groups]):
@@ -266,7 +273,7 @@ class Analysis:
         columns: dict[str, Any] = {
             "id": explained.ids,
             "class": names[explained.labels],
-            "predicted": names[explained.predicted],
+            "predicted": explained.predicted_names,
             "correct": explained.correct,
         }
         for source, groups in self.groups.items():

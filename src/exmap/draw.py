@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from exmap.analysis import Analysis, reported_groups
 from exmap.data import array_split
-from exmap.errors import SettingsError, unknown_name
+from exmap.errors import NotTrustedError, SettingsError, unknown_name
 from exmap.explain import compute_heatmaps
 from exmap.model import collect_outputs
 from exmap.records import Groups, Heatmaps, IntArray, Listener, silent
@@ -66,7 +66,8 @@ def draw_figures(analysis: Analysis, out: Path, names: Sequence[str] = (), *, li
     Returns
     -------
     list of Drawn
-        In order. A figure whose images, true groups or repaired classifier are not there is left out, with a sentence.
+        In order. A figure whose images, true groups or repaired classifier are not there, or whose
+        classifier is code that is not trusted, is left out, with a sentence.
 
     Raises
     ------
@@ -80,7 +81,10 @@ def draw_figures(analysis: Analysis, out: Path, names: Sequence[str] = (), *, li
     for name, make in FIGURES.items():
         if names and name not in names:
             continue
-        figure, note = make(analysis, listen)
+        try:
+            figure, note = make(analysis, listen)
+        except NotTrustedError as error:
+            figure, note = None, str(error)
         if figure is None:
             drawn.append(Drawn(name, (), note))
             continue

@@ -1,12 +1,17 @@
-"""Text of a user's data on a terminal: names of files and classes may hold what a terminal would obey."""
+"""Names of a user's files and classes: they may hold what a terminal would obey, and need not even be text."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["printable"]
+__all__ = ["printable", "textual_path"]
 
-TURNS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # the direction of writing
+TURNS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # the direction of writing
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -26,6 +31,18 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable() and not TURNS.intersection(text):
         return text
     return "".join(c if c in keep or not _is_obeyed(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def textual_path(path: Path) -> Iterator[Path]:
+    """Give a path to a file for a library that takes text alone: names of files are bytes, and need not be UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+        return
+    yield path
 
 
 def _is_obeyed(character: str) -> bool:

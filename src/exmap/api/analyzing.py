@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exmap.analysis import Analysis
-from exmap.api.chain import check_fits
 from exmap.data import Split, Task
 from exmap.data.given import as_split
 from exmap.errors import DataError, SettingsError
 from exmap.explain import make_explainer
 from exmap.groups import ExMapGroups, check_channels
 from exmap.methods import Part, method_with, parse_part
+from exmap.model import check_fits
 from exmap.model.answers import check_class_order
+from exmap.model.classifier import check_module
 from exmap.model.named import ChosenOutputs, check_outputs
+from exmap.pipeline.checks import check_before_work
 from exmap.pipeline.memory import analyze_in_memory
+from exmap.precision import with_precision
 from exmap.records import Listener, silent
 from exmap.runtime import generator
 from exmap.settings import Settings, change_settings
@@ -109,7 +112,7 @@ def analyze(
     >>> analysis.report("report.html")  # doctest: +SKIP
     >>> fixed = analysis.repair()  # doctest: +SKIP
     """
-    _check_model(model)
+    check_module(model)
     if test is not None and test is images:
         raise SettingsError(
             "test= must be other images than those that are analyzed, got the same; leave it out, and all are measured "
@@ -126,7 +129,7 @@ def analyze(
     if learner is not None:
         part = parse_part(learner)
         changes |= {"retrain__learner": part.name, **{f"retrain__{key}": value for key, value in part.options}}
-    chosen = change_settings(given, **changes)
+    chosen = with_precision(change_settings(given, **changes))
 
     def split(each: Any, name: str) -> Split:
         return as_split(each, name=name, class_names=classes, transform=transform)
@@ -151,6 +154,7 @@ def analyze(
     check_fits(
         model, task.val, gradient=getattr(own or make_explainer(chosen.explain.explainer), "needs_gradient", True)
     )
+    check_before_work(chosen, task, rehearse=False)
     if classes is None:
         check_class_order(model, task.val, how="classes=", seed=chosen.seed, listen=listen)
     return analyze_in_memory(
@@ -162,15 +166,6 @@ def analyze(
         whole_networks=isinstance(images, Task) or train is not None,
         listen=listen,
     )
-
-
-def _check_model(model: object) -> None:
-    if not callable(model) or isinstance(model, type):
-        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-        raise SettingsError(
-            f"the model must be a torch.nn.Module that was built and has its weights, got {what}; build it, or name it "
-            "to exmap audit --model"
-        )
 
 
 def _names(classes: Sequence[str]) -> tuple[str, ...]:
@@ -239,6 +234,7 @@ def _as_task(images: Split, test: Split | None, train: Split | None, *, halves: 
         replace(grouped, name="train", truth=None) if train is None else replace(train, name="train"),
         grouped,
         grouped if test is None else replace(test, name="test"),
+        notes=tuple(dict.fromkeys(note for one in (images, train, test) if one is not None for note in one.notes)),
         cross_fitted=test is None,
     )
     task.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,18 @@ import numpy as np
 from exmap.data import Split, Task, build_task, dataset_names
 from exmap.errors import SettingsError, unknown_name
 from exmap.evaluation import group_table
-from exmap.model import check_inputs, collect_outputs, initial_model
+from exmap.model import collect_outputs, initial_model
 from exmap.model.training import train_model
-from exmap.records import Groups, GroupTable, Listener, silent
+from exmap.records import Groups, GroupTable, IntArray, Listener, silent
 from exmap.runtime import child_seed, generator
 from exmap.settings import ImageSettings, Settings, load_settings, preset_names
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["check_fits", "evaluate", "load", "train"]
+__all__ = ["evaluate", "load", "train"]
+
+NAMED = 3  # images in a sentence
 
 
 def load(name: str, *, data_dir: str | Path | None = None, listen: Listener = silent, **changes: Any) -> Task:
@@ -99,6 +102,12 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
         Groups of this split to report by; by default its true groups, or its classes where it has none.
     seed : int
         Of the bootstrap.
+
+    Raises
+    ------
+    DataError
+        For a model that does not fit the split, or says nothing of some of its images; see
+        :func:`exmap.model.collect_outputs`. Images whose own pixels are not finite count as wrong, which `notes` say.
     """
     if groups is not None:
         index, names = groups.index, groups.names
@@ -106,12 +115,15 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
         index, names = split.true_groups().index, split.true_groups().names
     else:
         index, names = split.labels, split.class_names
-    check_fits(model, split, gradient=False)
     predicted = collect_outputs(model, split).predicted
-    return group_table(np.asarray(predicted), split.labels, index, names, rng=generator(seed, "bootstrap"))
+    table = group_table(predicted, split.labels, index, names, rng=generator(seed, "bootstrap"))
+    return replace(table, notes=_without_answer(predicted, split))
 
 
-def check_fits(model: nn.Module, split: Split, *, gradient: bool = True) -> None:
-    """Refuse a model that cannot be worked with on the split, before any work."""
-    images = split.first_images()
-    check_inputs(model, images, split.n_classes, split.class_names, gradient=gradient)
+def _without_answer(predicted: IntArray, split: Split) -> tuple[str, ...]:
+    """Return a sentence about the images of which nothing is said, if there are any."""
+    rows = np.flatnonzero(predicted < 0)
+    if not len(rows):
+        return ()
+    names = ", ".join(split.ids[row] for row in rows[:NAMED].tolist()) + (", ..." if len(rows) > NAMED else "")
+    return (f"{len(rows):,} of {len(split):,} images have pixels that are not finite, and count as wrong: {names}",)

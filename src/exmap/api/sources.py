@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from exmap.api.chain import check_fits
 from exmap.auto import AutoChoice, choose_groups
 from exmap.data import Split
 from exmap.errors import SettingsError
 from exmap.explain import explain_split, make_explainer
 from exmap.groups import ExMapGroups, GeorgeGroups, check_channels
 from exmap.model import collect_outputs
+from exmap.pipeline.checks import check_clustering
 from exmap.records import Explained, Groups, Heatmaps, Listener, Outputs, silent
 from exmap.runtime import child_seed
 from exmap.settings import ClusterSettings, ExplainSettings, Settings, change_settings
@@ -53,6 +53,9 @@ class ExMap:
     clusterer : object, optional
         An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of `method`; it is cloned.
     seed : int
+    batch_size : int
+        Images that are explained at once, at most: fewer where they are large, or would fill more than half of the free
+        memory. Where it runs out all the same they are explained in halves.
     auto : bool
         Whether many groupings are weighed and one is chosen without group labels, as ``groups.auto`` does in a run.
         It weighs scopes, clusterings and numbers of clusters itself, so those and the representation are left at
@@ -89,6 +92,7 @@ class ExMap:
     clusterer: Any = None
     seed: int = 0
     auto: bool = False
+    batch_size: int = 100
     heatmaps_: Heatmaps = field(init=False, repr=False)
     outputs_: Outputs = field(init=False, repr=False)
     choice_: AutoChoice = field(init=False, repr=False)
@@ -116,8 +120,8 @@ class ExMap:
             self._check_auto()
         explain = self._settings()
         own = None if isinstance(self.explainer, str) else make_explainer(self.explainer)
-        needs_gradient = getattr(own or make_explainer(explain.explainer), "needs_gradient", True)
-        check_fits(model, split, gradient=needs_gradient)
+        if not self.auto and self.clusterer is None:
+            check_clustering(_clustering(self), split.labels)
         self.heatmaps_, self.outputs_ = explain_split(model, split, explain, explainer=own, listen=listen)
         explained = _explained(split, self.outputs_, self.heatmaps_)
         if self.auto:
@@ -135,6 +139,7 @@ class ExMap:
             explain__target=self.target,
             explain__layer=self.layer,
             explain__size=self.size,
+            explain__batch_size=self.batch_size,
         )
         check_channels(_clustering(self), made.explain)
         return made.explain
@@ -168,7 +173,7 @@ class GEORGE:
 
     def infer(self, model: nn.Module, split: Split, *, listen: Listener = silent) -> Groups:
         """Cluster the penultimate features of a split; the model stays as it is."""
-        check_fits(model, split, gradient=False)
+        check_clustering(_clustering(self), split.labels, GeorgeGroups.name)
         outputs = collect_outputs(model, split, listen=listen)
         explained = _explained(split, outputs, None)
         return GeorgeGroups(_clustering(self)).infer(explained, seed=child_seed(self.seed, "groups"))

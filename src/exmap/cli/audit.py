@@ -112,6 +112,8 @@ def _show(console: Console, folder: Path, made: Audit) -> None:
         console.print(line, style=style, highlight=False, markup=False)
 
     findings = made.findings
+    if findings.first_line:
+        say(findings.first_line, "bold")
     say(findings.summary, "bold")
     for sentence in findings.shortcuts:
         say(f"  {sentence}")

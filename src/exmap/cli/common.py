@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from exmap.cli.progress import ProgressBars
+from exmap.cli.usage import Commands
+from exmap.interrupts import INTERRUPTED, raised
 from exmap.plain_text import printable
 
 if TYPE_CHECKING:
@@ -28,8 +30,10 @@ __all__ = [
     "Nodes",
     "Override",
     "RunDir",
+    "Trust",
     "app",
     "at_work",
+    "bars_at_work",
     "console_of",
     "end_with_the_others",
     "fail",
@@ -42,6 +46,7 @@ __all__ = [
 
 app = typer.Typer(
     name="exmap",
+    cls=Commands,
     help="Find the shortcuts an image classifier takes, without group labels, and fix it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -57,6 +62,9 @@ Override = Annotated[
 ]
 Devices = Annotated[int | None, typer.Option("--devices", help="Processes per host, one per device.")]
 Nodes = Annotated[int | None, typer.Option("--num-nodes", help="Number of hosts; start the processes with torchrun.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="The run is yours: a FILE.py or the like that it names may be executed.")
+]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of an earlier run.")]
 
 
@@ -109,6 +117,10 @@ def console_of() -> Console:
             """Make a text of what is printed, or stands in a table."""
             return super().render_str(printable(text, keep="\n"), **given)
 
+        def on_broken_pipe(self) -> None:
+            """Leave it to whoever called the command."""
+            raise BrokenPipeError
+
     return Plain(soft_wrap=True)
 
 
@@ -144,17 +156,26 @@ def loading() -> Iterator[None]:
 @contextmanager
 def at_work(console: Console, continued: str) -> Iterator[tuple[ProgressBars, Callable[[str], None]]]:
     """Give bars, and a way to say a line between them; say how work that is interrupted goes on."""
-    with ProgressBars() as bars:
+    with bars_at_work(continued) as bars:
 
         def say(line: str) -> None:
             bars.close()
-            console.print(line, style="dim", highlight=False, markup=False)
+            console.print(printable(line), style="dim", highlight=False, markup=False)
 
+        yield bars, say
+
+
+@contextmanager
+def bars_at_work(continued: str = "give the same command again") -> Iterator[ProgressBars]:
+    """Give bars; say how work that is interrupted goes on."""
+    with ProgressBars() as bars, raised() as pressed:
         try:
-            yield bars, say
-        except KeyboardInterrupt:
+            yield bars
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) and not pressed():  # of which libraries may make other errors
+                raise
             bars.close()
-            fail(f"interrupted; {continued}", 130)
+            fail(f"interrupted; {continued}", INTERRUPTED)
 
 
 def end_with_the_others(*_: Any) -> NoReturn:
@@ -171,5 +192,6 @@ def fail(sentence: str, code: int) -> NoReturn:
     """Print an error as one sentence, and leave with a code."""
     number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
     which = "" if number == "0" else f" (process {number})"
-    print(f"exmap{which}: {printable(sentence)}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be reading
+        print(f"exmap{which}: {printable(sentence)}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exmap.cli.common import Override, app, console_of, plain, tell
-from exmap.cli.progress import ProgressBars
+from exmap.cli.common import Override, app, bars_at_work, console_of, plain, tell
+from exmap.cli.usage import Commands
 
 if TYPE_CHECKING:
     from exmap.data.check import DataCheck
@@ -18,7 +18,7 @@ __all__ = ["data"]
 
 FILES_SHOWN = 20  # of each kind of defect
 
-data = typer.Typer(help="Get, check and make data sets.", no_args_is_help=True)
+data = typer.Typer(cls=Commands, help="Get, check and make data sets.", no_args_is_help=True)
 app.add_typer(data, name="data", rich_help_panel="Models, data and settings")
 
 
@@ -52,7 +52,7 @@ def data_prepare(
     """Unpack a data set from local archives, or download it first; then check it."""
     from exmap.data.prepare import prepare_data
 
-    with ProgressBars() as bars:
+    with bars_at_work("the same command goes on where it broke off") as bars:
         folder = prepare_data(name, to or Path("data") / name, source=source, fetch=download, listen=bars)
     code = _check(name, folder, None)
     tell(f"Data: {folder}; run it with: exmap run {name} --data-dir {folder}")
@@ -78,7 +78,7 @@ def _check(name: str, path: Path, table: Path | None, overrides: list[str] | Non
     settings = change_settings(Settings(), overrides or (), data__name=name, data__dir=str(path))
     if table is not None:
         settings = change_settings(settings, data__table=str(table))
-    with ProgressBars() as bars:
+    with bars_at_work() as bars:
         found = check_data(settings.data, settings.images, listen=bars)
     console_of().print(_check_table(found, path))
     return 0 if found.whole else 1
@@ -147,7 +147,7 @@ def data_compose(
         correlation=correlation,
         side=side,
     )
-    with ProgressBars() as bars:
+    with bars_at_work() as bars:
         made = compose(recipe, out, seed=seed, listen=bars)
     for split, counts in made.counts.items():
         tell(f"{split}: " + "; ".join(f"{name} {count:,}" for name, count in counts.items()))

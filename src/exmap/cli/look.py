@@ -8,8 +8,20 @@ from typing import Annotated
 
 import typer
 
-from exmap.cli.common import DataDir, Override, RunDir, app, console_of, listed, loading, plain, tell
-from exmap.cli.progress import ProgressBars
+from exmap.cli.common import (
+    DataDir,
+    Override,
+    RunDir,
+    Trust,
+    app,
+    bars_at_work,
+    console_of,
+    listed,
+    loading,
+    plain,
+    tell,
+)
+from exmap.trusted import looking_only
 
 __all__ = ["figures"]
 
@@ -22,13 +34,14 @@ def figures(
     only: Annotated[
         str, typer.Option("--only", help="comparison, strategies, true-groups, embedding, mistakes. Default: all.")
     ] = "",
+    trust: Trust = False,
 ) -> None:
     """Draw the paper's figures of a run as PNG and PDF, and say which cannot be drawn and why."""
     with loading():
         from exmap.draw import draw_figures
         from exmap.pipeline.looking import open_analysis
-    with ProgressBars() as bars:
-        analysis = open_analysis(run_dir, data_dir=data_dir, listen=bars)
+    with bars_at_work() as bars, looking_only(trust=trust):
+        analysis = open_analysis(run_dir, data_dir=data_dir, trust=trust, listen=bars)
         drawn = draw_figures(analysis, out or run_dir / "figures", listed(only), listen=bars)
     for each in drawn:
         if each.note:
@@ -43,14 +56,15 @@ def export(
     to: Annotated[str, typer.Option("--to", help="fiftyone, spotlight, virelay, or parquet (a table with pictures).")],
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: RUN_DIR/export/FORMAT.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Export a run's images, heatmaps and groups for other tools."""
     with loading():
         from exmap.export import check_target, export_run
         from exmap.pipeline.looking import open_analysis
     check_target(to)
-    with ProgressBars() as bars:
-        analysis = open_analysis(run_dir, data_dir=data_dir, listen=bars)
+    with bars_at_work() as bars, looking_only(trust=trust):
+        analysis = open_analysis(run_dir, data_dir=data_dir, trust=trust, listen=bars)
         path = export_run(analysis, to, out or run_dir / "export" / to, listen=bars)
     if analysis.no_images:
         tell(f"Without thumbnails: {analysis.no_images}")
@@ -67,6 +81,7 @@ def settings(
     """List all settings with their values and meanings, and the options of the learner, clusterer and explainer."""
     from rich.table import Table
 
+    from exmap.precision import native_precision
     from exmap.settings import Settings, change_settings, load_settings
     from exmap.settings.describe import describe_settings
 
@@ -75,7 +90,10 @@ def settings(
     for title in ("setting", "value", "allowed", "meaning"):
         table.add_column(title, overflow="fold")
     for row in describe_settings(chosen):
-        table.add_row(*plain(map(str, (row.name, row.value, row.allowed, row.meaning))))
+        value = row.value
+        if row.name == "runtime.precision" and value == "auto":
+            value = f"auto, here {native_precision(chosen.runtime.accelerator)}"
+        table.add_row(*plain(map(str, (row.name, value, row.allowed, row.meaning))))
     console_of().print(table)
 
 
@@ -106,12 +124,13 @@ def check_model(
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to this file.")
     ] = None,
     data_dir: DataDir = None,
+    trust: Trust = False,
 ) -> None:
     """Check that a classifier's relevance adds up: input + constants = logit. Exit code 1 if it does not."""
     with loading():
         from exmap.model_source import check_named, check_record
         from exmap.pipeline.disk import write_json
-    with ProgressBars() as bars:
+    with bars_at_work() as bars, looking_only(trust=trust or not Path(model).is_dir()):
         checked = check_named(
             model,
             weights=weights,

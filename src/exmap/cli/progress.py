@@ -51,11 +51,11 @@ class ProgressBars:
         began, first, last, latest = self._logged.get(progress.task, (now, progress.done, now, 0))
         if progress.done < latest:  # the same piece of work has begun again
             began, first, last = now, progress.done, now
-        due = now - last >= SECONDS_BETWEEN_LINES
+        due = progress.at_once or now - last >= SECONDS_BETWEEN_LINES
         self._logged[progress.task] = (began, first, now if due else last, progress.done)
         if not due:
             return
-        rate = _in_words((progress.done - first) / (now - began))
+        rate = _in_words((progress.done - first) / (now - began)) if now > began else ""
         done = f"{progress.done:,}/{progress.total:,} {progress.unit}"
         line = printable(f"{progress.task} {', '.join(filter(None, (done, rate)))} {progress.note}")
         print(line, file=sys.stderr, flush=True)

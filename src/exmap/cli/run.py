@@ -15,11 +15,13 @@ from exmap.cli.common import (
     Nodes,
     Override,
     RunDir,
+    Trust,
     app,
     at_work,
     console_of,
     end_with_the_others,
     loading,
+    tell,
     with_processes,
 )
 
@@ -116,7 +118,7 @@ def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) 
 
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
-def report(run_dir: RunDir, data_dir: DataDir = None) -> None:
+def report(run_dir: RunDir, data_dir: DataDir = None, trust: Trust = False) -> None:
     """Regenerate the report of a finished run: report.html, one file that opens from disk and can be mailed."""
     from exmap.pipeline.looking import report_run
     from exmap.pipeline.runs import open_run
@@ -124,7 +126,7 @@ def report(run_dir: RunDir, data_dir: DataDir = None) -> None:
 
     run_folder, kept = open_run(run_dir)
     settings = change_settings(kept, (), data__dir=data_dir)
-    _work(run_dir, lambda listen, say: report_run(run_folder, settings, listen=listen, say=say))
+    _work(run_dir, lambda listen, say: report_run(run_folder, settings, trust=trust, listen=listen, say=say))
 
 
 def _stage(
@@ -208,6 +210,8 @@ def _show(console: Console, folder: Path, results: Results | None, show: Show | 
     from exmap.cli.tables import mention_choice, summary
 
     if results is not None:
+        for line in results.first_lines:
+            console.print(line, style="bold", highlight=False, markup=False)
         if show is not None and results.auto is not None:
             show(console, results.auto)
         console.print(summary(results))
@@ -215,11 +219,11 @@ def _show(console: Console, folder: Path, results: Results | None, show: Show | 
             mention_choice(console, results.auto, folder)
         for fit in results.clusters.get("exmap", ()):
             console.print(f"heatmaps, {fit.samples_of}: {fit.note}", style="dim", highlight=False, markup=False)
-    console.print(f"Run folder: {folder}", highlight=False, markup=False)
+    tell(f"Run folder: {folder}")
     for name, what in (
         ("results.json", "Results"),
         ("report/report.html", "Report"),
         ("report/strategies.png", "Picture"),
     ):
         if (folder / name).exists() and results is not None:
-            console.print(f"{what}: {folder / name}", highlight=False, markup=False)
+            tell(f"{what}: {folder / name}")

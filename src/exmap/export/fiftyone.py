@@ -84,8 +84,9 @@ def _samples(
     explained, plane, clusters = analysis.explained, analysis.coordinates.astype(float), cluster_of_each(analysis)
     groups, sure = groups_by_column(analysis), _probabilities(explained.outputs.logits)
     order = np.random.default_rng(0).random(len(explained))  # FiftyOne draws samples by this
+    predicted, correct = explained.predicted_names, explained.correct
     for row, name in enumerate(names):
-        right = bool(explained.correct[row])
+        right = bool(correct[row])
         in_group = {
             column: each.names[g] if (g := each.index[row]) >= 0 else NO_GROUP for column, each in groups.items()
         }
@@ -100,7 +101,7 @@ def _samples(
             "source": files[row],
             "ground_truth": _label(analysis, f"{name}/truth", explained.class_names[explained.labels[row]]),
             "prediction": {
-                **_label(analysis, f"{name}/prediction", explained.class_names[explained.predicted[row]]),
+                **_label(analysis, f"{name}/prediction", predicted[row]),
                 "confidence": float(sure[row]),
             },
             "correct": right,

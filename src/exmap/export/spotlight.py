@@ -67,7 +67,8 @@ def write_spotlight(analysis: Analysis, folder: Path, listen: Listener) -> None:
 
 
 def _category(numbers: IntArray, names: tuple[str, ...]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int32()), pa.array(names, pa.string()))
+    index = pa.array(numbers, pa.int32(), mask=numbers < 0)
+    return pa.DictionaryArray.from_arrays(index, pa.array(names, pa.string()))
 
 
 def _groups(groups: Groups, rows: IntArray) -> pa.Array:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,6 +13,7 @@ from exmap.analysis import Analysis
 from exmap.data import batch_slices
 from exmap.export.pixels import as_bytes, enlarged, heatmap_colours, in_colour
 from exmap.groups import EDITED
+from exmap.pipeline.disk import save_table
 from exmap.records import Groups, IntArray, Listener, Progress
 
 __all__ = ["cluster_of_each", "write_table"]
@@ -40,7 +40,7 @@ def write_table(analysis: Analysis, folder: Path, listen: Listener) -> None:
         "class": pa.array(explained.labels, pa.int64()),
         "class_name": pa.array([names[k] for k in explained.labels], pa.string()),
         "predicted": pa.array(explained.predicted, pa.int64()),
-        "predicted_name": pa.array([names[k] for k in explained.predicted], pa.string()),
+        "predicted_name": pa.array(explained.predicted_names, pa.string()),
         "correct": pa.array(explained.correct, pa.bool_()),
         "cluster": pa.array(clusters, pa.int64(), mask=clusters < 0),
         "group": _names(analysis.pseudo_groups),
@@ -52,7 +52,7 @@ def write_table(analysis: Analysis, folder: Path, listen: Listener) -> None:
         "x": _coordinate(plane[:, 0]),
         "y": _coordinate(plane[:, 1]),
     }
-    pq.write_table(pa.table(columns), folder / "images.parquet")
+    save_table(pa.table(columns), folder / "images.parquet")
 
 
 def cluster_of_each(analysis: Analysis) -> IntArray:

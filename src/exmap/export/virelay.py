@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from exmap.analysis import Analysis
 from exmap.data import batch_slices
@@ -18,6 +17,7 @@ from exmap.errors import SettingsError
 from exmap.export.pixels import as_bytes, enlarged, in_colour
 from exmap.export.table import cluster_of_each
 from exmap.pipeline.disk import write_json, write_text
+from exmap.plain_yaml import dump_yaml
 from exmap.records import Groups, IntArray, Listener, Progress
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def write_virelay(analysis: Analysis, folder: Path, listen: Listener) -> None:
         for k in range(len(names)):
             if len(rows := np.flatnonzero(explained.labels == k)):
                 _write_category(file.create_group(_category(k, names)), analysis, rows)
-    write_text(folder / "project.yaml", yaml.safe_dump({"project": _project(analysis)}, sort_keys=False))
+    write_text(folder / "project.yaml", dump_yaml({"project": _project(analysis)}))
 
 
 def _project(analysis: Analysis) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -24,6 +26,7 @@ __all__ = [
     "no_nan",
     "read_json",
     "save_arrays",
+    "save_table",
     "slug",
     "write_json",
     "write_text",
@@ -31,15 +34,15 @@ __all__ = [
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when it is whole."""
+    r"""Write a text file that appears under its name only when it is whole; what is no text becomes ``\udcff``."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name of a file may be no text
     os.replace(part, path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; NaN becomes null."""
-    write_text(path, json.dumps(no_nan(value), indent=2, allow_nan=False) + "\n")
+    """Write JSON atomically; NaN becomes null, and the bytes of names that are no text stand written out."""
+    write_text(path, json.dumps(_readable(no_nan(value)), indent=2, allow_nan=False) + "\n")
 
 
 def no_nan(value: Any) -> Any:
@@ -53,11 +56,22 @@ def no_nan(value: Any) -> Any:
     return value
 
 
+def _readable(value: Any) -> Any:
+    """Return a JSON-able value in which all text can be encoded."""
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
+
+
 def read_json(path: Path) -> Any:
-    """Return the JSON value in `path`, or None if the file is missing or not whole."""
+    """Return the JSON value in `path`, or None if the file is missing, no regular file, or not whole."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -115,6 +129,12 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
         save_file(dict(arrays), path)
     except SafetensorError as error:  # the library wraps the system's error; give back what a caller can catch
         raise OSError(f"{path} could not be written: {error}") from error
+
+
+def save_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet table."""
+    with path.open("wb") as file:  # the library takes no path that is not UTF-8
+        pq.write_table(table, file)
 
 
 def array_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from exmap.data import Split, Task
 from exmap.data.dataset import TrueGroups
 from exmap.data.missing import MissingImages
-from exmap.pipeline.disk import read_json, write_json
+from exmap.pipeline.disk import save_table, write_json
+from exmap.pipeline.kept import kept_json, kept_table
 
 __all__ = ["load_task", "save_task"]
 
@@ -35,7 +35,7 @@ def save_task(task: Task, folder: Path) -> None:
                 "coordinates": None if truth.coordinates is None else truth.coordinates.tolist(),
             },
         }
-        pq.write_table(pa.table(columns), folder / f"{split.name}.parquet")
+        save_table(pa.table(columns), folder / f"{split.name}.parquet")
     record = {
         "name": task.name,
         "class_names": task.train.class_names,
@@ -52,12 +52,13 @@ def save_task(task: Task, folder: Path) -> None:
 
 def load_task(folder: Path, why: str = "were not opened") -> Task:
     """Return the task without its images; `why` says why they are not there."""
-    record = read_json(folder / "data.json")
+    record = kept_json(folder / "data.json")
     splits = {}
     for name in record["splits"]:
-        table, kept = pq.read_table(folder / f"{name}.parquet"), record["splits"][name]
-        truth = None
-        if (known := kept["true_groups"]) is not None:
+        kept = record["splits"][name]
+        numbers = {"id": "", "class": "iu"} | ({} if (known := kept["true_groups"]) is None else {"true_group": "iu"})
+        table, truth = kept_table(folder / f"{name}.parquet", kept["images"], numbers), None
+        if known is not None:
             places = None if known["coordinates"] is None else np.array(known["coordinates"], dtype=np.int64)
             index = table["true_group"].to_numpy()
             truth = TrueGroups(index, tuple(known["names"]), tuple(known["attributes"]), places)

@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
-from safetensors.torch import load_file as load_weights_file
 from torch import nn
 
 from exmap.analysis import Fit
 from exmap.auto import AutoChoice, Exchanges, Intervention
 from exmap.data import Split
-from exmap.model import save_weights
-from exmap.pipeline.disk import array_file, read_json, save_arrays, write_json
+from exmap.model import load_weights, save_weights
+from exmap.pipeline.disk import array_file, save_arrays, save_table, write_json
+from exmap.pipeline.kept import kept_array, kept_arrays, kept_json, kept_table
 from exmap.records import Clusters, Explained, Groups, Heatmaps, Outputs
-from exmap.results import AutoRecord, PropertyReliance
+from exmap.results import AutoRecord, ClassHarm, DoubtfulLabels, PropertyReliance
 from exmap.retrain import Head
 
 __all__ = [
@@ -48,9 +46,9 @@ def save_outputs(outputs: Outputs, folder: Path) -> None:
     save_arrays({"features": outputs.features, "logits": outputs.logits}, folder / OUTPUTS)
 
 
-def load_outputs(folder: Path) -> Outputs:
-    """Return features and logits."""
-    arrays = load_file(folder / OUTPUTS)
+def load_outputs(folder: Path, images: int | None = None) -> Outputs:
+    """Return features and logits, of so many images."""
+    arrays = kept_arrays(folder / OUTPUTS, features=(images, None), logits=(images, None))
     return Outputs(arrays["features"], arrays["logits"])
 
 
@@ -75,25 +73,27 @@ def save_explained(maps: Heatmaps, outputs: Outputs, ids: Sequence[str], folder:
     if maps.channels is not None:
         np.save(folder / "channels.npy", maps.channels, allow_pickle=False)
     table = pa.table(columns).replace_schema_metadata({CHECK: json.dumps(dict(maps.check)).encode()})
-    pq.write_table(table, folder / "heatmaps.parquet")
+    save_table(table, folder / "heatmaps.parquet")
     save_outputs(outputs, folder)
 
 
 def load_explained(split: Split, folder: Path) -> Explained:
     """Return an explained split; the heatmaps' values stay on disk until they are asked for."""
-    table, channels = pq.read_table(folder / "heatmaps.parquet"), folder / "channels.npy"
+    n, channels = len(split), folder / "channels.npy"
+    numbers = {"target": "iu", "conservation_error": "f", "finite": "b", "zero": "b"}
+    table = kept_table(folder / "heatmaps.parquet", n, numbers)
     check = (table.schema.metadata or {}).get(CHECK, b"{}")
     maps = Heatmaps(
-        np.load(folder / "heatmaps.npy", mmap_mode="r", allow_pickle=False),
+        kept_array(folder / "heatmaps.npy", (n, None, None, None)),
         target=table["target"].to_numpy(),
         conservation_error=table["conservation_error"].to_numpy(),
         finite=table["finite"].to_numpy(),
         zero=table["zero"].to_numpy(),
         input_share=table["input_share"].to_numpy() if "input_share" in table.column_names else None,
-        channels=np.load(channels, mmap_mode="r", allow_pickle=False) if channels.is_file() else None,
+        channels=kept_array(channels, (n, None)) if channels.exists() else None,
         check=json.loads(check),
     )
-    return Explained(split.name, split.ids, split.labels, split.class_names, load_outputs(folder), maps)
+    return Explained(split.name, split.ids, split.labels, split.class_names, load_outputs(folder, n), maps)
 
 
 def save_groups(groups: Groups, explained: Explained, folder: Path) -> None:
@@ -108,7 +108,7 @@ def save_groups(groups: Groups, explained: Explained, folder: Path) -> None:
         "predicted": explained.predicted,
         "correct": explained.correct,
     }
-    pq.write_table(pa.table(table), folder / "groups.parquet")
+    save_table(pa.table(table), folder / "groups.parquet")
     record = {
         "source": groups.source,
         "names": groups.names,
@@ -122,10 +122,10 @@ def save_groups(groups: Groups, explained: Explained, folder: Path) -> None:
     write_json(folder / "groups.json", record)
 
 
-def load_groups(folder: Path) -> Groups:
-    """Return the groups of a split."""
-    record = read_json(folder / "groups.json")
-    table = pq.read_table(folder / "groups.parquet", columns=["group", "cluster"])
+def load_groups(folder: Path, images: int | None = None) -> Groups:
+    """Return the groups of a split, of so many images."""
+    record = kept_json(folder / "groups.json")
+    table = kept_table(folder / "groups.parquet", images, {"group": "iu", "cluster": "iu"})
     clusters = None
     if record["scope"] is not None:
         clusters = Clusters(table["cluster"].to_numpy(), record["scope"], tuple(record["fits"]))
@@ -150,7 +150,7 @@ def save_choice(choice: AutoChoice, explained: Explained, judged: Explained, fol
 
 def load_choice(folder: Path) -> AutoChoice:
     """Return the choice of a grouping."""
-    record = AutoRecord.from_json(read_json(folder / "auto.json"))
+    record = AutoRecord.from_json(kept_json(folder / "auto.json"))
     return AutoChoice(load_groups(folder / "groups"), load_groups(folder / "judged"), record.repaired, record)
 
 
@@ -162,6 +162,9 @@ def save_exchanges(exchanges: Exchanges, folder: Path) -> None:
             "reliances": [each.to_json() for each in exchanges.reliances],
             "reactions": {name: each.to_json() for name, each in exchanges.reactions.items()},
             "warnings": list(exchanges.warnings),
+            "mislabelled": None
+            if exchanges.mislabelled is None
+            else [each.to_json() for each in exchanges.mislabelled],
         },
     )
     save_arrays(dict(exchanges.votes), folder / "votes.safetensors")
@@ -169,12 +172,14 @@ def save_exchanges(exchanges: Exchanges, folder: Path) -> None:
 
 def load_exchanges(folder: Path) -> Exchanges:
     """Return what was measured by exchanges of properties."""
-    record = read_json(folder / "exchange.json")
+    record = kept_json(folder / "exchange.json")
+    doubtful = record.get("mislabelled")  # absent in earlier runs
     return Exchanges(
         tuple(PropertyReliance.from_json(each) for each in record["reliances"]),
-        load_file(folder / "votes.safetensors"),
+        kept_arrays(folder / "votes.safetensors"),
         {name: Intervention.from_json(each) for name, each in record["reactions"].items()},
         tuple(record["warnings"]),
+        None if doubtful is None else tuple(DoubtfulLabels.from_json(each) for each in doubtful),
     )
 
 
@@ -202,6 +207,8 @@ def save_fits(fits: Mapping[str, Fit], folder: Path) -> None:
             "notes": list(fit.notes),
             "epoch": fit.epoch,
             "left_alone": fit.left_alone,
+            "harm": [each.to_json() for each in fit.harm],
+            "first_line": fit.first_line,
             "seconds": fit.seconds,
             "heads": [
                 {"strength": h.strength, "tuning": h.tuning, "notes": h.notes, "chosen": h.chosen} for h in fit.heads
@@ -210,7 +217,7 @@ def save_fits(fits: Mapping[str, Fit], folder: Path) -> None:
     write_json(folder / "fit.json", notes)
 
 
-def load_fits(folder: Path, network: Callable[[], nn.Module]) -> dict[str, Fit]:
+def load_fits(folder: Path, network: Callable[[], nn.Module], images: int | None = None) -> dict[str, Fit]:
     """Return fits by method.
 
     Parameters
@@ -218,20 +225,22 @@ def load_fits(folder: Path, network: Callable[[], nn.Module]) -> dict[str, Fit]:
     folder : Path
     network : callable
         Returns the classifier without weights, for those of whole networks.
+    images : int, optional
+        How many test images they must be of.
     """
     fits = {}
-    for method, note in read_json(folder / "fit.json").items():
+    for method, note in kept_json(folder / "fit.json").items():
         number = _number(note["number"])
         heads: list[Head] = []
         if note["heads"]:
-            arrays = load_file(folder / f"heads{number}.safetensors")
+            arrays = kept_arrays(folder / f"heads{number}.safetensors")
             heads = [_head(arrays, i, row) for i, row in enumerate(note["heads"])]
         weights, model = folder / WEIGHTS.format(number), None
-        if weights.is_file() and not heads:
+        if weights.exists() and not heads:
             model = network()
-            model.load_state_dict(load_weights_file(weights))
+            load_weights(model, weights)
             model.eval()
-        predicted = load_file(folder / f"predicted{number}.safetensors")["predicted"]
+        predicted = kept_arrays(folder / f"predicted{number}.safetensors", predicted=(None, images))["predicted"]
         fits[method] = Fit(
             predicted,
             tuple(heads),
@@ -239,6 +248,8 @@ def load_fits(folder: Path, network: Callable[[], nn.Module]) -> dict[str, Fit]:
             tuple(note["notes"]),
             epoch=note["epoch"],
             left_alone=note["left_alone"],
+            harm=tuple(ClassHarm.from_json(each, where=folder / "fit.json") for each in note.get("harm", ())),
+            first_line=note.get("first_line", ""),
             seconds=note["seconds"],
         )
     return fits

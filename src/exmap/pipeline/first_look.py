@@ -13,7 +13,7 @@ from exmap.data.reading import read_image
 from exmap.data.table import OpenedTable
 from exmap.errors import DataError
 from exmap.explain import make_explainer
-from exmap.model import check_inputs, initial_model
+from exmap.model import check_fits, initial_model
 from exmap.pipeline.opening import preprocess_of
 from exmap.records import silent
 from exmap.settings import Settings
@@ -57,7 +57,7 @@ def first_look(settings: Settings) -> tuple[int, ...] | None:
     opened = OpenedTable.of(few, images, preprocess=preprocess, listen=silent)
     split = opened.split("val", np.arange(len(few.names)))
     gradient = getattr(make_explainer(settings.explain.explainer), "needs_gradient", True)
-    check_inputs(model, split.first_images(), split.n_classes, split.class_names, gradient=gradient)
+    check_fits(model, split, gradient=gradient)
     return split.images.shape
 
 

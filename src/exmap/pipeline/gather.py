@@ -13,6 +13,7 @@ from exmap.pipeline.outcome import TRUST, described_name
 from exmap.pipeline.plan import TEST, TRAIN
 from exmap.records import Groups
 from exmap.results import Results
+from exmap.trusted import under_this_rule
 
 if TYPE_CHECKING:
     from exmap.pipeline.chain import Chain
@@ -52,7 +53,7 @@ def gathered(
         work[chain.explained],
         work[TEST],
         GroupsBySource({source: found for source, found in inferred.items() if TRUE_LABELS not in found.labels_used}),
-        network=lambda: work[TRAIN],
+        network=under_this_rule(lambda: work[TRAIN]),
         oracle=oracle,
         fits={name: fit for step in chain.fits if runner.is_finished(step) for name, fit in work[step].items()},
         results=results,

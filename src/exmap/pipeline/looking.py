@@ -17,15 +17,17 @@ from exmap.pipeline.disk import read_json, write_json
 from exmap.pipeline.facts import load_task
 from exmap.pipeline.gather import gathered
 from exmap.pipeline.graph import DATA, Graph
+from exmap.pipeline.kept import kept_json
 from exmap.pipeline.opening import open_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
 from exmap.pipeline.plan import TRAIN, Plan
-from exmap.pipeline.provenance import identity_part, made_by
+from exmap.pipeline.provenance import MANIFEST, identity_part, made_by
 from exmap.pipeline.runner import Runner, Say, StepWork, seconds_by_stage
 from exmap.pipeline.store import RunFolder
 from exmap.records import Listener, silent
 from exmap.results import Results
 from exmap.settings import Settings, change_settings, parse_settings
+from exmap.trusted import looking_only
 
 __all__ = [
     "gather_run",
@@ -44,12 +46,13 @@ def recorded_task(run: RunFolder, settings: Settings) -> tuple[Task, dict[str, s
     """Return the task that a run recorded, without images, and its inputs' digests; None if it is of other settings."""
     if run.record(DATA) is None:
         return None
-    made_from = read_json(run.folder(DATA) / "identity.json")["settings"]
+    made_from = run.identity(DATA)["settings"]
     tree = identity_part(settings)
     now = json.loads(json.dumps({name: tree[name] for name in ("data", "images")}))
-    if {name: made_from[name] for name in now} != now:
+    if {name: made_from.get(name) for name in now} != now:
         return None
-    return load_task(run.folder(DATA)), dict(made_from["inputs"])
+    with run.reading(DATA) as folder:
+        return load_task(folder), dict(made_from["inputs"])
 
 
 def recorded_chain(run: RunFolder, settings: Settings) -> Chain | None:
@@ -69,7 +72,7 @@ def gather_run(work: StepWork, runner: Runner, chain: Chain, run: RunFolder) -> 
         work,
         runner,
         chain,
-        made_by=made_by(read_json(run.path / "manifest.json") or {}),
+        made_by=made_by(read_json(run.path / MANIFEST)),
         results=_with_times(runner, run) if runner.is_finished(EVALUATE) else None,
         grouping=chain.grouping,
     )
@@ -82,8 +85,9 @@ def _with_times(runner: Runner, run: RunFolder) -> Results:
 
 def publish(run: RunFolder, graph: Graph) -> Results:
     """Write results.json at the top of the run folder: what evaluation found, with times and memory."""
-    path = run.folder(EVALUATE) / "results.json"
-    results = Results.from_json(read_json(path), where=path).changed(**seconds_by_stage(run, graph))
+    with run.reading(EVALUATE) as folder:
+        path = folder / "results.json"
+        results = Results.from_json(kept_json(path), where=path).changed(**seconds_by_stage(run, graph))
     write_json(run.path / "results.json", results.to_json())
     return results
 
@@ -109,7 +113,8 @@ def trained_classifier(
             f"{path} holds a classifier that was trained with other settings or data; train it again with exmap train "
             f"{path}, or say where its data are with --data-dir"
         )
-    return plan.network(run.folder(TRAIN)), task
+    with run.reading(TRAIN) as folder:
+        return plan.network(folder), task
 
 
 def opened_run(path: Path) -> tuple[RunFolder, Settings]:
@@ -138,12 +143,13 @@ def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: P
     try:
         task = open_task(change_settings(settings, data__dir=data_dir), listen=listen)
         if dict(task.digests) != recorded[1]:
-            why, task = "found are not those the run was made from", None
+            why, task = "are not those that the run was made from", None
     except (DataError, SettingsError, OSError) as error:
         why = f"cannot be read ({error})"
     graph = plan_run(settings, *recorded)
     runner = Runner(settings, graph, partial(no_task, why), run, listen=listen)
-    runner.use(task or load_task(run.folder(DATA), why))
+    with run.reading(DATA) as folder:
+        runner.use(task or load_task(folder, why))
     runner.gather = partial(gather_run, runner=runner, chain=graph, run=run)
     for step in graph.until(until):
         if not runner.is_finished(step.name):
@@ -152,43 +158,56 @@ def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: P
     return runner
 
 
-def open_analysis(path: Path, *, data_dir: Path | None = None, listen: Listener = silent) -> Analysis:
-    """Open a run folder whose groups are made; nothing in it is changed.
+def open_analysis(
+    path: Path, *, data_dir: Path | None = None, trust: bool = False, listen: Listener = silent
+) -> Analysis:
+    """Open a run folder whose groups are made; nothing in it is changed, and nothing that it names is executed.
 
     Parameters
     ----------
     path : Path
     data_dir : Path, optional
         Where the data lie now; by default where the run found them. Without them the analysis has no images.
+    trust : bool
+        Whether a file of Python that the run names, or another function of somebody's own, may be executed, where the
+        classifier or its images are asked for: the run is yours.
     listen : Listener
 
     Raises
     ------
     RunFolderError
         If there is no run, if its groups are not finished, or if they are of another classifier than the one there.
+    SettingsError
+        If the groups need something of somebody's own, and it is not trusted.
     """
-    run, settings = opened_run(path)
-    runner = _finished_runner(run, settings, "cluster", data_dir, listen)
-    assert runner.gather is not None
-    return runner.gather(StepWork(runner, images=False))
+    with looking_only(trust=trust):
+        run, settings = opened_run(path)
+        runner = _finished_runner(run, settings, "cluster", data_dir, listen)
+        assert runner.gather is not None
+        return runner.gather(StepWork(runner, images=False))
 
 
-def report_run(run: RunFolder, settings: Settings, *, listen: Listener = silent, say: Say) -> Results:
+def report_run(
+    run: RunFolder, settings: Settings, *, trust: bool = False, listen: Listener = silent, say: Say
+) -> Results:
     """Write the report of an evaluated run again; nothing is trained, and where images are not at hand it has none.
 
     Raises
     ------
     RunFolderError
         If the run is not finished, or its settings were changed since.
+    SettingsError
+        If it needs something of somebody's own, and `trust` does not allow it as in :func:`open_analysis`.
     """
-    runner = _finished_runner(run, settings, EVALUATE, settings.data.dir, listen)
-    runner.say = say
-    task = runner.task(images=False)
-    if isinstance(task.val.images, MissingImages):
-        say(f"report: without pictures, because the images {task.val.images.why}")
     picture = run.folder(REPORT) / "strategies.png"
     kept = picture.read_bytes() if picture.is_file() else None
-    runner.make_again(REPORT)
+    with looking_only(trust=trust):
+        runner = _finished_runner(run, settings, EVALUATE, settings.data.dir, listen)
+        runner.say = say
+        task = runner.task(images=False)
+        if isinstance(task.val.images, MissingImages):
+            say(f"report: without pictures, because the images {task.val.images.why}")
+        runner.make_again(REPORT)
     if kept is not None and not picture.is_file():
         picture.write_bytes(kept)
     return publish(run, runner.graph)

@@ -18,8 +18,9 @@ from exmap.evaluation import group_agreement, measure
 from exmap.groups import EDITED, ClassGroups, ExMapGroups
 from exmap.groups.source import CLASS_LABELS, TRUE_LABELS
 from exmap.methods import ERM, Method, Part
-from exmap.pipeline.disk import read_json, write_json
+from exmap.pipeline.disk import write_json
 from exmap.pipeline.graph import DATA, Work, seed_of
+from exmap.pipeline.kept import kept_json
 from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice
 from exmap.records import Groups
@@ -121,7 +122,7 @@ def add_outcome(plan: Plan, groups: Mapping[str, str], methods: Sequence[Method]
         "results",
         evaluate,
         save=lambda _, results, folder: write_json(folder / "results.json", results.to_json()),
-        load=lambda _, folder: Results.from_json(read_json(folder / "results.json"), where=folder / "results.json"),
+        load=lambda _, folder: Results.from_json(kept_json(folder / "results.json"), where=folder / "results.json"),
         needs=needs,
         settings=plan.settings_of("seed", "evaluate"),
     )
@@ -160,7 +161,7 @@ def _add_description(plan: Plan, source: str, groups: str) -> str:
         make,
         save=lambda _, rows, folder: write_json(folder / "descriptions.json", [each.to_json() for each in rows]),
         load=lambda _, folder: descriptions_from_json(
-            read_json(folder / "descriptions.json"), where=folder / "descriptions.json"
+            kept_json(folder / "descriptions.json", list), where=folder / "descriptions.json"
         ),
         needs=(DATA, plan.explained, groups, *chosen),
         settings=plan.settings_of("seed"),
@@ -189,7 +190,7 @@ def _add_trust(plan: Plan, groups: str) -> None:
         "trust",
         make,
         save=lambda _, trust, folder: write_json(folder / "trust.json", trust.to_json()),
-        load=lambda _, folder: Trust.from_json(read_json(folder / "trust.json"), where=folder / "trust.json"),
+        load=lambda _, folder: Trust.from_json(kept_json(folder / "trust.json"), where=folder / "trust.json"),
         needs=(plan.explained, groups),
         settings=plan.settings_of("seed", "cluster", "explain"),
         looks=True,
@@ -227,11 +228,13 @@ def evaluated(
     maps = work[explained].maps()
     clustered = {name: found for name, found in inferred.items() if name not in (AUTO, EDITED)}  # not made of others
     return Results(
+        first_lines=tuple(f"{name}: {row.first_line}" for name, row in measured.items() if row.first_line),
         dataset=task.name,
         preset=settings.preset,
         seed=settings.seed,
         grouped_split=grouped.name,
         skipped_images=dict(task.skipped),
+        data_notes=tuple(task.notes),
         methods=measured,
         group_inference=agreement,
         clusters={name: found.clusters.notes for name, found in clustered.items() if found.clusters},
@@ -248,6 +251,7 @@ def _measured(
     seed_name = "repair" if method is None else name
     result = measure_on_test(task, settings, fit.predicted, seed_name)
     more: dict[str, Any] = {"labels_used": _labels_of(settings, task, method, groups), "notes": fit.notes}
+    more |= {"harm": fit.harm, "first_line": fit.first_line}
     if fit.heads:
         more["strengths"] = tuple(head.strength for head in fit.heads)
         if any(head.strength is None and head.chosen for head in fit.heads):  # other hyperparameters than a strength

@@ -193,7 +193,7 @@ class Plan:
             "outputs of the test split",
             make,
             save=lambda _, outputs, folder: files.save_outputs(outputs, folder),
-            load=lambda _, folder: files.load_outputs(folder),
+            load=lambda work, folder: files.load_outputs(folder, len(work.task.test)),
             needs=(DATA, TRAIN, *([self.explained] if same else [])),
             shared=not same,
             images=not same,

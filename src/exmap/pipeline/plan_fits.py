@@ -12,16 +12,16 @@ from torch import nn
 from exmap.analysis import Fit
 from exmap.auto import AUTO
 from exmap.errors import SettingsError
-from exmap.groups import EDITED
+from exmap.groups import EDITED, edited_labels
 from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
 from exmap.pipeline import files
 from exmap.pipeline.disk import slug
+from exmap.pipeline.fitting import fit_last_layer, fit_whole_network, repair_network
 from exmap.pipeline.graph import DATA, Work
 from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice, add_edited, add_groups
 from exmap.pipeline.provenance import options_in_use
-from exmap.pipeline.steps import fit_last_layer, fit_whole_network, repair_network
 from exmap.registry import LEARNERS
 
 __all__ = ["REPAIRED", "add_methods", "add_repair", "add_repaired", "fit_name"]
@@ -56,12 +56,16 @@ def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
 
     def make(work: Work) -> Any:
         left_alone = NOT_REPAIRED if of_choice and not work[CHOICE].repair else ""
+        split, edits = work.task.split(plan.split), plan.settings.edits
+        if part == Part(EDITED) and edits is not None:
+            labels = edited_labels(edits, split.ids, split.labels, split.class_names, split.name)
+            split = replace(split, labels=labels)
         return {
             str(method): fit_last_layer(
                 method,
                 plan.settings,
                 work[TRAIN],
-                work.task.split(plan.split),
+                split,
                 work[plan.explained].outputs,
                 None if groups is None else work[groups],
                 None if plan.cross_fitted else work[TEST],
@@ -104,10 +108,12 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
             work.task,
             None if groups is None else work[groups],
             {part: work[step] for part, step in selections.items()},
+            classifier=work[TRAIN],
+            tested=work[TEST],
             listen=work.listen,
         )
 
-    needs = [DATA, *filter(None, [groups]), *selections.values(), *([add_choice(plan), TEST] if chosen else [])]
+    needs = [DATA, TRAIN, TEST, *filter(None, [groups]), *selections.values(), *([add_choice(plan)] if chosen else [])]
     return _add_fit(plan, name, methods[0], make, needs, images=True)
 
 
@@ -115,7 +121,7 @@ def _kept(plan: Plan) -> dict[str, Any]:
     """Return how fits are saved and loaded."""
     return {
         "save": lambda _, fits, folder: files.save_fits(fits, folder),
-        "load": lambda _, folder: files.load_fits(folder, plan.network),
+        "load": lambda work, folder: files.load_fits(folder, plan.network, len(work.task.test)),
     }
 
 
@@ -169,7 +175,14 @@ def add_repair(plan: Plan, fit: str) -> str:
         if not record.repaired or record.repair is None or record.repair.last_layer_suffices is not False:
             return {}
         fitted = repair_network(
-            settings, plan.begin(work), work.task, work[groups], work[selection], listen=work.listen
+            settings,
+            plan.begin(work),
+            work.task,
+            work[groups],
+            work[selection],
+            classifier=work[TRAIN],
+            tested=work[TEST],
+            listen=work.listen,
         )
         return {f"{AUTO}+subg": fitted}
 
@@ -179,8 +192,12 @@ def add_repair(plan: Plan, fit: str) -> str:
         "whole network on the chosen groups",
         make,
         **_kept(plan),
-        needs=(choice, fit, DATA),
+        needs=(choice, fit, DATA, TRAIN, TEST),
         asks=(groups, selection),
-        settings={**plan.training, **plan.settings_of("auto.repair")},
+        settings={
+            **plan.training,
+            **plan.settings_of("auto.repair"),
+            "harm": settings.retrain.options.get("harm", "keep"),
+        },
         images=True,
     )

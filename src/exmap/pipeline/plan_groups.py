@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from exmap.auto import AUTO, AutoChoice, Exchanges, choose_groups, experiment
 from exmap.data.missing import MissingImages
@@ -21,6 +20,7 @@ from exmap.model.twins import train_twins
 from exmap.pipeline import files
 from exmap.pipeline.disk import save_arrays, slug
 from exmap.pipeline.graph import DATA, Work, seed_of
+from exmap.pipeline.kept import kept_arrays
 from exmap.pipeline.plan import TRAIN, Plan, explained_name
 from exmap.pipeline.provenance import options_in_use, plain_text
 from exmap.pipeline.steps import chosen_groups, infer_groups
@@ -59,7 +59,7 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
         "cluster",
         f"groups of the {split} split by {part}",
         make,
-        **_kept(explained),
+        **_kept(explained, split),
         needs=(explained, *needs.values()),
         settings={
             "source": str(part),
@@ -69,11 +69,11 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
     )
 
 
-def _kept(explained: str) -> dict[str, Any]:
+def _kept(explained: str, split: str) -> dict[str, Any]:
     """Return how groups of an explained split are saved and loaded."""
     return {
         "save": lambda work, groups, folder: files.save_groups(groups, work[explained], folder),
-        "load": lambda _, folder: files.load_groups(folder),
+        "load": lambda work, folder: files.load_groups(folder, len(work.task.split(split))),
     }
 
 
@@ -154,7 +154,7 @@ def _twins(plan: Plan) -> str:
         "twin networks",
         make,
         save=lambda _, record, folder: save_arrays(record, folder / "twins.safetensors"),
-        load=lambda _, folder: load_file(folder / "twins.safetensors"),
+        load=lambda _, folder: kept_arrays(folder / "twins.safetensors", train=(None,), val=(None,)),
         needs=(DATA,),
         settings=plan.training,
         images=True,
@@ -224,7 +224,7 @@ def add_edited(plan: Plan) -> str:
         "retrain",
         "edited groups",
         make,
-        **_kept(plan.explained),
+        **_kept(plan.explained, plan.split),
         needs=(plan.explained, groups),
         settings=plan.settings_of("edits"),
     )

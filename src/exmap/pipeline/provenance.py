@@ -14,8 +14,9 @@ from exmap.data import Task
 from exmap.registry import REQUIRED, Registry
 from exmap.settings import Settings, dump_settings
 
-__all__ = ["identity_part", "made_by", "manifest", "options_in_use", "plain_text", "setting"]
+__all__ = ["MANIFEST", "identity_part", "made_by", "manifest", "options_in_use", "plain_text", "setting"]
 
+MANIFEST = "manifest.json"  # in a run folder
 NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
     "data": ("dir", "download"),
     "images": ("workers", "cache", "cache_dir", "cache_limit_gib"),
@@ -83,14 +84,17 @@ def manifest(settings: Settings, task: Task) -> dict[str, Any]:
         "versions": {"python": sys.version.split()[0], **{k: v for k, v in versions.items() if v is not None}},
         "git_commit": git_commit(),
         "device": settings.runtime.accelerator,
+        "precision": settings.runtime.precision,
         "machine": platform.platform(),
     }
 
 
-def made_by(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a reader wants to know of a manifest: a value by its title."""
-    shown = {name: str(version) for name, version in record.get("versions", {}).items()}
-    titles = {"git_commit": "commit of exmap", "device": "device", "machine": "machine"}
+def made_by(record: Any) -> dict[str, str]:
+    """Return what a reader wants to know of a manifest: a value by its title; nothing of what is none."""
+    if not isinstance(record, Mapping) or not isinstance(versions := record.get("versions", {}), Mapping):
+        return {}
+    shown = {str(name): str(version) for name, version in versions.items()}
+    titles = {"git_commit": "commit of exmap", "device": "device", "precision": "precision", "machine": "machine"}
     return {**shown, **{title: str(record[key]) for key, title in titles.items() if record.get(key)}}
 
 

@@ -119,7 +119,8 @@ class Runner:
                 self._make(self.graph[name])
             if name not in self.records and self.run is not None:
                 step = self.graph[name]
-                self.records[name] = step.load(StepWork(self), self.run.folder(name))
+                with self.run.reading(name) as folder:
+                    self.records[name] = step.load(StepWork(self), folder)
         return self.records[name]
 
     def _make(self, step: Step) -> None:
@@ -201,12 +202,12 @@ def seconds_by_stage(run: RunFolder, graph: Graph) -> Mapping[str, Any]:
     speed: dict[str, float] = {}
     for step in graph:
         record = records[step.name]
-        if "seconds" in record:
+        if record.get("seconds") is not None:
             seconds[step.stage] = round(seconds.get(step.stage, 0.0) + record["seconds"], 3)
         if "images_per_second" in record:
             speed.setdefault(step.stage, record["images_per_second"])
     return {
         "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
         "images_per_second": speed,
-        "peak_memory_mib": max((record.get("peak_memory_mib", 0.0) for record in records.values()), default=0.0),
+        "peak_memory_mib": max((record.get("peak_memory_mib") or 0.0 for record in records.values()), default=0.0),
     }

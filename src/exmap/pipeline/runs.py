@@ -13,16 +13,21 @@ from exmap.data.missing import MissingImages
 from exmap.errors import DataError, RunFolderError, SettingsError, unknown_name
 from exmap.explain import composite_names
 from exmap.groups import ExMapGroups, check_channels, check_george, edit_groups, make_source
+from exmap.homes import cache_remark
 from exmap.methods import Part, parse_part
 from exmap.pipeline.chain import Chain, plan_run, trained_apart
+from exmap.pipeline.checks import check_before_work
 from exmap.pipeline.disk import differences, write_json
+from exmap.pipeline.graph import DATA
 from exmap.pipeline.looking import gather_run, no_task, opened_run, publish, recorded_chain, recorded_task
 from exmap.pipeline.opening import open_task
 from exmap.pipeline.outcome import EVALUATE, REPORT
+from exmap.pipeline.plan import TRAIN
 from exmap.pipeline.plan_groups import groups_name
-from exmap.pipeline.provenance import identity_part, manifest, setting, without_places
+from exmap.pipeline.provenance import MANIFEST, identity_part, manifest, setting, without_places
 from exmap.pipeline.runner import Runner, Say, assist
 from exmap.pipeline.store import RunFolder
+from exmap.precision import precision_remark, with_precision
 from exmap.records import Listener, silent
 from exmap.registry import CLUSTERERS, DATASETS, EXPLAINERS, LEARNERS, MODELS
 from exmap.results import Results
@@ -30,6 +35,7 @@ from exmap.runtime import ProcessGroup, launched, launched_runtime
 from exmap.settings import (
     RuntimeSettings,
     Settings,
+    check_own_options,
     dump_settings,
     load_edits,
     parse_settings,
@@ -63,7 +69,10 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
         return opened_run(path)
     run = RunFolder(path, create=not change)
     kept = run.settings()
+    if not change and not _is_begun(path):  # what failed before its work began may be given other settings
+        kept = None
     _check_names(settings)
+    settings = with_precision(settings, None if kept is None else parse_settings(kept))
     if kept is not None and change:
         _check_edits(run, parse_settings(kept), settings)
     if kept is not None and not change:
@@ -78,8 +87,16 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
                 f"{path} holds a run made with other settings: {'; '.join(found)}; choose another --out, or change "
                 "this run with one of its stages, for example exmap cluster RUN_DIR --set cluster.method=kmeans"
             )
+    if change and kept is not None and (recorded := recorded_task(run, settings)) is not None:
+        other = settings.explain != parse_settings(kept).explain
+        check_before_work(settings, recorded[0], rehearse=other)  # a folder keeps no settings that cannot be
     run.write_settings(dump_settings(settings))
     return run, settings
+
+
+def _is_begun(path: Path) -> bool:
+    """Return whether a run folder holds more than what was read of the data."""
+    return path.is_dir() and any(item.is_dir() and item.name.partition(".")[0] != DATA for item in path.iterdir())
 
 
 def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +106,7 @@ def _compared(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_names(settings: Settings) -> None:
     """Refuse unknown names before any work is done."""
+    check_own_options(settings)
     DATASETS.get(settings.data.name)
     MODELS.get(settings.model.name)
     LEARNERS.get(parse_part(settings.retrain.learner).name)
@@ -147,7 +165,7 @@ def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
         )
     runner = Runner(settings, chain, partial(no_task, "are not needed here"), run)
     try:
-        edit_groups(runner.record(step), edits, runner.record(chain.explained) if edits.selections else None)
+        edit_groups(runner.record(step), edits, runner.record(chain.explained) if edits.of_images else None)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
     return settings.model_copy(update={"edits": edits})
@@ -168,18 +186,20 @@ class _Source:
                 return open_task(self.settings, listen=self.listen)
 
             self._task = read() if self.group is None else self.group.first_of_each_host(read)
-            _say_reading(self._task, self.say)
+            _say_reading(self._task, self.settings, self.say)
         return self._task
 
 
-def _say_reading(task: Task, say: Say) -> None:
-    """Say how quickly image files were opened, where they just were, and how many were left out."""
+def _say_reading(task: Task, settings: Settings, say: Say) -> None:
+    """Say how quickly image files were opened, where they just were, and what was done about the data."""
     rate = task.reading.get("images_per_second_when_opened", math.nan)
     if not math.isnan(rate):
         kept = "kept decoded" if task.reading["kept_decoded"] else "not kept decoded"
         say(f"data: {task.reading['images']:,} images opened, {rate:,.0f}/s, {kept}")
-    if task.skipped:
-        say(f"data: {len(task.skipped):,} unreadable images left out; results.json names them")
+        if task.reading["kept_decoded"] and settings.images.cache_dir is None and (remark := cache_remark()):
+            say(f"data: {remark}")
+    for note in task.notes:
+        say(f"data: {note}")
 
 
 # Running
@@ -221,6 +241,9 @@ def run_until(
     runner = runner_of(run, settings, look=look, runtime=runtime, listen=listen, say=say)
     runner.bring_up(runner.graph.until(until))
     results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
+    if until == REPORT:
+        run.check(REPORT)
+        run.tidy()
     if runner.group is not None:
         runner.group.share(None)
     return results
@@ -263,14 +286,18 @@ def runner_of(
                 f"the data found are not those that {run.path} was made from; say where those are with --data-dir, or "
                 f"make the run again with exmap train {run.path}"
             )
-        write_json(run.path / "manifest.json", manifest(settings, task))
+        write_json(run.path / MANIFEST, manifest(settings, task))
         return task
 
     runner = Runner(settings, chain, opened, run, runtime, group, listen=listen, say=say)
     runner.gather = partial(gather_run, runner=runner, chain=chain, run=run)
     if not isinstance(recorded[0].val.images, MissingImages):
         runner.use(recorded[0])
-        write_json(run.path / "manifest.json", manifest(settings, recorded[0]))
+        write_json(run.path / MANIFEST, manifest(settings, recorded[0]))
+        if not runner.is_finished(TRAIN):
+            check_before_work(settings, recorded[0], rehearse=settings.train.epochs > 0)
+            if settings.train.epochs and (remark := precision_remark(settings.runtime)):
+                say(f"train: {remark}")
     return runner
 
 
