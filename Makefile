@@ -11,7 +11,7 @@ TSC    := npx --yes --package typescript@5.9.3 tsc --allowJs --checkJs --strict 
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all slow bench lint script types layers check clean
+.PHONY: demo test test-all slow fuzz crash bench lint script types layers check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,16 @@ test-all: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# What docs/reliability.md counts: ten minutes each, continued where the last one ended (SEED=1 begins another).
+SEED ?= 0
+CAMPAIGN := $(BIN)/python tests/robustness/campaign.py
+
+fuzz: $(READY)
+	$(CAMPAIGN) readers whole --minutes 10 --seed $(SEED)
+
+crash: $(READY)
+	$(CAMPAIGN) crash --minutes 10 --seed $(SEED)
 
 # The tables of docs/performance.md. Alone on the machine, and with patience: the references are slow.
 bench: $(READY)

@@ -21,9 +21,10 @@ from exmap.api import evaluate
 from exmap.data import Split, Task, array_split, planted_shortcut
 from exmap.errors import DataError, SettingsError
 from exmap.methods import Method, Part
-from exmap.pipeline.steps import _parts, fit_last_layer
+from exmap.pipeline.fitting import fit_last_layer
 from exmap.records import Explained, Groups, Heatmaps, Outputs, silent
-from exmap.runtime import torch_seed
+from exmap.retrain.balance import parts_of
+from exmap.runtime import generator, torch_seed
 from exmap.settings import Settings, change_settings
 from sample_analysis import Looks
 
@@ -102,14 +103,15 @@ def test_labels_of_an_image_have_no_part_in_what_it_is_predicted(found: Analysis
     wrong = replace(val, labels=np.where(np.arange(len(val)) == 7, 1 - val.labels, val.labels))
     groups = found.groups["random"]
     settings, outputs = found.settings, found.explained.outputs
-    parts = _parts(settings, val.labels, groups)
+    parts = parts_of(val.labels, groups, settings.evaluate.folds, generator(settings.seed, "folds"))
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(val)))
     method = Method(Part("dfr"), Part("random"))
     first, second = (
         fit_last_layer(method, settings, classifier(), split, outputs, groups, None, listen=silent)
         for split in (val, wrong)
     )
-    mine = next(rows for rows in _parts(settings, wrong.labels, groups) if 7 in rows)
+    others = parts_of(wrong.labels, groups, settings.evaluate.folds, generator(settings.seed, "folds"))
+    mine = next(rows for rows in others if 7 in rows)
     if np.array_equal(mine, next(rows for rows in parts if 7 in rows)):
         assert np.array_equal(first.predicted[:, mine], second.predicted[:, mine])
 

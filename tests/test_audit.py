@@ -127,7 +127,7 @@ def test_a_refused_and_an_interrupted_audit_go_on_in_the_same_folder_with_hostil
         with little_choices():
             return audit(f"{mine}/net.py:two", data, tmp_path / "out", *words, weights=mine / "two.pt")
 
-    said = again()
+    said = again("--set", "images.on_error=stop")
     assert said.refused()
     assert "1 of 161 images" in said.err
     assert "images.on_error=skip" in said.err

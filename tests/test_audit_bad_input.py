@@ -254,7 +254,7 @@ def test_transforms_that_will_not_do(place: Path, refusal: Callable[..., str], t
         (("--classes", "bar 0,bar 1,bar 2"), "the model outputs 2 classes, the data set has 3"),
         (("--outputs", "0,0"), "different numbers"),
         (("--outputs", "0"), "two or more"),
-        (("--outputs", "-1,0"), "from 0 on"),
+        (("--outputs", "-1,0"), "greater than or equal to 0, got -1"),
         (("--outputs", "a,b"), "--outputs must be whole numbers"),
         (("--outputs", "0,1,2"), "one output for each class of the data, 2, got 3"),
         (("--outputs", "0,7"), "outputs that the model has, 0 to 1, got 7; correct it"),
@@ -355,7 +355,7 @@ def test_tables_that_lack_something(place: Path, refusal: Callable[..., str]) ->
     said = refusal(model, "--groups", "plac", data=table, weights=weights)
     assert "unknown column 'plac' (did you mean 'place'?)" in said
     write("path,label,place", (names[3], "photos/none.png"))
-    assert "the file is missing" in refusal(model, data=table, weights=weights)
+    assert "the file is missing" in refusal(model, "--set", "images.on_error=stop", data=table, weights=weights)
     write("path,label,place", (names[3], "/etc/passwd"))
     assert "must lie below the data set's folder" in refusal(model, data=table, weights=weights)
     write("path,label,place", (names[3], names[4]))

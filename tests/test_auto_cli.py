@@ -196,8 +196,10 @@ def test_exmap_auto_adds_the_choice_to_a_finished_run_and_keeps_what_is_there(
     assert redone(before, run) == new
     results = results_of(run)
     given = AutoRecord.from_json(results["auto"])
-    lines = said.out.splitlines()
-    assert lines[len(said.steps())].startswith(words.verdict(given))
+    first = results.get("first_lines", [])
+    lines = said.out.splitlines()[len(said.steps()) :]
+    assert lines[: len(first)] == first
+    assert lines[len(first)].startswith(words.verdict(given))
     assert given.chosen in said.out
     assert "auto+dfr" in results["methods"]
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from running import auto_run, changed, copy_run, little_choices, modification_times, redone, results_of
+from running import auto_run, changed, copy_run, little_choices, modification_times, redone, results_of, rewrite
 from sharing import shared
 
 METHOD = "auto+subg"
@@ -33,7 +33,7 @@ def repaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record = json.loads(path.read_text())
         record["repair"]["last_layer_suffices"] = False
         record["repaired"] = True
-        path.write_text(json.dumps(record))
+        rewrite(path, record)
         changed(folder, "auto.repair=auto")
 
     return shared(tmp_path_factory, "repaired-run", make)
@@ -75,7 +75,7 @@ def test_where_the_last_layer_suffices_nothing_is_trained(
     path = run / "auto" / "auto.json"
     record = json.loads(path.read_text())
     record["repair"]["last_layer_suffices"] = True
-    path.write_text(json.dumps(record))
+    rewrite(path, record)
     changed(run, "auto.repair=auto")
     assert json.loads((run / "repair" / "fit.json").read_text()) == {}
     assert not (run / "explain-train").exists()
