@@ -62,7 +62,7 @@ except SettingsError as error:
     print(error)
 """
     assert run(["-c", code], installed).splitlines() == [
-        "GroupWeighted(seed=3, strength=0.3, max_iter=1000)",
+        "GroupWeighted(seed=3, harm='keep', strength=0.3, max_iter=1000)",
         "Density(min_cluster_size=20)",
         "['cluster.min_cluster_size', 'cluster.min_samples', 'retrain.strength', 'retrain.max_iter']",
         "setting cluster: unknown option of the clustering method density 'min_cluster_sise' (did you mean "
