@@ -64,7 +64,7 @@ except SettingsError as error:
     assert run(["-c", code], installed).splitlines() == [
         "GroupWeighted(seed=3, harm='keep', strength=0.3, max_iter=1000)",
         "Density(min_cluster_size=20)",
-        "['cluster.min_cluster_size', 'cluster.min_samples', 'retrain.strength', 'retrain.max_iter']",
+        "['cluster.min_cluster_size', 'cluster.min_samples', 'retrain.strength', 'retrain.max_iter', 'retrain.harm']",
         "setting cluster: unknown option of the clustering method density 'min_cluster_sise' (did you mean "
         "'min_cluster_size'?); choose one of: gap, method, min_cluster_size, min_samples, n_clusters, n_neighbors, "
         "representation, scope",
