@@ -276,7 +276,7 @@ def test_results_say_how_long_each_stage_took_and_how_much_memory(results: dict[
 
 def fixed(seed: int = 0) -> Any:
     """Settings of a run whose classifier is not trained: its weights are those of a file, on every machine."""
-    given = ("retrain.subsamples=3", "retrain.tuning_splits=2", "train.epochs=0", f"seed={seed}")
+    given = ("retrain.harm=warn", "retrain.subsamples=3", "retrain.tuning_splits=2", "train.epochs=0", f"seed={seed}")
     kept = [item for item in CHEAP if item.startswith(("model", "retrain.repeats"))]
     return change_settings(
         cheap_settings(), ["evaluate.bootstrap=1000", "retrain.strengths=[1, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01]", *given]
