@@ -1,4 +1,4 @@
-"""Shared fixtures: seeds to sweep, small tasks, and the real MNIST where it is at hand."""
+"""Shared fixtures: seeds to sweep, small tasks, a finished run, and the real MNIST where it is at hand."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from exmap.data import Task, planted_shortcut
 from exmap.data.idx import find_set
 from exmap.errors import DataError
+from running import copy_run, finished_run
 
 torch.set_num_threads(1)  # in case a plugin was first
 
@@ -62,3 +63,15 @@ def idx_dir(mnist_dir: Path) -> Path:
 def three_classes() -> Task:
     """A planted shortcut over three classes, small."""
     return planted_shortcut(n_classes=3, sizes=(240, 150, 150), correlation=0.9, seed=1)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, which is not to be changed."""
+    return finished_run(tmp_path_factory)
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return copy_run(finished, tmp_path / "run")

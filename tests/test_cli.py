@@ -38,7 +38,6 @@ from running import (
     cheap_settings,
     command,
     copy_run,
-    finished_run,
     modification_times,
     redone,
     results_of,
@@ -54,16 +53,6 @@ def give(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.delenv("EXMAP_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda *words: command(monkeypatch, capsys, *words)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(tmp_path_factory)
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    return copy_run(finished, tmp_path / "run")
 
 
 def refused(said: Said) -> bool:

@@ -18,19 +18,9 @@ from exmap.errors import RunFolderError
 from exmap.pipeline.kept import DamagedError, kept_array, kept_arrays, kept_json, kept_table
 from exmap.pipeline.looking import open_analysis, opened_run, report_run
 from exmap.pipeline.store import RunFolder
-from running import bring_up, changed, copy_run, finished_run, results_of, without_times
+from running import bring_up, changed, copy_run, results_of, without_times
 
 Damage = Callable[[Path], object]
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(tmp_path_factory)
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    return copy_run(finished, tmp_path / "run")
 
 
 def forget_digests(run: Path) -> None:

@@ -39,7 +39,6 @@ from running import (
     cheap_settings,
     command,
     copy_run,
-    finished_run,
     in_process,
     modification_times,
     redone,
@@ -67,18 +66,8 @@ WRITTEN = Path(__file__).with_name("written")
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_run(tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
 def results(finished: Path) -> dict[str, Any]:
     return results_of(finished)
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    return copy_run(finished, tmp_path / "run")
 
 
 # What a finished run holds
