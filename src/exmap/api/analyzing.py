@@ -11,6 +11,7 @@ import numpy as np
 from exmap.analysis import Analysis
 from exmap.data import Split, Task
 from exmap.data.given import as_split
+from exmap.data.labels import named_again
 from exmap.errors import DataError, SettingsError
 from exmap.explain import make_explainer
 from exmap.groups import ExMapGroups, check_channels
@@ -173,8 +174,7 @@ def _names(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str):
         raise SettingsError(f"classes are given as a list of names, got the text {classes!r}; write [...]")
     names = tuple(map(str, classes))
-    again = next((name for n, name in enumerate(names) if name in names[:n]), None)
-    if again is not None:
+    if (again := named_again(names)) is not None:
         raise SettingsError(f"each class must be named once, but classes= names {again!r} again; leave it out")
     return names
 

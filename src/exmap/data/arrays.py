@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exmap.data.labels import listed, read_labels
+from exmap.data.labels import listed, named_again, read_labels
 from exmap.errors import DataError, shown
 from exmap.records import IntArray
 
@@ -169,8 +169,7 @@ def label_index(
     """
     if isinstance(class_names, str):
         raise DataError(f"class_names must be a list of names, got the text {shown(class_names)}; put it in brackets")
-    again = next((name for n, name in enumerate(class_names or ()) if name in (class_names or ())[:n]), None)
-    if again is not None:
+    if class_names is not None and (again := named_again(class_names)) is not None:
         raise DataError(f"each class must be named once, but class_names names {shown(again)} again; leave it out")
     given = labels if isinstance(labels, list) else as_array(labels, what)
     if isinstance(given, np.ndarray) and given.ndim == 0:

@@ -177,16 +177,21 @@ class Split:
 
         A few are read; where none of them is finite, they are the first.
         """
-        rows = np.arange(min(2, len(self)), dtype=np.int64)
-        if np.isfinite(self.images.batch(rows)).all():
-            return rows
-        few = np.arange(min(LOOKED_AT, len(self)), dtype=np.int64)
-        finite = few[np.isfinite(self.images.batch(few)).all(axis=(1, 2, 3))]
-        return finite[:2] if len(finite) else rows
+        return self._first()[0]
 
     def first_images(self) -> NDArray[np.float32]:
         """Return the images at :meth:`first_rows` as the model wants them: to run it once and look at it."""
-        return self.images.batch(self.first_rows())
+        return self._first()[1]
+
+    def _first(self) -> tuple[IntArray, NDArray[np.float32]]:
+        """Return the rows of the first images and these, each read once."""
+        rows = np.arange(min(2, len(self)), dtype=np.int64)
+        images = self.images.batch(rows)
+        if np.isfinite(images).all():
+            return rows, images
+        few = self.images.batch(np.arange(min(LOOKED_AT, len(self)), dtype=np.int64))
+        finite = np.flatnonzero(np.isfinite(few).all(axis=(1, 2, 3)))[:2]
+        return (finite, few[finite]) if len(finite) else (rows, images)
 
     def batches(self, size: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield (slice of the split, images) in order, each image once."""

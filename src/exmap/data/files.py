@@ -249,12 +249,14 @@ def open_images(
     over = [(mask, files.stamp(mask)) if mask else None for mask in masks]
     key = hashlib.sha256(json.dumps([*way.key, repr(files), list(names), stamps, over]).encode()).hexdigest()[:32]
     home = settings.cache_folder / f"{key}-1"  # 1: with the decoded images; they stay in use when the disk fills up
+    record = None if settings.cache == "never" else _remembered(home)
     keep = settings.cache != "never" and (
-        _remembered(home) is not None or _keeps(settings, len(names) * way.dtype.itemsize * math.prod(way.shape))
+        record is not None or _keeps(settings, len(names) * way.dtype.itemsize * math.prod(way.shape))
     )
-    home = home if keep else home.with_name(f"{key}-0")
+    if not keep:
+        home = home.with_name(f"{key}-0")
+        record = _remembered(home)
     array = home / ARRAY if keep else None
-    record = _remembered(home)
     if record is not None and use(home):
         broken, digests = {int(row): why for row, why in record["broken"].items()}, record["digests"]
         return Opened(broken, array, tuple(digests), _digest(names, digests))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from exmap.data.arrays import as_array, label_index, pixel_array
+from exmap.data.arrays import as_array, label_index
 from exmap.data.catalog import build_task
 from exmap.data.dataset import Split, array_split
 from exmap.data.items import Item, ItemImages, image_array, item_of
@@ -148,7 +148,7 @@ def _of_arrays(
     if preprocess is not None or (pixels.dtype == object and len(pixels) and hasattr(pixels[0], "convert")):
         items = [(pixels[i], int(index[i])) for i in range(len(pixels))]
         return replace(_of_dataset(items, None, name, names, preprocess, None, 0, silent), notes=notes)
-    split = array_split(pixel_array(pixels), index, name=name, class_names=names)
+    split = array_split(pixels, index, name=name, class_names=names)
     return replace(split, notes=(*notes, *split.notes))
 
 

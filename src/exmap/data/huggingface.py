@@ -82,8 +82,8 @@ def saved_dataset(settings: DataSettings) -> ImageTable:
     first = next(iter(parts.values()))
     image_column = settings.image_column or _only(first, _image_kinds(), "image")
     label_column = _label_column(first, settings.label_column)
-    parts = _labelled(parts, label_column, root, notes)
-    first = next(iter(parts.values()))[0]
+    labelled = _labelled(parts, label_column, root, notes)
+    first = next(iter(labelled.values()))[0]
     names: list[str] = []
     labels: list[str] = []
     splits: list[int] = []
@@ -93,20 +93,21 @@ def saved_dataset(settings: DataSettings) -> ImageTable:
         name: [] for name in first.column_names if name not in used and _is_plain(first.features[name])
     }
     kept = {}
-    for part, (rows, chosen) in parts.items():
+    for part, (rows, chosen, texts) in labelled.items():
         for wanted in (image_column, *settings.group_columns):
             column({name: [] for name in rows.column_names}, wanted, root)
         kept[part] = _images(rows, image_column, root)
         names += [f"{part}/{i:06d}" for i in chosen]
         where = f"{root} ({part})"
-        for name, values in ((label_column, labels), *groups.items()):
+        labels += filled(texts, label_column, where, first=0)
+        for name, values in groups.items():
             values += filled(_chosen(_texts(rows, name, root), chosen), name, where, first=0)
         for name, values in metadata.items():
             known = _texts(rows, name, root) if name in rows.column_names else [""] * len(rows)
             values += _chosen(known, chosen)
         splits += _chosen(_splits(part, rows, settings, root), chosen)
     title = printable(settings.id or root.absolute().name)
-    read = _read_labels(labels, [rows.features[label_column] for rows, _ in parts.values()], title, settings)
+    read = _read_labels(labels, [rows.features[label_column] for rows, *_ in labelled.values()], title, settings)
     attributes, more = attributes_of(groups, title)
     table = ImageTable(
         name=title,
@@ -141,9 +142,14 @@ def _known_splits(parts: dict[str, Any], root: Path, notes: list[str]) -> dict[s
     return known
 
 
-def _labelled(parts: dict[str, Any], name: str, root: Path, notes: list[str]) -> dict[str, tuple[Any, list[int]]]:
-    """Return the rows that have a label, by part; a part without any, whose labels are hidden, is left out."""
-    found: dict[str, tuple[Any, list[int]]] = {}
+def _labelled(
+    parts: dict[str, Any], name: str, root: Path, notes: list[str]
+) -> dict[str, tuple[Any, list[int], list[str]]]:
+    """Return by part what it holds, which of its rows have a label, and their labels.
+
+    A part without any, whose labels are hidden, is left out.
+    """
+    found: dict[str, tuple[Any, list[int], list[str]]] = {}
     hidden = []
     for part, rows in parts.items():
         if name not in rows.column_names:
@@ -161,10 +167,10 @@ def _labelled(parts: dict[str, Any], name: str, root: Path, notes: list[str]) ->
             notes.append(
                 f"{len(rows) - len(chosen):,} of {len(rows):,} images of {part} have no label (-1) and are left out."
             )
-        found[part] = rows, chosen
+        found[part] = rows, chosen, _chosen(texts, chosen)
     if hidden:
         notes.append(f"Splits without labels, whose labels are hidden, are left out: {listed(hidden)}.")
-    if not any(chosen for _, chosen in found.values()):
+    if not any(chosen for _, chosen, _ in found.values()):
         raise DataError(f"the images of {root} must have labels, but column {name} holds none; name another column")
     return found
 

@@ -20,7 +20,7 @@ import numpy as np
 from exmap.errors import DataError
 from exmap.records import IntArray
 
-__all__ = ["Labels", "listed", "meaning", "read_labels"]
+__all__ = ["Labels", "listed", "meaning", "named_again", "read_labels"]
 
 NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,2})?")
 TRUTH = (("false", "true"), ("no", "yes"), ("0", "1"))
@@ -120,6 +120,11 @@ def listed(names: Sequence[str]) -> str:
     """Return the first of some names, quoted, and how many more there are."""
     shown = ", ".join(map(repr, names[:NAMED]))
     return shown + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def named_again(names: Sequence[str]) -> str | None:
+    """Return the first name that stands there for the second time, or None."""
+    return next((name for n, name in enumerate(names) if name in names[:n]), None)
 
 
 def _check_missing(spelled: Sequence[str], what: str) -> None:

@@ -15,7 +15,7 @@ from decimal import Decimal
 import numpy as np
 
 from exmap.data.dataset import Task
-from exmap.data.labels import listed, meaning
+from exmap.data.labels import listed, meaning, named_again
 from exmap.data.preprocess import Preprocess
 from exmap.data.table import SPLITS, ImageTable, OpenedTable, unused_classes
 from exmap.errors import DataError
@@ -144,8 +144,7 @@ def with_classes(table: ImageTable, classes: Sequence[str]) -> ImageTable:
     """
     if not classes or tuple(classes) == table.class_names:
         return table
-    again = next((name for n, name in enumerate(classes) if name in classes[:n]), None)
-    if again is not None:
+    if (again := named_again(classes)) is not None:
         raise DataError(f"each class must be named once, but data.classes names {again!r} again; leave it out")
     position = {name: n for n, name in enumerate(classes)}
     by_meaning = {meaning(name): n for n, name in enumerate(classes)}

@@ -18,6 +18,7 @@ from exmap.data.dataset import Attribute, Images, Split, Task, TrueGroups
 from exmap.data.duplicates import copies_of, duplicate_notes
 from exmap.data.files import FileImages, Files, Opened, open_images
 from exmap.data.inputs import InputImages, Inputs, open_inputs
+from exmap.data.junk import is_text
 from exmap.data.labels import listed
 from exmap.data.preprocess import Preprocess
 from exmap.data.reading import may_pass
@@ -131,13 +132,11 @@ class ImageTable:
 def _check_names(where: str, names: Sequence[str]) -> None:
     """Refuse names that cannot be written into a file: those that a file system keeps in another coding."""
     for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
+        if not is_text(name):
             raise DataError(
                 f"names of images and classes must be in UTF-8, but {where} has {name!a}; rename it, for example by "
                 "convmv"
-            ) from error
+            )
 
 
 def relative_name(text: str, where: str, root: str = "") -> str:
