@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
 from types import GenericAlias
@@ -27,7 +27,6 @@ from exmap.plain_yaml import NO_TEXT
 __all__ = [
     "REQUIRED",
     "Option",
-    "check_made",
     "check_values",
     "options_of",
     "parameters_of",
@@ -103,12 +102,6 @@ def check_values(known: Mapping[str, Option], values: Mapping[str, Any], what: s
         raise SettingsError(f"option {key} of {what}: {reason_of(first)}, got {shown(first['input'])}") from None
     fields = zip(type(made).model_fields, known, strict=True)
     return {key: getattr(made, field) for field, key in fields if key in values}
-
-
-def check_made(thing: Any, what: str, names: Iterable[str]) -> None:
-    """Check what a thing was made with, as far as it keeps that under the names of its parameters."""
-    known = {key: option for key, option in options_of(type(thing)).items() if key in names}
-    check_values(known, {key: getattr(thing, key) for key in known}, what)
 
 
 def refuse_impossible(annotation: Any, value: Any) -> Any:

@@ -7,7 +7,10 @@ The command line prints it and exits with code 2; everything else lets it pass.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "CheckpointError",
@@ -18,6 +21,7 @@ __all__ = [
     "ProcessError",
     "RunFolderError",
     "SettingsError",
+    "not_written",
     "shown",
     "unknown_name",
 ]
@@ -85,3 +89,17 @@ def unknown_name(what: str, name: str, allowed: Iterable[str]) -> str:
         close = [tails[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)]
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown {what} {shown(name)}{hint}; choose one of: {', '.join(names)}"
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """Return the system's own error, with the file's name, for a library that says it in words.
+
+    Examples
+    --------
+    >>> not_written(Path("a"), ValueError("I/O error: No space left on device (os error 28)"))
+    OSError(28, 'No space left on device')
+    """
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    if found is None:
+        return OSError(f"{path} could not be written: {error}")
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path))

@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Any, TypeVar, overload
 
-from exmap.arguments import REQUIRED, Option, check_made, check_values, options_of, parameters_of
+from exmap.arguments import REQUIRED, Option, check_values, options_of, parameters_of
 from exmap.errors import SettingsError, unknown_name
 from exmap.trusted import refuse_to_call, refuse_to_import
 
@@ -166,8 +166,9 @@ class Registry:
     def options(self, name: str) -> dict[str, Option]:
         """Return the parameters of a thing's constructor that users may set, by name."""
         thing = self.get(name)
-        if not callable(thing):
-            return {}
+        return self._options_of(thing) if callable(thing) else {}
+
+    def _options_of(self, thing: Any) -> dict[str, Option]:
         return {key: option for key, option in options_of(thing).items() if key not in self.given}
 
     def check_options(self, name: str, options: Mapping[str, Any], *, beside: Collection[str] = ()) -> dict[str, Any]:
@@ -204,8 +205,8 @@ class Registry:
         SettingsError
             For a value that does not fit.
         """
-        name = getattr(thing, "name", type(thing).__name__)
-        check_made(thing, f"the {self.kind} {name}", set(options_of(type(thing))) - self.given)
+        name, known = getattr(thing, "name", type(thing).__name__), self._options_of(type(thing))
+        check_values(known, {key: getattr(thing, key) for key in known}, f"the {self.kind} {name}")
 
     def build(self, name: str, options: Mapping[str, Any] | None = None, **given: Any) -> Any:
         """Make a thing: with its options, and with what the pipeline gives as far as the constructor takes it.
@@ -239,10 +240,9 @@ class Registry:
             refuse_to_call(name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (name in self._registered() or self._is_point(name))
-
-    def _is_point(self, name: str) -> bool:
-        return any(point.name == name for point in self._points())
+        if not isinstance(name, str):
+            return False
+        return name in self._registered() or any(point.name == name for point in self._points())
 
     def __getitem__(self, name: str) -> Any:
         return self.get(name)

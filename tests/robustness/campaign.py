@@ -21,6 +21,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,26 @@ def order(shares: dict[str, int], done: dict[str, int], shard: tuple[int, int]) 
         counts[kind] += 1
 
 
+def chosen(given: argparse.Namespace, shares: dict[str, int], done: dict[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield the kinds and numbers that are tried: those that are next, or the one that is asked for again."""
+    if given.again:
+        kind, number = given.only.split(":")
+        return iter([(kind, int(number))])
+    wanted = {kind: share for kind, share in shares.items() if given.only in (None, kind)}
+    return order(wanted, done, given.shard)
+
+
+@contextmanager
+def own_folder(given: argparse.Namespace) -> Iterator[Path]:
+    """Give a case an empty folder, and take it away again."""
+    place = Path(tempfile.mkdtemp(prefix="case-", dir=given.work))
+    try:
+        yield place
+    finally:
+        if not given.keep:
+            shutil.rmtree(place, ignore_errors=True)
+
+
 def warm(made: Materials, work: Path) -> None:
     """Let this process do once what all its forks then need not do."""
     place = Path(tempfile.mkdtemp(prefix="warm-", dir=work))
@@ -105,24 +126,14 @@ def whole(given: argparse.Namespace, tally: Tally, until: float) -> None:
 
     made = make_materials(given.work)
     warm(made, given.work)
-    names: Iterator[tuple[str, int]]
-    if given.only and ":" in given.only:
-        kind, number = given.only.split(":")
-        names = iter([(kind, int(number))])
-    else:
-        shares = {kind: share for kind, (_, share) in KINDS.items() if given.only in (None, kind)}
-        names = order(shares, tally.cases, given.shard)
+    names = chosen(given, {kind: share for kind, (_, share) in KINDS.items()}, tally.cases)
     for tried, (kind, number) in enumerate(names):
         if tried >= given.cases or time.monotonic() > until:
             break
-        place = Path(tempfile.mkdtemp(prefix="case-", dir=given.work))
-        try:
+        with own_folder(given) as place:
             case = make_case(kind, given.seed, number, place, made)
             said, faults = try_case(case, place)
-        finally:
-            if not given.keep:
-                shutil.rmtree(place, ignore_errors=True)
-        if given.only and ":" in given.only:
+        if given.again:
             print(case.what, case.words, dict(case.environment), sep="\n")
             streams = [stream.decode(errors="replace") for stream in (said.out, said.err)]
             print(said.code, f"{said.seconds:.2f} s", *streams, faults, sep="\n")
@@ -138,20 +149,18 @@ def readers(given: argparse.Namespace, tally: Tally, until: float) -> None:
     from reader_cases import readers as known_readers
 
     kinds = known_readers(make_materials(given.work))
-    shares = {kind: reader.share for kind, reader in kinds.items() if given.only in (None, kind)}
-    first, step = given.shard
-    counts = {kind: tally.cases.get(kind, 0) for kind in shares}
+    shares = {kind: reader.share for kind, reader in kinds.items()}
+    names = chosen(given, shares, {kind: cases // BLOCK for kind, cases in tally.cases.items()})
     target = sum(tally.cases.values()) + given.cases
-    while sum(tally.cases.values()) < target and time.monotonic() < until:
-        kind = min(shares, key=lambda k: (counts[k] / shares[k], k))
-        block = counts[kind] // BLOCK
+    for kind, block in names:
+        if sum(tally.cases.values()) >= target or time.monotonic() > until:
+            break
         start = time.process_time()
-        number = zlib.crc32(f"{given.seed} {kind} {first + step * block}".encode())
+        number = zlib.crc32(f"{given.seed} {kind} {block}".encode())
         tried, found = try_readers(kinds[kind], number, BLOCK)
         for value, faults in found:
-            tally.count(kind, f"{kind} block {first + step * block}", value, faults, 0)
+            tally.count(kind, f"{kind} block {block}", value, faults, 0)
         tally.count(kind, kind, "", [], tried, seconds=time.process_time() - start)
-        counts[kind] += BLOCK
         tally.save(given.state)
 
 
@@ -163,25 +172,17 @@ def crash(given: argparse.Namespace, tally: Tally, until: float) -> None:
     warm(made, given.work)
     known = scenarios(made)
     references = {}
-    again = given.only is not None and ":" in given.only
-    only = given.only.split(":")[0] if given.only else None
-    shares = {kind: share for kind, share in SCENARIOS.items() if only in (None, kind)}
-    names = iter([(only, int(given.only.split(":")[1]))]) if again else order(shares, tally.trials, given.shard)
     target = sum(tally.cases.values()) + given.cases
-    for kind, number in names:
+    for kind, number in chosen(given, SCENARIOS, tally.trials):
         if sum(tally.cases.values()) >= target or time.monotonic() > until:
             break
-        place = Path(tempfile.mkdtemp(prefix="case-", dir=given.work))
-        try:
+        with own_folder(given) as place:
             if kind not in references:
                 (place / "undisturbed").mkdir()
                 references[kind] = reference_of(known[kind], place / "undisturbed")
             (place / "killed").mkdir()
             rng = random.Random(f"{given.seed} {kind} {number}")
             kills, how, faults = try_kills(known[kind], references[kind], place / "killed", rng)
-        finally:
-            if not given.keep:
-                shutil.rmtree(place, ignore_errors=True)
         tally.trials[kind] = tally.trials.get(kind, 0) + 1
         tally.count(kind, f"{kind}:{number}", ", ".join(how), faults, kills)
         tally.save(given.state)
@@ -211,14 +212,15 @@ def main() -> int:
     given = parser.parse_args()
     given.work = given.work.resolve()
     given.work.mkdir(parents=True, exist_ok=True)
-    start, again = time.monotonic(), given.only is not None and ":" in given.only
+    given.again = given.only is not None and ":" in given.only
+    start = time.monotonic()
     load_everything()
     sound = True
     for number, name in enumerate(given.campaigns, start=1):
         given.state = given.work / (
-            "again.json" if again else f"{name}-{given.seed}-{given.shard[0]}of{given.shard[1]}.json"
+            "again.json" if given.again else f"{name}-{given.seed}-{given.shard[0]}of{given.shard[1]}.json"
         )
-        tally = Tally() if again else Tally.load(given.state)
+        tally = Tally() if given.again else Tally.load(given.state)
         CAMPAIGNS[name](given, tally, start + 60 * given.minutes * number / len(given.campaigns))
         print(f"{name}: {tally}", flush=True)
         sound &= not tally.faults

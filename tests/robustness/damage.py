@@ -21,9 +21,6 @@ from safetensors.numpy import load, save
 __all__ = ["damage_bytes", "damage_file", "silent"]
 
 
-__all__ = ["damage_bytes", "damage_file", "silent"]
-
-
 Change = Callable[[bytes, random.Random], bytes]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from case import Case, checked_run
 from damage import damage_bytes, damage_file
 from forked import Said
-from materials import CHEAP, Materials, copied, encoded, options, pick
+from materials import CHEAP, SMALL, Materials, copied, encoded, options, pick
 from nasty import NASTY_NAMES, nasty_text
 from PIL import Image
 
@@ -179,8 +179,6 @@ def tables(rng: random.Random, place: Path, made: Materials) -> Case:
         whole, done = damage_bytes(whole, ".csv", rng)
         kind += f" {done}"
     elif kind == "parquet":
-        import io
-
         import pandas as pd
 
         kept = io.BytesIO()
@@ -201,15 +199,7 @@ def idx_files(rng: random.Random, place: Path, made: Materials) -> Case:
     folder = copied(made.idx, place / "mnist")
     file = pick(rng, folder)
     how = damage_file(file, rng)
-    given = [
-        "train.epochs=1",
-        "model={name: tiny}",
-        "groups.sources=[classes]",
-        "explain.size=7",
-        *CHEAP[2:6],
-        "runtime.precision=32-true",
-    ]
-    words = ["run", "cmnist", "--data-dir", place, "--out", "out", *options(*given)]
+    words = ["run", "cmnist", "--data-dir", place, "--out", "out", *options(*SMALL, "explain.size=7")]
     return Case(f"IDX {file.name} {how}", words, check=lambda said: checked_run(place / "out", said))
 
 

@@ -21,7 +21,7 @@ from forked import Said, forked, without_drawing
 from judging import OBEYED, faults_of_saying, left_overs, strict_json, without_times
 from materials import CHEAP, Materials, options
 
-__all__ = ["SCENARIOS", "Reference", "Scenario", "reference_of", "try_kills"]
+__all__ = ["SCENARIOS", "Reference", "Scenario", "reference_of", "scenarios", "try_kills"]
 
 MOST_KILLS = 6  # of one command, before it is let go on to its end
 LIMIT = 400.0  # seconds
@@ -136,29 +136,35 @@ SCENARIOS = {
 }
 
 
-def counted(at: int, do: Callable[[], object]) -> Callable[[], None]:
-    """Return what, called in a process, does something before its file operation number `at`."""
+def changes_files(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Say whether what an audit hook hears of is a file operation that changes something."""
+    if event != "open":
+        return event in CHANGES
+    _, mode, flags = arguments
+    return bool(flags & WRITING) if isinstance(flags, int) and flags else any(c in str(mode) for c in "wax+")
 
-    def before() -> None:
-        seen = 0
 
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal seen
-            if event == "open":
-                _, mode, flags = arguments
-                changes = (
-                    bool(flags & WRITING) if isinstance(flags, int) and flags else any(c in str(mode) for c in "wax+")
-                )
-            else:
-                changes = event in CHANGES
-            if changes:
-                seen += 1
-                if seen == at:
-                    do()
+def before_each_change(do: Callable[[int], object]) -> None:
+    """Let this process do something before each of its file operations, given the operation's number."""
+    seen = 0
 
-        sys.addaudithook(hook)
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if changes_files(event, arguments):
+            seen += 1
+            do(seen)
 
-    return before
+    sys.addaudithook(hook)
+
+
+def signalled(at: int, number: int) -> Callable[[], None]:
+    """Return what, called in a process, lets a signal come before its file operation number `at`."""
+
+    def do(seen: int) -> None:
+        if seen == at:
+            os.kill(os.getpid(), number)
+
+    return lambda: before_each_change(do)
 
 
 def reference_of(scenario: Scenario, place: Path) -> Reference:
@@ -167,16 +173,8 @@ def reference_of(scenario: Scenario, place: Path) -> Reference:
     tally = place.with_name(place.name + ".operations")
 
     def count() -> None:
-        seen = 0
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal seen
-            if event in CHANGES or (event == "open" and (arguments[2] or 0) & WRITING):
-                seen += 1
-                os.pwrite(number, b"%d " % seen, 0)
-
         number = os.open(tally, os.O_WRONLY | os.O_CREAT)
-        sys.addaudithook(hook)
+        before_each_change(lambda seen: os.pwrite(number, b"%d " % seen, 0))
 
     said = forked(scenario.words, folder=place, seconds=LIMIT, before=_in_turn(scenario, count))
     if said.code not in scenario.code:
@@ -218,7 +216,7 @@ def try_kills(
         if rng.random() < 0.6:
             at = rng.randint(1, reference.operations)
             how.append(f"{kind} before operation {at}")
-            before = counted(at, lambda number=number: os.kill(os.getpid(), number))  # type: ignore[misc]
+            before = signalled(at, number)
         else:
             after = rng.uniform(0.01, reference.seconds)
             how.append(f"{kind} after {after:.3f} s")
@@ -266,7 +264,7 @@ def timed(seconds: float, number: int) -> Callable[[], None]:
 
     def before() -> None:
         if number == signal.SIGINT:
-            signal.signal(signal.SIGPROF, signal.default_int_handler)
+            signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), signal.SIGINT))  # as a terminal does it
         else:
             signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends the process as SIGKILL does
         signal.setitimer(signal.ITIMER_PROF, seconds)

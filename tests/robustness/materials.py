@@ -11,6 +11,7 @@ import shutil
 import struct
 import tarfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from PIL import Image
 __all__ = [
     "CHEAP",
     "EDITS",
+    "QUICK",
+    "SMALL",
     "Materials",
     "copied",
     "encoded",
@@ -29,14 +32,11 @@ __all__ = [
     "options",
     "pick",
     "picture",
+    "shard",
 ]
 
-# A run over small images that takes a second or two.
-CHEAP = (
-    "model={name: tiny}",
-    "train.epochs=1",
-    "train.batch_size=16",
-    "groups.sources=[exmap]",
+# What makes an analysis of a classifier quick.
+QUICK = (
     "retrain.repeats=1",
     "retrain.subsamples=2",
     "retrain.tuning_splits=1",
@@ -44,6 +44,12 @@ CHEAP = (
     "evaluate.bootstrap=20",
     "runtime.precision=32-true",
     "runtime.accelerator=cpu",
+)
+# What makes a whole run quick.
+SMALL = ("model={name: tiny}", "train.epochs=1", "train.batch_size=16", "groups.sources=[exmap]", *QUICK)
+# A run over small images that takes a second or two.
+CHEAP = (
+    *SMALL,
     "explain.size=6",
     "images.resize=12",
     "images.crop=12",
@@ -100,11 +106,6 @@ class Materials:
         """Return a file with edits of the finished run's groups."""
         done = json.loads((self.run / "groups-val-exmap" / "done.json").read_text(encoding="utf-8"))
         return EDITS.replace("GROUPING", done["identity"]).encode()
-
-    def results(self) -> dict[str, Any]:
-        """Return the results of the finished run."""
-        found: dict[str, Any] = json.loads((self.run / "results.json").read_text(encoding="utf-8"))
-        return found
 
 
 def copied(source: Path, place: Path) -> Path:
@@ -164,12 +165,20 @@ def _idx(folder: Path) -> None:
 
 def _shards(folder: Path) -> None:
     for split, number in (("train", 32), ("val", 28), ("test", 24)):
-        with tarfile.open(folder / f"{split}-000.tar", "w") as archive:
-            for i in range(number):
-                for suffix, data in (("png", encoded(i % 2, i)), ("cls", str(i % 2).encode())):
-                    member = tarfile.TarInfo(f"{i:04d}.{suffix}")
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
+        (folder / f"{split}-000.tar").write_bytes(shard(number))
+
+
+@cache
+def shard(number: int) -> bytes:
+    """Return an archive of so many pictures, each beside its class."""
+    kept = io.BytesIO()
+    with tarfile.open(fileobj=kept, mode="w") as archive:
+        for i in range(number):
+            for suffix, data in (("png", encoded(i % 2, i)), ("cls", str(i % 2).encode())):
+                member = tarfile.TarInfo(f"{i:04d}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return kept.getvalue()
 
 
 def make_weights(folder: Path) -> None:

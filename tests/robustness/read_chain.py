@@ -9,22 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from materials import QUICK
 from torch import nn
 
 import exmap
 
 __all__ = ["IMAGES", "judge_chain"]
 
-QUICK = (
-    "explain.size=3",
-    "retrain.repeats=1",
-    "retrain.subsamples=2",
-    "retrain.tuning_splits=1",
-    "retrain.strengths=[1]",
-    "evaluate.bootstrap=20",
-    "runtime.precision=32-true",
-    "runtime.accelerator=cpu",
-)
 WRONG = (
     "nothing",
     "copies",
@@ -80,9 +71,8 @@ def judge_chain(given: tuple[str, str, int, str, int]) -> list[str]:
     model = network(n_classes)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     names = [f"class {k}" for k in range(n_classes)]
-    found = exmap.analyze(
-        model, (images, labels), classes=names, auto=False, settings=[*QUICK, f"cluster.method={clusterer}"]
-    )
+    settings = ["explain.size=3", *QUICK, f"cluster.method={clusterer}"]
+    found = exmap.analyze(model, (images, labels), classes=names, auto=False, settings=settings)
     faults = []
     if any(not torch.equal(value, state[name]) for name, value in model.state_dict().items()):
         faults.append("the classifier is changed")

@@ -9,7 +9,6 @@ import json
 import math
 import random
 import struct
-import tarfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from damage import damage_bytes
 from hypothesis import strategies as st
-from materials import encoded, picture
+from materials import encoded, picture, shard
 from PIL import Image
 from reader import emptied, scratch, written
 
@@ -184,22 +183,9 @@ def judge_idx(number: int) -> list[str]:
 def judge_shard(number: int) -> list[str]:
     rng = random.Random(number)
     with emptied("shards") as root:
-        (root / "part-000.tar").write_bytes(damage_bytes(whole_shard(), "", rng)[0])
+        (root / "part-000.tar").write_bytes(damage_bytes(shard(24), "", rng)[0])
         task = build_task(DataSettings(name="webdataset", dir=root, one_set=True), TINY)
         if len({*task.val.ids}) != len(task.val.ids):
             return ["an image comes twice"]
         task.val.images.pixels(np.arange(min(4, len(task.val))))
     return []
-
-
-@cache
-def whole_shard() -> bytes:
-
-    kept = io.BytesIO()
-    with tarfile.open(fileobj=kept, mode="w") as archive:
-        for i in range(24):
-            for suffix, data in (("png", encoded(i % 2, i)), ("cls", str(i % 2).encode())):
-                member = tarfile.TarInfo(f"{i:04d}.{suffix}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-    return kept.getvalue()

@@ -53,9 +53,6 @@ def judge_results(made: Materials, number: int) -> list[str]:
 
 def judge_step(made: Materials, number: int) -> list[str]:
     """A damaged file of a finished step is named where it is read, or not needed."""
-
-    from materials import copied
-
     rng = random.Random(number)
     with emptied("step") as root:
         run = root / "run"
@@ -69,5 +66,4 @@ def judge_step(made: Materials, number: int) -> list[str]:
         if explained.heatmaps is not None:
             lengths.add(len(explained.heatmaps.values))
         lengths |= {len(groups.index) for groups in analysis.groups.values()}
-        del copied
         return [f"lengths {lengths} after {path.relative_to(run)} {how}"] if len(lengths) > 1 else []

@@ -52,17 +52,21 @@ def run_folder(rng: random.Random, place: Path, made: Materials) -> Case:
     def check(said: Said) -> list[str]:
         if said.code != 0 or words[0] not in ("evaluate", "run") or (silent(how) and file.name in UNDIGESTED):
             return []
-        found = faults_of_numbers(run)
-        if not found and without_times(_results(run)) != without_times(made.results()):
-            found.append(f"results are others than before, without a word: {name} {how}")
-        return found
+        return _faults_beside(made.run, run, f", without a word: {name} {how}")
 
     return Case(f"{words[0]} with {name} {how}", words, check=check)
 
 
-def _results(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+def _faults_beside(before: Path, run: Path, why: str) -> list[str]:
+    """Return what is wrong with the numbers of a run that was made again of another."""
+    found = faults_of_numbers(run)
+    if not found and _results(run) != _results(before):
+        found.append(f"results are others than before{why}")
     return found
+
+
+def _results(run: Path) -> dict[str, Any]:
+    return without_times(json.loads((run / "results.json").read_text(encoding="utf-8")))
 
 
 def run_folder_twice(rng: random.Random, place: Path, made: Materials) -> Case:
@@ -87,19 +91,14 @@ def run_folder_twice(rng: random.Random, place: Path, made: Materials) -> Case:
     words = ["run", "folder", "--data-dir", made.photos, "--out", "run", *options(*CHEAP)]
 
     def check(said: Said) -> list[str]:
-        if said.code != 0 or believed:
-            return []
-        found = faults_of_numbers(run)
-        if not found and without_times(_results(run)) != without_times(made.results()):
-            found.append(f"results are others than before: {done}")
-        return found
+        return [] if said.code != 0 or believed else _faults_beside(made.run, run, f": {done}")
 
     return Case(f"run with {', '.join(done)}", words, check=check)
 
 
 PLACES = (
     "", " ", ".", "..", "/", "/dev/null", "/dev/full", "/proc/1/x", "a" * 300, "/".join(["d"] * 2000), "x\ny",
-    "\udcff", "-", "~", "photos", "run/settings.yaml", "out.yaml", "\x1b[31mx", "nul", "/root/../tmp/../proc/x",
+    "\udcff", "-", "~", "photos", "run/settings.yaml", "out.yaml", "\x1b[31mx", "nul", "/dev/../tmp/../proc/x",
     "link",
 )  # fmt: skip
 

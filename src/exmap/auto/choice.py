@@ -23,11 +23,10 @@ from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.effort import Effort
 from exmap.auto.exchange import Exchanges
 from exmap.auto.margins import Images, all_margins, margins_of
-from exmap.auto.mislabelled import doubtful_labels, doubtful_rows
+from exmap.auto.mislabelled import doubtful_labels, doubtful_rows, known_rows
 from exmap.auto.ranking import Ranking, rank
 from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
-from exmap.cluster.rows import finite_rows
 from exmap.groups import ClassGroups
 from exmap.records import Explained, Groups, Listener, silent
 from exmap.results import AutoRecord, ClassFinding, Reliance, ScoredGrouping
@@ -109,8 +108,8 @@ def choose_groups(
     doubtful = exchanges.mislabelled if exchanges is not None else None
     if doubtful is None:
         doubtful = doubtful_labels(judge, seed=child_seed(seed, "mislabelled"))
-    kept = _known(judge) & ~doubtful_rows(doubtful, judge)
-    fitted = _known(explained) if judged is not None else kept
+    kept = known_rows(judge) & ~doubtful_rows(doubtful, judge)
+    fitted = known_rows(explained) if judged is not None else kept
     if kept.all() and fitted.all():
         return _choose(explained, judged, exchanges, settings, effort, seed, listen)
     choice = _choose(
@@ -129,11 +128,6 @@ def choose_groups(
         choice.repair,
         choice.record.changed(mislabelled=doubtful, remarks=remarks),
     )
-
-
-def _known(explained: Explained) -> NDArray[np.bool_]:
-    """Return which images have finite logits and features."""
-    return np.asarray((explained.outputs.predicted >= 0) & finite_rows(explained.features))
 
 
 def _spread(groups: Groups, members: NDArray[np.bool_]) -> Groups:

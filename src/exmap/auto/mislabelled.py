@@ -32,7 +32,7 @@ from exmap.records import Explained, IntArray
 from exmap.results import DoubtfulLabels
 from exmap.runtime import generator
 
-__all__ = ["doubtful_labels", "doubtful_rows"]
+__all__ = ["doubtful_labels", "doubtful_rows", "known_rows"]
 
 Vectors = Callable[[IntArray], NDArray[np.floating]]
 
@@ -73,7 +73,7 @@ def doubtful_labels(
     found: list[DoubtfulLabels] = []
     for label in sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()):
         if counts[label] >= FEWEST:
-            compared = _Compared(explained, margins, pixels, seed, label)
+            compared = _Compared(explained, right, margins, pixels, seed, label)
             found += _named(explained, *compared.sure_errors(errors & (explained.labels == label)))
     return tuple(found)
 
@@ -84,24 +84,35 @@ def doubtful_rows(found: tuple[DoubtfulLabels, ...], explained: Explained) -> ND
     return np.array([name in named for name in explained.ids], dtype=np.bool_)
 
 
+def known_rows(explained: Explained) -> NDArray[np.bool_]:
+    """Return which images have finite logits and features, shape (N,)."""
+    return np.asarray((explained.outputs.predicted >= 0) & finite_rows(explained.features))
+
+
 def _usable(explained: Explained) -> NDArray[np.bool_]:
     """Return which images have a predicted class, and numbers to compare them by."""
-    usable = (explained.outputs.predicted >= 0) & finite_rows(explained.features)
-    return usable if explained.heatmaps is None else usable & explained.heatmaps.finite
+    known = known_rows(explained)
+    return known if explained.heatmaps is None else known & explained.heatmaps.finite
 
 
 class _Compared:
     """The errors of one class, beside images that are rightly taken for what these are taken for."""
 
     def __init__(
-        self, explained: Explained, margins: NDArray[np.float64], pixels: Vectors | None, seed: int, label: int
+        self,
+        explained: Explained,
+        right: NDArray[np.bool_],
+        margins: NDArray[np.float64],
+        pixels: Vectors | None,
+        seed: int,
+        label: int,
     ) -> None:
-        self.explained, self.margins, self.label = explained, margins, label
+        self.explained, self.right, self.margins, self.label = explained, right, margins, label
         self.seed, self.pixels = seed, pixels
 
     def sure_errors(self, errors: NDArray[np.bool_]) -> tuple[IntArray, float]:
         """Return the errors that nothing tells from images of the other class, and how well they were told apart."""
-        predicted, right = self.explained.outputs.predicted, self.explained.correct & _usable(self.explained)
+        predicted, right = self.explained.outputs.predicted, self.right
         taken_for = np.unique(predicted[errors])
         for quantile in LEAST_SURE:
             least, decile = np.zeros((2, len(self.explained.class_names)))

@@ -25,6 +25,13 @@ MOST_SEEDS = 10_000
 DEFAULT_METHODS = ("erm", "classes+dfr", "random+dfr", "error_set+dfr", "george+dfr", "exmap+dfr", "oracle+dfr")
 
 
+def _bound_of_seeds(number: int) -> str:
+    """Return the bound that a number of seeds does not keep to, or nothing."""
+    if 1 <= number <= MOST_SEEDS:
+        return ""
+    return "at least 1" if number < 1 else f"at most {MOST_SEEDS:,}"
+
+
 class Block(Section):
     """Every method on every data set with every seed.
 
@@ -46,8 +53,7 @@ class Block(Section):
     @classmethod
     def _count(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
-            if not 1 <= value <= MOST_SEEDS:
-                bound = "at least 1" if value < 1 else f"at most {MOST_SEEDS:,}"
+            if bound := _bound_of_seeds(value):
                 raise ValueError(f"must be {bound}, or a list of seeds")
             return tuple(range(value))
         return value
@@ -138,8 +144,7 @@ def load_bench(
     changes = {"datasets": list(datasets), "methods": list(methods), "seeds": seeds}
     if isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks):
         tree["blocks"] = [{**block, **{k: v for k, v in changes.items() if v}} for block in blocks]
-    if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
-        bound = "at least 1" if seeds < 1 else f"at most {MOST_SEEDS:,}"
+    if seeds is not None and (bound := _bound_of_seeds(seeds)):
         raise SettingsError(f"the number of seeds must be {bound}, got {shown(seeds)}")
     if reference is not None:
         tree["reference"] = reference

@@ -71,7 +71,6 @@ def data_check(
 
 
 def _check(name: str, path: Path, table: Path | None, overrides: list[str] | None = None) -> int:
-
     from exmap.data.check import check_data
     from exmap.settings import Settings, change_settings
 

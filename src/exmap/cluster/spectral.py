@@ -108,15 +108,19 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     def _fitted(self, vectors: NDArray[np.floating], copies: NDArray[np.int64], seed: int) -> IntArray:
         """Return the clusters of vectors of which no two are equal, given how often there is each."""
         n, samples = len(vectors), int(copies.sum())
-        enough = default_neighbors(samples) if self.n_neighbors is None else self.n_neighbors
-        by_copies = self.n_clusters is None and n <= self.n_eigenvalues and copies.min() >= enough
+
+        def neighbors_of(count: int) -> int:
+            return default_neighbors(count) if self.n_neighbors is None else self.n_neighbors
+
+        enough = copies.min() >= neighbors_of(samples)
+        by_copies = self.n_clusters is None and n <= self.n_eigenvalues and enough
         if n == 1 or by_copies:  # nobody's neighbours are of another kind
             self.eigenvalues_, self.n_components_, self.residual_ = np.zeros(n), n, 0.0
             self.n_clusters_ = n
             self.note_ = "1 cluster: all samples are equal" if n == 1 else f"{n} clusters of equal samples each"
             return np.arange(n, dtype=np.int64)
         asked = None if self.n_clusters is None else min(self.n_clusters, n)
-        neighbors = min(enough, n) if self.n_neighbors is not None else min(default_neighbors(n), n)
+        neighbors = min(neighbors_of(n), n)
         wanted = max(self.n_eigenvalues, asked or 0)
         approximate = n >= self.exact_below
         graph, order = ordered_graph(vectors, neighbors, approximate=approximate, seed=seed)

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from exmap.errors import CheckpointError
+from exmap.errors import CheckpointError, not_written
 from exmap.plain_text import textual_path
 
 __all__ = ["detached", "load_tensors", "save_tensors"]
@@ -21,9 +21,9 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapp
     part = path.with_name(path.name + ".part")
     try:
         save_file(detached(tensors), part, metadata=dict(metadata or {}))
-    except SafetensorError as error:  # the library wraps the system's error; give back what a caller can catch
+    except SafetensorError as error:
         part.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {error}") from error
+        raise not_written(path, error) from error
     os.replace(part, path)
 
 

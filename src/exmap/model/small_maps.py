@@ -21,7 +21,7 @@ from torch import nn
 
 __all__ = ["small_maps_as_products"]
 
-MOST_POSITIONS = 4  # beyond, convolution routines are as quick
+MOST_POSITIONS = 8  # beyond, convolution routines are as quick
 
 
 @contextmanager

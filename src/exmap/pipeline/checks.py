@@ -47,14 +47,15 @@ def check_before_work(settings: Settings, task: Task, *, rehearse: bool = True) 
     side, size = min(explained.images.shape[1:]), settings.explain.size
     if size is not None and size > side:
         raise SettingsError(f"explain.size must be at most the image's side of {side} pixels, got {size}; lower it")
+    kept = side if size is None else size
     check_target(settings.explain, task.n_classes)
     _check_learner(settings)
     for name, clustering, reduced in _clusterings(settings):
         check_clustering(clustering, explained.labels, name)
-        if reduced is not None and reduced > (side if size is None else size):
+        if reduced is not None and reduced > kept:
             raise SettingsError(
-                f"the source {name} reduces heatmaps, which have {side if size is None else size} pixels a side, to "
-                f"{reduced}; give it a smaller size"
+                f"the source {name} reduces heatmaps, which have {kept} pixels a side, to {reduced}; give it a smaller "
+                "size"
             )
     if task.cross_fitted and settings.evaluate.folds > len(explained):
         raise SettingsError(

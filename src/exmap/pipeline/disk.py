@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from exmap.errors import not_written
+
 __all__ = [
     "array_file",
     "differences",
@@ -127,8 +129,8 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
     """
     try:
         save_file(dict(arrays), path)
-    except SafetensorError as error:  # the library wraps the system's error; give back what a caller can catch
-        raise OSError(f"{path} could not be written: {error}") from error
+    except SafetensorError as error:
+        raise not_written(path, error) from error
 
 
 def save_table(table: pa.Table, path: Path) -> None:

@@ -31,7 +31,7 @@ from exmap.retrain.learner import own_head
 from exmap.runtime import child_seed, generator
 from exmap.settings import Settings
 
-__all__ = ["fit_last_layer", "fit_whole_network", "repair_network"]
+__all__ = ["fit_last_layer", "fit_whole_network", "harm_of_repair", "repair_network"]
 
 WORTH_PROCESSES = 1_000_000  # feature values; below, a last layer is fitted more quickly than processes start
 MOST_EPOCHS = 100  # of a repair of the whole network
@@ -224,21 +224,19 @@ def fit_whole_network(
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
     wanted = [Selection(val, selections[method.selection]) for method in methods if method.selection is not None]
     networks = learner.fit_choices(model, train, groups, wanted, listen=listen)
-    made = {}
-    for number, (method, network) in enumerate(zip(methods, networks, strict=True)):
-        fit = _network_fit(learner, number, network, task.test, start, listen)
-        selection = None if method.selection is None else Selection(val, selections[method.selection])
-        made[str(method)] = _judged(fit, learner, selection, classifier, tested, listen)
-    return made
+    fits = [_network_fit(learner, number, network, task.test, start, listen) for number, network in enumerate(networks)]
+    if wanted and isinstance(learner, WholeNetwork):
+        before = collect_outputs(classifier, val, listen=listen).predicted
+        pairs = zip(fits, wanted, strict=True)
+        fits = [_judged(fit, learner, selection, before, tested, listen) for fit, selection in pairs]
+    return {str(method): fit for method, fit in zip(methods, fits, strict=True)}
 
 
 def _judged(
-    fit: Fit, learner: Any, selection: Selection | None, classifier: nn.Module, tested: Outputs, listen: Listener
+    fit: Fit, learner: WholeNetwork, selection: Selection, before: IntArray, tested: Outputs, listen: Listener
 ) -> Fit:
     """Return a network's fit with what it does to the classes; where that is harm, the classifier as it was."""
-    if selection is None or fit.network is None or not isinstance(learner, WholeNetwork):
-        return fit
-    before = collect_outputs(classifier, selection.split, listen=listen).predicted
+    assert fit.network is not None
     verdict = learner.judged(before, fit.network, selection, listen=listen)
     notes = (*filter(None, [verdict.first_line]), *fit.notes)
     fit = replace(fit, notes=notes, harm=verdict.classes, first_line=verdict.first_line)
@@ -251,8 +249,12 @@ def _network_fit(learner: Any, number: int, network: nn.Module, test: Split, sta
     """Return what came of one choice from a training that began at `start`."""
     epoch = max((row["epoch"] for row in learner.history_[number] if row["kept"]), default=None)
     predicted = collect_outputs(network, test, listen=listen).predicted[None]
-    seconds = round(time.perf_counter() - start, 3)
-    return Fit(predicted, (), network, tuple(learner.notes_), epoch=epoch, seconds=seconds)
+    return Fit(predicted, (), network, tuple(learner.notes_), epoch=epoch, seconds=_since(start))
+
+
+def harm_of_repair(settings: Settings) -> Any:
+    """Return the option ``harm`` of :func:`repair_network`: that of the learner of the settings, where it is given."""
+    return settings.retrain.options.get("harm", "keep")
 
 
 def repair_network(
@@ -283,12 +285,13 @@ def repair_network(
     listen : Listener
     """
     start = time.perf_counter()
-    harm = settings.retrain.options.get("harm", "keep")
-    learner = SUBG(train=settings.train, runtime=settings.runtime, seed=child_seed(settings.seed, "repair"), harm=harm)
+    seed, harm = child_seed(settings.seed, "repair"), harm_of_repair(settings)
+    learner = SUBG(train=settings.train, runtime=settings.runtime, seed=seed, harm=harm)
     shown = balanced_size(groups.counts(), learner.smallest_group) * len(groups.names)
     learner.epochs = min(math.ceil(settings.train.epochs * len(task.train) / shown), MOST_EPOCHS)  # as many steps
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
     chosen = Selection(val, selection)
     (network,) = learner.fit_choices(model, train, groups, [chosen], listen=listen)
     fit = _network_fit(learner, 0, network, task.test, start, listen)
-    return _judged(fit, learner, chosen, classifier, tested, listen)
+    before = collect_outputs(classifier, val, listen=listen).predicted
+    return _judged(fit, learner, chosen, before, tested, listen)

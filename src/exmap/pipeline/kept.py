@@ -152,8 +152,6 @@ def kept_table(path: Path, rows: int | None = None, columns: Mapping[str, str] |
                 raise DamagedError(path, f"it must have {rows:,} rows, and has {found.metadata.num_rows:,}")
             table = found.read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, DamagedError):
-            raise
         raise DamagedError(path, str(error).splitlines()[0]) from error
     for name, kinds in (columns or {}).items():
         if name not in table.column_names or table[name].null_count:

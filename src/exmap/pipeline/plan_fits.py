@@ -17,7 +17,7 @@ from exmap.methods import ERM, Method, Part
 from exmap.model import save_weights
 from exmap.pipeline import files
 from exmap.pipeline.disk import slug
-from exmap.pipeline.fitting import fit_last_layer, fit_whole_network, repair_network
+from exmap.pipeline.fitting import fit_last_layer, fit_whole_network, harm_of_repair, repair_network
 from exmap.pipeline.graph import DATA, Work
 from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice, add_edited, add_groups
@@ -197,7 +197,7 @@ def add_repair(plan: Plan, fit: str) -> str:
         settings={
             **plan.training,
             **plan.settings_of("auto.repair"),
-            "harm": settings.retrain.options.get("harm", "keep"),
+            "harm": harm_of_repair(settings),
         },
         images=True,
     )

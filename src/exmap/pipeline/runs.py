@@ -72,11 +72,13 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
     if not change and not _is_begun(path):  # what failed before its work began may be given other settings
         kept = None
     _check_names(settings)
-    settings = with_precision(settings, None if kept is None else parse_settings(kept))
-    if kept is not None and change:
-        _check_edits(run, parse_settings(kept), settings)
-    if kept is not None and not change:
-        before = parse_settings(kept)
+    before = None if kept is None else parse_settings(kept)
+    settings = with_precision(settings, before)
+    if before is not None and change:
+        _check_edits(run, before, settings)
+        if (recorded := recorded_task(run, settings)) is not None:  # a folder keeps no settings that cannot be
+            check_before_work(settings, recorded[0], rehearse=settings.explain != before.explain)
+    if before is not None and not change:
         if settings.edits is None:  # they are of the run, not of what it was started with
             settings = settings.model_copy(update={"edits": before.edits})
         if before.groups.auto:  # likewise
@@ -87,9 +89,6 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
                 f"{path} holds a run made with other settings: {'; '.join(found)}; choose another --out, or change "
                 "this run with one of its stages, for example exmap cluster RUN_DIR --set cluster.method=kmeans"
             )
-    if change and kept is not None and (recorded := recorded_task(run, settings)) is not None:
-        other = settings.explain != parse_settings(kept).explain
-        check_before_work(settings, recorded[0], rehearse=other)  # a folder keeps no settings that cannot be
     run.write_settings(dump_settings(settings))
     return run, settings
 

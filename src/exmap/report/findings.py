@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,14 +104,13 @@ def _counts(labels: IntArray, names: Sequence[str]) -> list[int]:
     return [int(count) for count in np.bincount(labels, minlength=len(names))]
 
 
-def _shortcuts(record: AutoRecord, described: Iterable[StrategyDescription]) -> tuple[str, ...]:
+def _shortcuts(record: AutoRecord, described: Collection[StrategyDescription]) -> tuple[str, ...]:
     """Return the sentence of the group that goes against each shortcut, or that of its class."""
     said = []
-    rows = tuple(described)
     for name, row in record.shortcut.items():
         if not row.found:
             continue
-        of_class = [each for each in rows if each.class_name == name]
+        of_class = [each for each in described if each.class_name == name]
         against = [each for each in of_class if each.images == row.images] or sorted(of_class, key=lambda e: e.images)
         sentence = against[0].sentence if against else ""
         said.append(sentence or f"In class {name}: {row.why}")
