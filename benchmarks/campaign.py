@@ -30,10 +30,10 @@ import torch
 from exmap.auto import experiment
 from exmap.auto.against import find_by_exchanges
 from exmap.auto.exchange import measure_exchanges
-from exmap.auto.looks import Looks
 from exmap.auto.mislabelled import doubtful_labels, doubtful_rows
 from exmap.auto.shortcut import upper_bound
 from exmap.data import Task, build_task
+from exmap.exchange import Looks
 from exmap.explain import explain_split
 from exmap.model import collect_outputs
 from exmap.model.weights import load_weights, save_tensors

@@ -1,4 +1,4 @@
-"""The step that trains the whole network where the last layer does not suffice."""
+"""The step that chooses among repairs where the last layer does not suffice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+import exmap
 from running import auto_run, changed, copy_run, little_choices, modification_times, redone, results_of, rewrite
 from sharing import shared
 
-METHOD = "auto+subg"
+METHOD = "auto+cheapest"
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +40,48 @@ def repaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared(tmp_path_factory, "repaired-run", make)
 
 
-def test_the_whole_network_is_trained_on_the_chosen_grouping_of_the_training_images(repaired: Path) -> None:
+def test_repairs_are_tried_on_the_chosen_grouping_of_the_training_images(repaired: Path) -> None:
     groups = pq.read_table(repaired / "groups-train-auto" / "groups.parquet")
     assert groups.num_rows == 897
     fitted = json.loads((repaired / "repair" / "fit.json").read_text())
     assert list(fitted) == [METHOD]
-    network, trained = (load_file(repaired / step / "model.safetensors") for step in ("repair", "train"))
+    assert load_file(repaired / "repair" / "predicted.safetensors")["predicted"].shape == (1, 450)
+    tried = fitted[METHOD]["repairs"]
+    assert [trial["name"] for trial in tried] == ["dfr", "lp_ft", "exchange", "rwg"]
+    assert [trial["kept"] for trial in tried].count(True) == 1
+    assert all(trial["low"] <= trial["worst"] <= trial["high"] for trial in tried)
+    assert results_of(repaired)["methods"][METHOD]["repairs"] == tried
+
+
+def test_what_was_kept_is_the_repaired_classifier(repaired: Path) -> None:
+    (kept,) = [each["name"] for each in results_of(repaired)["methods"][METHOD]["repairs"] if each["kept"]]
+    assert kept == "dfr"
+    head = load_file(repaired / "repair" / "heads.safetensors")
+    network, trained = (load_file(repaired / step / "model.safetensors") for step in ("repaired", "train"))
+    changes = [name for name, tensor in network.items() if (tensor != trained[name]).any()]
+    assert any(network[name].shape == head["0.weight"].shape for name in changes)
+    assert len(changes) == 2
+    analysis = exmap.open_analysis(repaired)
+    assert analysis.last_word == METHOD
+    assert "The repair that was kept is dfr" in analysis.findings().repair.why
+
+
+def test_a_network_that_is_kept_is_handed_over_whole(repaired: Path, tmp_path: Path) -> None:
+    run = copy_run(repaired, tmp_path / "run")
+    changed(
+        run,
+        "groups.auto=false",
+        "groups.sources=[exmap]",
+        "retrain.learner=cheapest",
+        "retrain.repairs=rwg",
+        "retrain.epochs=1",
+    )
+    found = results_of(run)["methods"]["exmap+cheapest"]
+    assert [(trial["name"], trial["kept"]) for trial in found["repairs"]] == [("rwg", True)]
+    assert found["epoch"] == 1
+    network, trained = (load_file(run / step / "model.safetensors") for step in ("repaired", "train"))
     assert set(network) == set(trained)
     assert (network["0.weight"] != trained["0.weight"]).any()
-    assert load_file(repaired / "repair" / "predicted.safetensors")["predicted"].shape == (1, 450)
 
 
 def test_its_accuracy_stands_beside_the_others(repaired: Path) -> None:
@@ -65,7 +99,7 @@ def test_without_leave_it_is_not_evaluated_and_comes_back_without_training(repai
     assert METHOD not in results_of(run)["methods"]
     changed(run, "auto.repair=auto")
     assert METHOD in results_of(run)["methods"]
-    assert redone(before, run) == {"evaluate"}
+    assert redone(before, run) == {"repaired", "evaluate"}
 
 
 def test_where_the_last_layer_suffices_nothing_is_trained(

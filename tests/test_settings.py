@@ -63,7 +63,7 @@ def test_without_options_there_are_none() -> None:
         (["retrain.repeat=3"], "setting retrain: unknown option of the learner dfr 'repeat' (did you mean 'repeats'?)"),
         (
             ["retrain.learner=lff", "retrain.strengths=[1]"],
-            "setting retrain: unknown option of the learner lff 'strengths' (did you mean 'repeats'?); choose ",
+            "setting retrain: unknown option of the learner lff 'strengths' (did you mean 'steps'?); choose ",
         ),
         (
             ["retrain.subsamples=0"],

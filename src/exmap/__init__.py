@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from exmap.analysis import Analysis, Fit
-    from exmap.api import GEORGE, ExMap, analyze, evaluate, load, train
+    from exmap.api import GEORGE, ExMap, analyze, analyze_in_rounds, evaluate, load, train
     from exmap.auto import AutoChoice
     from exmap.cluster import embed
     from exmap.data import Split, Task, array_split, planted_shortcut
@@ -35,7 +35,24 @@ if TYPE_CHECKING:
     from exmap.registry import CLUSTERERS, DATASETS, EXPLAINERS, LEARNERS, MODELS, SOURCES
     from exmap.report import comparison_figure, embedding_figure, mistakes_figure, save_figure, strategies_figure
     from exmap.results import Results, Trust
-    from exmap.retrain import AFR, BPA, DFR, JTT, RWG, SUBG, ClassBalanced, GroupDRO, LfF, Selection
+    from exmap.retrain import (
+        AFR,
+        BPA,
+        DFR,
+        DPE,
+        JTT,
+        LPFT,
+        RWG,
+        SUBG,
+        Cheapest,
+        ClassBalanced,
+        Exchange,
+        GroupDRO,
+        LfF,
+        NeuronTune,
+        Project,
+        Selection,
+    )
     from exmap.settings import Settings, load_settings
 
 __version__ = "0.1.0"
@@ -43,7 +60,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "exmap.analysis": ("Analysis", "Fit"),
     "exmap.auto": ("AutoChoice",),
-    "exmap.api": ("GEORGE", "ExMap", "analyze", "evaluate", "load", "train"),
+    "exmap.api": ("GEORGE", "ExMap", "analyze", "analyze_in_rounds", "evaluate", "load", "train"),
     "exmap.cluster": ("embed",),
     "exmap.data": ("Split", "Task", "array_split", "planted_shortcut"),
     "exmap.errors": ("DataError", "ExMapError", "SettingsError"),
@@ -64,11 +81,17 @@ _HOMES = {
     "exmap.retrain": (
         "AFR",
         "BPA",
+        "Cheapest",
         "ClassBalanced",
         "DFR",
+        "DPE",
+        "Exchange",
         "GroupDRO",
         "JTT",
+        "LPFT",
         "LfF",
+        "NeuronTune",
+        "Project",
         "RWG",
         "SUBG",
         "Selection",
@@ -82,14 +105,17 @@ __all__ = [
     "AutoChoice",
     "BPA",
     "CLUSTERERS",
+    "Cheapest",
     "ClassBalanced",
     "Clusters",
     "DATASETS",
     "DFR",
+    "DPE",
     "DataError",
     "EXPLAINERS",
     "ExMap",
     "ExMapError",
+    "Exchange",
     "Explained",
     "Fit",
     "GEORGE",
@@ -99,10 +125,13 @@ __all__ = [
     "Heatmaps",
     "JTT",
     "LEARNERS",
+    "LPFT",
     "LfF",
     "MODELS",
+    "NeuronTune",
     "Outputs",
     "Progress",
+    "Project",
     "RWG",
     "Results",
     "SOURCES",
@@ -114,6 +143,7 @@ __all__ = [
     "Task",
     "Trust",
     "analyze",
+    "analyze_in_rounds",
     "array_split",
     "check_model",
     "comparison_figure",

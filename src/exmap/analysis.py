@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.auto import AUTO
+from exmap.auto import AUTO, REPAIRED_BY
 from exmap.cluster import embed
 from exmap.data import Split, Task
 from exmap.data.given import as_split
@@ -21,7 +21,7 @@ from exmap.evaluation.before_after import Comparison, compare_predictions
 from exmap.groups import EDITED, ExMapGroups
 from exmap.model import collect_outputs, find_last_layer, replace_head
 from exmap.records import Explained, Groups, IntArray, Listener, Outputs, silent
-from exmap.results import ClassHarm, Findings, Results, StrategyDescription, Trust
+from exmap.results import ClassHarm, Findings, RepairTrial, Results, StrategyDescription, Trust
 from exmap.retrain import Head
 from exmap.runtime import child_seed, generator
 from exmap.settings import Settings
@@ -56,6 +56,8 @@ class Fit:
         What must be read before any figure: which classes these are, and what was done; empty where there are none.
     seconds : float
         Spent on the fit.
+    repairs : tuple of RepairTrial
+        Where a repair was chosen among several: all of them, the cheapest first.
     """
 
     predicted: IntArray
@@ -67,6 +69,7 @@ class Fit:
     harm: tuple[ClassHarm, ...] = ()
     first_line: str = ""
     seconds: float = 0.0
+    repairs: tuple[RepairTrial, ...] = ()
 
     def repaired(self, model: nn.Module, split: Split) -> nn.Module:
         """Return the repaired classifier; of several repeats the first.
@@ -168,7 +171,12 @@ class Analysis:
         return self.groups[ExMapGroups.name]
 
     def method_of(self, source: str) -> str | None:
-        """Return the method that was given a source's groups, to fit on or to choose by; None where there is none."""
+        """Return the method that was given a source's groups, to fit on or to choose by; None where there is none.
+
+        Of the chosen groups that is the repair that was chosen among several, where one was.
+        """
+        if source == AUTO and REPAIRED_BY in self.fits:
+            return REPAIRED_BY
         return next((name for name in self.fits if source in _sources_in(name)), None)
 
     @property

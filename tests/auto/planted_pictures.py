@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from exmap.auto.looks import Looks
 from exmap.data.dataset import ArrayImages, Split
+from exmap.exchange import Looks
 from exmap.records import Explained, Heatmaps, IntArray, Outputs
 
 SIDE, BLOCK, PATCH, SHIFT = 20, 8, 3, 4

@@ -11,7 +11,8 @@ from scipy.stats import binom, fisher_exact
 
 from exmap.auto import Effort, choose_groups
 from exmap.auto.against import exchange_candidates, find_by_exchanges, reactions
-from exmap.auto.exchange import Exchanges, exchange_colour, measure_exchanges
+from exmap.auto.exchange import Exchanges, measure_exchanges
+from exmap.exchange import exchange_colour
 from exmap.results import AutoRecord
 from exmap.settings import AutoSettings
 

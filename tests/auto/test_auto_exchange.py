@@ -12,16 +12,10 @@ from numpy.typing import NDArray
 from planted_pictures import Reader, Scene, of, pictures, scene
 from torch import nn
 
-from exmap.auto.exchange import (
-    Exchanges,
-    exchange_background,
-    exchange_colour,
-    exchange_place,
-    measure_exchanges,
-)
+from exmap.auto.exchange import Exchanges, measure_exchanges
 from exmap.auto.experiment import experiment
-from exmap.auto.looks import Looks
 from exmap.data.dataset import ArrayImages
+from exmap.exchange import Looks, exchange_background, exchange_colour, exchange_place
 from exmap.pipeline.files import load_exchanges, save_exchanges
 from exmap.records import IntArray, Outputs, Progress
 

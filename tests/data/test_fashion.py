@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import struct
 from collections import Counter
 from functools import cache
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from exmap.data import Task
-from exmap.data.fashion import dominoes, two_shortcuts
+from exmap.data.fashion import dominoes, three_shortcuts, two_shortcuts
 from exmap.data.idx import FILES, find_set, read_pair
 from exmap.errors import DataError
 
 SPLITS = ("train", "val", "test")
+DIGESTS = ["eb012386a965bc7c", "a09a9c3f263d1457", "d3bdabbbad9a1d3b"]  # of two shortcuts, as first published
 read_once = cache(read_pair)
 
 
@@ -26,6 +28,11 @@ def stacked(idx_dir: Path) -> Task:
 @pytest.fixture(scope="module")
 def twice(idx_dir: Path) -> Task:
     return two_shortcuts(idx_dir)
+
+
+@pytest.fixture(scope="module")
+def thrice(idx_dir: Path) -> Task:
+    return three_shortcuts(idx_dir)
 
 
 def array(task: Task, split: str) -> np.ndarray:
@@ -150,6 +157,46 @@ def test_two_shortcuts_show_things_before_a_texture(twice: Task, idx_dir: Path, 
         assert (np.median(ink) < 0.06) == (kind == 1)
 
 
+def test_two_shortcuts_stay_the_bytes_that_results_were_measured_on(twice: Task) -> None:
+    digests = [hashlib.sha256(array(twice, split).tobytes()).hexdigest()[:16] for split in SPLITS]
+    assert digests == DIGESTS
+
+
+def test_three_shortcuts_are_two_shortcuts_in_a_frame(thrice: Task, twice: Task) -> None:
+    thrice.check()
+    groups = thrice.train.true_groups()
+    assert groups.attributes == ("background", "co-occurring object", "frame")
+    assert groups.names[0] == "sneaker, rust stripes, digit 0, violet frame"
+    assert len(groups.names) == 16
+    assert np.allclose(thrice.test.true_groups().counts(), 125, atol=35)
+    for split in SPLITS:
+        assert np.array_equal(array(thrice, split)[:, :, 2:-2, 2:-2], array(twice, split)[:, :, 2:-2, 2:-2])
+        assert getattr(thrice, split).ids == getattr(twice, split).ids
+        assert np.array_equal(
+            getattr(thrice, split).true_groups().index // 2, getattr(twice, split).true_groups().index
+        )
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_frame_has_one_of_two_colours_as_its_group_says(thrice: Task, split: str) -> None:
+    images, groups = array(thrice, split), getattr(thrice, split).true_groups()
+    frame = groups.coordinates[groups.index][:, 3]
+    around = np.concatenate(
+        [images[:, :, :2].reshape(len(images), 3, -1), images[:, :, :, -2:].reshape(len(images), 3, -1)], 2
+    )
+    assert np.all(around == around[:, :, :1])  # one colour, all around
+    assert np.array_equal(around[:, 0, 0] > around[:, 2, 0], frame == 1)  # gold has more red than blue, violet less
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_three_shortcuts_are_wrong_independently_of_each_other(thrice: Task, split: str) -> None:
+    groups = getattr(thrice, split).true_groups()
+    label, *shortcuts = groups.coordinates[groups.index].T
+    wrong = np.stack([value != label for value in shortcuts])
+    assert np.allclose(wrong.mean(axis=1), 0.05, atol=0.015)
+    assert np.allclose(np.corrcoef(wrong), np.eye(3), atol=0.08)
+
+
 def test_the_same_files_make_the_same_images(tmp_path: Path) -> None:
     fake_sets(tmp_path, 1010, 20)
     first, again = two_shortcuts(tmp_path), two_shortcuts(tmp_path)
@@ -157,7 +204,7 @@ def test_the_same_files_make_the_same_images(tmp_path: Path) -> None:
     assert first.digests == again.digests
 
 
-@pytest.mark.parametrize("make", [dominoes, two_shortcuts])
+@pytest.mark.parametrize("make", [dominoes, two_shortcuts, three_shortcuts])
 @pytest.mark.parametrize("correlation", [0.1, 0.49, 1.01])
 def test_a_correlation_out_of_its_range_is_refused(idx_dir: Path, make: object, correlation: float) -> None:
     with pytest.raises(DataError) as caught:

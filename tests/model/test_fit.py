@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from exmap.data import Split, Task, array_split
 from exmap.errors import NumericalError
 from exmap.model import FitState, collect_outputs, fit
+from exmap.model.fit import EmpiricalRisk
 from exmap.model.training import FileCheckpoint
 from exmap.records import Progress, silent
 from exmap.runtime import make_fabric, torch_seed
@@ -43,12 +45,17 @@ def net(seed: int = 0) -> Net:
 
 
 def train(
-    model: nn.Module, task: Task, seed: int = 0, checkpoint: object = None, listen=silent, **settings
+    model: nn.Module,
+    task: Task,
+    seed: int = 0,
+    checkpoint: object = None,
+    listen=silent,
+    objective: object = None,
+    **settings,
 ) -> list[Row]:
     chosen = TrainSettings(**{"epochs": 4, "batch_size": 32, "learning_rate": 0.03, **settings})
-    (history,), (weights,) = fit(
-        model, task.train, task.val, chosen, fabric=FABRIC, seed=seed, checkpoint=checkpoint, listen=listen
-    )
+    about = {"fabric": FABRIC, "seed": seed, "objective": objective, "checkpoint": checkpoint, "listen": listen}
+    (history,), (weights,) = fit(model, task.train, task.val, chosen, **about)
     model.load_state_dict(weights)
     return history
 
@@ -157,6 +164,33 @@ def test_a_run_stopped_inside_an_epoch_continues_from_the_epoch_before(three_cla
     history = train(model, three_classes, select="last")
     assert train(continued, three_classes, checkpoint=checkpoint, select="last") == history
     assert equal(state(continued), state(model))
+
+
+@dataclass(frozen=True)
+class Shifted(EmpiricalRisk):
+    """Every image is made a little brighter or darker, at random, and the first batches are kept."""
+
+    seen: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def images(self, batch: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        self.seen.append((batch, rows))
+        return batch + rng.normal(0, 0.2, (len(rows), 1, 1, 1)).astype(np.float32)
+
+
+def test_an_objective_may_change_images_and_a_continued_run_changes_them_alike(
+    three_classes: Task, tmp_path: Path
+) -> None:
+    objective, task = Shifted(len(three_classes.train)), three_classes
+    whole, stopped, plain = net(), net(), net()
+    train(whole, task, objective=objective, select="last")
+    batch, rows = objective.seen[1]
+    np.testing.assert_array_equal(batch, task.train.images.batch(rows))
+    with pytest.raises(Stopped):
+        train(stopped, task, objective=objective, select="last", checkpoint=StopAfter(tmp_path / "c", 2))
+    train(stopped, task, objective=objective, select="last", checkpoint=FileCheckpoint(tmp_path / "c"))
+    train(plain, task, select="last")
+    assert equal(state(whole), state(stopped))
+    assert not equal(state(whole), state(plain))
 
 
 def test_a_finished_run_is_read_again_without_another_step(three_classes: Task, tmp_path: Path) -> None:

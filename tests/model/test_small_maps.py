@@ -32,8 +32,8 @@ FEW: dict[str, tuple[Conv, tuple[int, int]]] = {
 # Convolutions that must take the ordinary way.
 ORDINARY: dict[str, tuple[nn.Conv2d, tuple[int, int]]] = {
     "large map": (nn.Conv2d(4, 4, 3, padding=1), (6, 6)),
-    "six positions": (nn.Conv2d(4, 4, 3, padding=1), (3, 2)),
-    "one row of five": (nn.Conv2d(4, 4, 3, padding=1), (1, 5)),
+    "twelve positions": (nn.Conv2d(4, 4, 3, padding=1), (3, 4)),
+    "one row of nine": (nn.Conv2d(4, 4, 3, padding=1), (1, 9)),
     "groups": (nn.Conv2d(4, 4, 3, padding=1, groups=2), (1, 1)),
     "dilation": (nn.Conv2d(4, 4, 3, padding=2, dilation=2), (1, 1)),
     "reflect": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (2, 2)),

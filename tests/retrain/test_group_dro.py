@@ -103,6 +103,16 @@ def test_samples_of_all_groups_are_shown_equally_often_or_each_once() -> None:
     assert not np.array_equal(once, np.sort(once))
 
 
+def test_small_groups_are_shown_less_often_where_they_are_pooled() -> None:
+    sizes = GROUPS.counts()
+    objective = risk(GroupDRO(SHORT, RUNTIME, pooled=30))
+    rng = np.random.default_rng(0)
+    shown = np.bincount(GROUPS.index[np.concatenate([objective.order(epoch, rng) for epoch in range(50)])])
+    expected = sizes / (sizes + 30)
+    assert shown / shown.sum() == pytest.approx(expected / expected.sum(), abs=0.01)
+    assert objective.q.tolist() == pytest.approx([1 / 9] * 9)
+
+
 def test_the_objective_can_be_sent_to_another_process() -> None:
     objective = pickle.loads(pickle.dumps(risk(GroupDRO(SHORT, RUNTIME))))
     assert objective.q.tolist() == pytest.approx([1 / 9] * 9)

@@ -41,6 +41,16 @@ def test_chances_by_hand() -> None:
     assert drawn.chances == pytest.approx([1 / 6, 1 / 4, 1 / 4, 1 / 6, 1 / 6])
 
 
+def test_pooled_chances_by_hand() -> None:
+    groups = groups_of(np.repeat([0, 2, -1, 3], [5, 500, 7, 50]))  # group 1 has no sample
+    drawn = balanced_draws(groups, pooled=50)
+    shares = np.bincount(groups.index[drawn.rows], weights=drawn.chances)
+    assert shares == pytest.approx(np.array([5 / 55, 0, 500 / 550, 50 / 100]) / (5 / 55 + 500 / 550 + 50 / 100))
+    for group in (0, 2, 3):
+        assert np.ptp(drawn.chances[groups.index[drawn.rows] == group]) == 0
+    assert drawn.chances.sum() == pytest.approx(1)
+
+
 def test_every_group_and_every_sample_in_it_is_drawn_equally_often() -> None:
     index = np.repeat([0, 1, 2, -1], [200, 40, 1, 9])
     split = array_split(np.zeros((250, 1, 8, 8), dtype=np.float32), np.arange(250) % 2)

@@ -2,6 +2,7 @@
 
 from exmap.api.analyzing import analyze
 from exmap.api.chain import evaluate, load, train
+from exmap.api.in_rounds import analyze_in_rounds
 from exmap.api.sources import GEORGE, ExMap
 
-__all__ = ["GEORGE", "ExMap", "analyze", "evaluate", "load", "train"]
+__all__ = ["GEORGE", "ExMap", "analyze", "analyze_in_rounds", "evaluate", "load", "train"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from exmap.settings import Settings, change_settings
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["analyze"]
+__all__ = ["Prepared", "analyze", "prepare"]
 
 USUAL = ("groups.sources=[exmap]", "groups.auto=true")
 NAMED = 5  # classes in an error
@@ -113,6 +113,64 @@ def analyze(
     >>> analysis.report("report.html")  # doctest: +SKIP
     >>> fixed = analysis.repair()  # doctest: +SKIP
     """
+    prepared = prepare(
+        model,
+        images,
+        test=test,
+        train=train,
+        classes=classes,
+        transform=transform,
+        outputs=outputs,
+        learner=learner,
+        sources=sources,
+        settings=settings,
+        explainer=explainer,
+        clusterer=clusterer,
+        auto=auto,
+        seed=seed,
+        listen=listen,
+    )
+    return analyze_in_memory(prepared.model, prepared.task, prepared.settings, **prepared.given)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A classifier, images and settings that fit together.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+    task : Task
+    settings : Settings
+    given : mapping
+        The other arguments of :func:`exmap.pipeline.memory.analyze_in_memory`.
+    """
+
+    model: nn.Module
+    task: Task
+    settings: Settings
+    given: Mapping[str, Any]
+
+
+def prepare(
+    model: nn.Module,
+    images: Any,
+    *,
+    test: Any = None,
+    train: Any = None,
+    classes: Sequence[str] | None = None,
+    transform: Callable[..., Any] | None = None,
+    outputs: Sequence[int] | None = None,
+    learner: str | None = None,
+    sources: Sequence[str] | None = None,
+    settings: Settings | Sequence[str] = (),
+    explainer: Any = None,
+    clusterer: Any = None,
+    auto: bool | None = None,
+    seed: int | None = None,
+    listen: Listener = silent,
+) -> Prepared:
+    """Check what :func:`analyze` is given, and make a task and settings of it."""
     check_module(model)
     if test is not None and test is images:
         raise SettingsError(
@@ -158,14 +216,16 @@ def analyze(
     check_before_work(chosen, task, rehearse=False)
     if classes is None:
         check_class_order(model, task.val, how="classes=", seed=chosen.seed, listen=listen)
-    return analyze_in_memory(
+    return Prepared(
         model,
         task,
         chosen,
-        explainer=own,
-        clusterer=clusterer,
-        whole_networks=isinstance(images, Task) or train is not None,
-        listen=listen,
+        {
+            "explainer": own,
+            "clusterer": clusterer,
+            "whole_networks": isinstance(images, Task) or train is not None,
+            "listen": listen,
+        },
     )
 
 

@@ -6,12 +6,13 @@ from exmap.auto.effort import Effort
 from exmap.auto.exchange import Exchanges
 from exmap.auto.experiment import experiment
 from exmap.auto.intervene import Intervention
-from exmap.auto.repair import data_curve, judge_last_layer
+from exmap.auto.repair import REPAIRED_BY, data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
 
 __all__ = [
     "AUTO",
     "JUDGED",
+    "REPAIRED_BY",
     "AutoChoice",
     "Candidate",
     "Candidates",

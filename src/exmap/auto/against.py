@@ -2,7 +2,7 @@
 
 Two things are asked of a shortcut in a class, and both must be shown at the level that is asked for:
 
-1. Predictions follow a property: the randomised exchange of :mod:`exmap.auto.exchange`, corrected for all properties
+1. Predictions follow a property: the randomised exchange of :mod:`exmap.exchange.trial`, corrected for all properties
    and classes.
 2. It does harm: images of the class whose own property votes for another class are classified wrong more often than
    the others. Null hypothesis: among images of the class, being classified wrong does not depend on what the property
@@ -25,8 +25,8 @@ from scipy.stats import fisher_exact
 from exmap.auto.candidates import AUTO, Candidate
 from exmap.auto.exchange import Exchanges
 from exmap.auto.intervene import Intervention, intervene
-from exmap.auto.looks import Looks
 from exmap.auto.shortcut import ShortcutTest, upper_bound
+from exmap.exchange import Looks
 from exmap.groups import crossed_groups
 from exmap.records import Explained, IntArray
 from exmap.results import ClassFinding, PropertyReliance

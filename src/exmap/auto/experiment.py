@@ -12,18 +12,17 @@ from torch import nn
 
 from exmap.auto.against import reactions
 from exmap.auto.exchange import Exchanges, measure_exchanges
-from exmap.auto.looks import Looks, Predict
 from exmap.auto.mislabelled import doubtful_labels
 from exmap.auto.properties import image_properties
 from exmap.auto.warning import property_warnings
 from exmap.data import Split
+from exmap.exchange import Looks, Predict, exchangeable
 from exmap.records import Explained, Listener, silent
 from exmap.runtime import child_seed, generator
 
 __all__ = ["experiment"]
 
 MOST_WARNED = 1_000  # images whose properties are read
-SMALLEST = 8  # side in pixels of images whose properties can be exchanged
 
 
 def experiment(
@@ -51,8 +50,7 @@ def experiment(
     Exchanges
         Empty where images are smaller than 8 pixels, or have other than 1 or 3 channels.
     """
-    channels, height, width = split.images.shape
-    if channels not in (1, 3) or min(height, width) < SMALLEST:
+    if not exchangeable(split.images.shape):
         return Exchanges()
     looks = Looks.of(split, model)
     found = measure_exchanges(looks, explained, seed=child_seed(seed, "exchange"), listen=listen)

@@ -1,4 +1,7 @@
-"""Can the last layer repair it, and would more images help? Both measured on images the heads were not fitted to."""
+"""Can the last layer repair it, and would more images help? Both measured on images the heads were not fitted to.
+
+Where it cannot, ``auto.repair=auto`` lets :class:`~exmap.retrain.Cheapest` choose among repairs of more than it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom, binom
 
+from exmap.auto.candidates import AUTO
 from exmap.evaluation import worst_share
 from exmap.records import Explained, Groups, IntArray
 from exmap.results import DataCurvePoint, LastLayerVerdict
-from exmap.retrain import DFR
+from exmap.retrain import DFR, Cheapest
 from exmap.retrain.last_layer import halves
 from exmap.runtime import generator
 
-__all__ = ["data_curve", "expected_gain", "judge_last_layer"]
+__all__ = ["REPAIRED_BY", "data_curve", "expected_gain", "judge_last_layer"]
 
+REPAIRED_BY = f"{AUTO}+{Cheapest.name}"  # the method that is chosen where the last layer does not suffice
 FEWEST = 8  # images of a group whose accuracy is looked at
 SHORT = 0.1  # how far the worst group may stay behind the rest of its class
 FAR = 0.2  # how far behind a group is that the test should notice
@@ -77,8 +82,8 @@ def judge_last_layer(
         )
     elif suffices is False:
         why += (
-            " Features that tell the group apart are missing, so the whole network should be retrained on groups of "
-            "the training images: exmap[...]+subg or exmap[...]+group_dro with exmap bench."
+            " Features that tell the group apart are missing, so more than the last layer should be retrained on "
+            "groups of the training images: auto.repair=auto tries that, and keeps the cheapest repair that does."
         )
     elif worst.accuracy < worst.others - SHORT:
         why += " Chance alone can explain that difference."

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+CONTINUED = "the same command continues from the last finished step or epoch"
+
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
 def run(
@@ -46,6 +48,16 @@ def run(
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder. Default: runs/PRESET-seedN.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the whole run.")] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            max=100,
+            help="Choose groups without labels, repair, explain again and find what is left, until no shortcut is "
+            "found or so many rounds are made.",
+        ),
+    ] = None,
     devices: Devices = None,
     num_nodes: Nodes = None,
     overrides: Override = None,
@@ -56,7 +68,10 @@ def run(
     settings = load_settings(source, overrides or (), seed=seed, data__dir=data_dir)
     settings = with_processes(settings, devices, num_nodes)
     folder = out or Path("runs") / f"{settings.preset}-seed{settings.seed}"
-    _bring_up(folder, settings, until="report", change=False)
+    if rounds is not None:
+        _in_rounds(folder, settings, rounds)
+    else:
+        _bring_up(folder, settings, until="report", change=False)
 
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
@@ -179,6 +194,23 @@ def _bring_up(
     _work(folder, work, assist, show)
 
 
+def _in_rounds(folder: Path, settings: Settings, rounds: int) -> None:
+    """Repair a run's classifier round by round, and show what each found."""
+    from exmap.cli.tables import rounds_table
+
+    with loading():
+        from exmap.pipeline.rounds import run_rounds
+        from exmap.pipeline.store import sole_writer
+    console = console_of()
+    with sole_writer(folder), at_work(console, CONTINUED) as (bars, say):
+        found = run_rounds(folder, settings, rounds, listen=bars, say=say)
+    console.print(rounds_table(found))
+    console.print(found.why, style="bold", highlight=False, markup=False)
+    tell(f"Run folder: {folder}")
+    tell(f"Rounds: {folder / found.file_name}")
+    tell(f"Classifier after all rounds: {folder / found.rounds[-1].folder / 'repaired' / 'model.safetensors'}")
+
+
 def _work(
     folder: Path,
     work: Callable[[Listener, Say], Results | None],
@@ -199,8 +231,7 @@ def _work(
         except KeyboardInterrupt:
             sys.exit(130)  # the first process says so
     console = console_of()
-    continued = "the same command continues from the last finished step or epoch"
-    with sole_writer(folder), at_work(console, continued) as (bars, say):
+    with sole_writer(folder), at_work(console, CONTINUED) as (bars, say):
         results = work(bars, say)
     _show(console, folder, results, show)
 

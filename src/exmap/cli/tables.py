@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from exmap.results import AutoRecord, Findings, Results, ScoredGrouping
+    from exmap.results import AutoRecord, Findings, Results, Rounds, ScoredGrouping
     from exmap.results.findings import Change
 
-__all__ = ["changes_table", "mention_choice", "show_choice", "summary"]
+__all__ = ["changes_table", "mention_choice", "rounds_table", "show_choice", "summary"]
 
 ROWS_SHOWN = 8  # of classes, and of groups
 GROUPINGS_SHOWN = 5  # the best, beside the worst
@@ -70,6 +70,34 @@ def changes_table(findings: Findings) -> Any:
     table.add_section()
     for row in findings.groups[:ROWS_SHOWN]:
         add(row)
+    return table
+
+
+def rounds_table(rounds: Rounds) -> Any:
+    """Return what each round found, and the accuracies before and after its repair."""
+    from rich.table import Table
+
+    def change(before: float | None, after: float | None) -> str:
+        first, second = ("" if each is None or each != each else f"{100 * each:.1f}" for each in (before, after))
+        return f"{first} -> {second}" if second else first
+
+    title = f"{rounds.dataset}, seed {rounds.seed}: {len(rounds.rounds)} of at most {rounds.asked} rounds"
+    table = Table(title=plain([title])[0], title_justify="left")
+    table.add_column("round", justify="right")
+    for column in ("shortcuts found", "repaired by"):
+        table.add_column(column, overflow="fold")
+    for column in ("worst pseudo-group, %", "test: worst group, %", "test: mean, %"):
+        table.add_column(column, justify="right", min_width=len("33.3 -> 86.2"))
+    for each in rounds.rounds:
+        cells = (
+            str(each.number),
+            each.in_words or "none",
+            each.method or "left as it is",
+            change(each.before, each.after),
+            change(each.test_worst_before, each.test_worst_after),
+            change(each.test_mean_before, each.test_mean_after),
+        )
+        table.add_row(*plain(cells))
     return table
 
 

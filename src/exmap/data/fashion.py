@@ -1,9 +1,10 @@
-"""Garments with one or two shortcuts beside them: small images, real photographs, no download beyond two IDX sets.
+"""Garments with one to three shortcuts beside them: small images, real photographs, no download beyond two IDX sets.
 
 Dominoes: a digit 0 or 1 above a dress or a coat (after Shah et al., "The pitfalls of simplicity bias", 2020, who
 stack MNIST and Fashion-MNIST). Two shortcuts: a sneaker or a boot on one of two coloured textures, with a digit 0 or 1
 above it; each shortcut agrees with the class in 95 % of the images, independently: a stand-in for UrbanCars (Li et
-al., "A Whac-A-Mole dilemma", 2023), with its eight groups. In both, the test split is balanced over all groups.
+al., "A Whac-A-Mole dilemma", 2023), with its eight groups. Three shortcuts: the same pictures in a coloured frame,
+which agrees with the class in as many of them; sixteen groups. In all, the test split is balanced over all groups.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from exmap.records import IntArray
 from exmap.registry import DATASETS
 from exmap.runtime import generator
 
-__all__ = ["dominoes", "two_shortcuts"]
+__all__ = ["dominoes", "three_shortcuts", "two_shortcuts"]
 
 SEED = 0  # of the data sets' definition, not of a run
 HELD_OUT = 1_000  # of each kind of picture among the training images, for validation
 DIGITS = ("digit 0", "digit 1")
 TEXTURES = ("rust stripes", "teal checks")
+FRAMES = ("violet frame", "gold frame")
+FRAME_COLOURS = ((0.5, 0.25, 0.8), (0.9, 0.75, 0.15))
+FRAME_WIDTH = 2  # pixels
 SIDE = 28
 
 Grey = NDArray[np.uint8]
@@ -86,6 +90,35 @@ def two_shortcuts(folder: Path, correlation: float = 0.95) -> Task:
     DataError
         For missing, damaged or too small files.
     """
+    return _sneakers_and_boots("two-shortcuts", folder, correlation, framed=False)
+
+
+def three_shortcuts(folder: Path, correlation: float = 0.95) -> Task:
+    """Build three shortcuts: the pictures of :func:`two_shortcuts`, in a frame of one of two colours.
+
+    Parameters
+    ----------
+    folder : Path
+        Where :func:`exmap.data.idx.find_set` finds both IDX sets.
+    correlation : float in [0.5, 1]
+        Share of the training and validation images in which each shortcut agrees with the class, independently.
+
+    Returns
+    -------
+    Task
+        About 10,000, 2,000 and 2,000 images of shape (3, 56, 28), in sixteen groups. Where all three shortcuts are
+        wrong at once there is about one training image, or none.
+
+    Raises
+    ------
+    DataError
+        For missing, damaged or too small files.
+    """
+    return _sneakers_and_boots("three-shortcuts", folder, correlation, framed=True)
+
+
+def _sneakers_and_boots(task: str, folder: Path, correlation: float, *, framed: bool) -> Task:
+    """Build the pictures of two shortcuts, if asked with a third one around them; what lies inside is the same."""
     splits: dict[str, Split] = {}
     pools, digests = _pools(folder, (7, 9))
     for name, garments, digits in pools:
@@ -98,8 +131,13 @@ def two_shortcuts(folder: Path, correlation: float = 0.95) -> Task:
         behind = _textures(texture, rng)
         images = np.round(255 * (things + (1 - things) * behind)).astype(np.uint8)
         attributes = [Attribute("background", texture, TEXTURES), Attribute("co-occurring object", digit, DIGITS)]
+        if framed:
+            own = generator(SEED, "three-shortcuts", name)
+            frame = draw_shortcut(labels, 2, share, own)
+            images = _with_frame(images, frame, own)
+            attributes.append(Attribute("frame", frame, FRAMES))
         splits[name] = _split(name, images, labels, ("sneaker", "boot"), attributes)
-    return Task("two-shortcuts", splits["train"], splits["val"], splits["test"], digests)
+    return Task(task, splits["train"], splits["val"], splits["test"], digests)
 
 
 def _pools(
@@ -159,6 +197,15 @@ def _textures(kind: IntArray, rng: np.random.Generator) -> NDArray[np.float32]:
     return drawn
 
 
+def _with_frame(images: Grey, kind: IntArray, rng: np.random.Generator) -> Grey:
+    """Return the pictures in a violet or a golden frame of a random brightness."""
+    light = rng.uniform(0.7, 1.0, size=(len(kind), 1, 1))
+    colour = np.array(FRAME_COLOURS)[kind][:, :, None] * light
+    inside = np.zeros(images.shape[2:], dtype=np.bool_)
+    inside[FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = True
+    return np.where(inside, images, np.round(255 * colour)[..., None].astype(np.uint8))
+
+
 def _split(
     name: str, images: Grey, labels: IntArray, class_names: tuple[str, str], attributes: Sequence[Attribute]
 ) -> Split:
@@ -187,4 +234,12 @@ DATASETS.register(
         idx=("mnist", "fashion-mnist"),
     ),
     name="two-shortcuts",
+)
+DATASETS.register(
+    Entry(
+        "sneaker or boot; shortcuts: coloured texture, digit and frame, 95 % each (16 groups)",
+        arrays=lambda s: three_shortcuts(idx_folder(s, "mnist", "fashion-mnist"), s.correlation),
+        idx=("mnist", "fashion-mnist"),
+    ),
+    name="three-shortcuts",
 )

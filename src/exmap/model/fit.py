@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ from exmap.settings import TrainSettings
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Answers", "Checkpoint", "EmpiricalRisk", "FitState", "Objective", "fit"]
+__all__ = ["Answers", "ChangesImages", "Checkpoint", "EmpiricalRisk", "FitState", "Objective", "fit"]
 
 Row = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -70,6 +70,29 @@ class Objective(Protocol):
         labels : Tensor of int64, shape (n,)
         rows : ndarray of int64, shape (n,)
             Which samples of the training split they are.
+        """
+        ...
+
+
+@runtime_checkable
+class ChangesImages(Protocol):
+    """An objective that also changes what the model is shown."""
+
+    def images(self, batch: NDArray[np.float32], rows: IntArray, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return what the model is shown in the place of a batch, before its forward pass.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, shape (n, C, H, W)
+            Images as the model wants them, cropped where the training split crops.
+        rows : ndarray of int64, shape (n,)
+            Which samples of the training split they are; with several processes, this one's share of the batch.
+        rng : numpy.random.Generator
+            Of the run's seed, the epoch, the batch and the process: a training that goes on draws the same.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, C, H, W)
         """
         ...
 
@@ -202,7 +225,7 @@ def fit(
     state = checkpoint.load() if checkpoint else None
     if state:
         model.load_state_dict(state.weights)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are quicker so
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]  # quicker
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
@@ -297,7 +320,11 @@ def _train_epoch(
     batches = _batches(order, settings.batch_size, fabric.world_size)
     shares = [np.array_split(batch, fabric.world_size)[fabric.global_rank] for batch in batches]
     requests = ((s, child_seed(seed, "crops", epoch, n, fabric.global_rank)) for n, s in enumerate(shares))
-    for batch, share, images in zip(batches, shares, train.images.stream(requests), strict=True):
+    changes = objective if isinstance(objective, ChangesImages) else None
+    shown = zip(batches, shares, train.images.stream(requests), strict=True)
+    for number, (batch, share, images) in enumerate(shown):
+        if changes is not None:
+            images = changes.images(images, share, generator(seed, "images", epoch, number, fabric.global_rank))
         labels = torch.from_numpy(train.labels[share]).to(fabric.device)
         # Processes average their gradients; this weight makes that the mean over the whole batch.
         weight = len(share) * fabric.world_size / len(batch)

@@ -88,8 +88,10 @@ def plan_run(settings: Settings, task: Task, inputs: Mapping[str, str], **given:
     repaired = method_with(learner, last)
     methods = list({str(method): method for method in (*methods, repaired)}.values())
     fits = add_methods(plan, methods)
+    repair = None
     if settings.groups.auto and settings.auto.repair == "auto" and not repaired.whole_network:
-        fits.append(add_repair(plan, fit_name(method_with(learner, Part(AUTO)))))
-    add_repaired(plan, fit_name(repaired), repaired)
+        repair = add_repair(plan, fit_name(method_with(learner, Part(AUTO))))
+        fits.append(repair)
+    add_repaired(plan, fit_name(repaired), repaired, repair if last == Part(AUTO) else None)
     add_outcome(plan, groups, methods, fits)
     return Chain(plan.steps.values(), plan.explained, groups, fits)

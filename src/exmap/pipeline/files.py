@@ -19,7 +19,7 @@ from exmap.model import load_weights, save_weights
 from exmap.pipeline.disk import array_file, save_arrays, save_table, write_json
 from exmap.pipeline.kept import kept_array, kept_arrays, kept_json, kept_table
 from exmap.records import Clusters, Explained, Groups, Heatmaps, Outputs
-from exmap.results import AutoRecord, ClassHarm, DoubtfulLabels, PropertyReliance
+from exmap.results import AutoRecord, ClassHarm, DoubtfulLabels, PropertyReliance, RepairTrial
 from exmap.retrain import Head
 
 __all__ = [
@@ -210,6 +210,7 @@ def save_fits(fits: Mapping[str, Fit], folder: Path) -> None:
             "harm": [each.to_json() for each in fit.harm],
             "first_line": fit.first_line,
             "seconds": fit.seconds,
+            "repairs": [each.to_json() for each in fit.repairs],
             "heads": [
                 {"strength": h.strength, "tuning": h.tuning, "notes": h.notes, "chosen": h.chosen} for h in fit.heads
             ],
@@ -251,6 +252,7 @@ def load_fits(folder: Path, network: Callable[[], nn.Module], images: int | None
             harm=tuple(ClassHarm.from_json(each, where=folder / "fit.json") for each in note.get("harm", ())),
             first_line=note.get("first_line", ""),
             seconds=note["seconds"],
+            repairs=tuple(RepairTrial.from_json(each, where=folder / "fit.json") for each in note.get("repairs", ())),
         )
     return fits
 

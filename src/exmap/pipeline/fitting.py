@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +20,9 @@ from exmap.methods import Method, Part
 from exmap.model import LastLayer, collect_outputs, find_last_layer
 from exmap.records import Groups, IntArray, Listener, Outputs, Progress
 from exmap.registry import LEARNERS
-from exmap.retrain import SUBG, Head, Selection, WholeNetwork
+from exmap.retrain import Cheapest, Head, Selection, WholeNetwork
 from exmap.retrain import LastLayer as LastLayerLearner
-from exmap.retrain.balance import balanced_size, parts_of
+from exmap.retrain.balance import parts_of
 from exmap.retrain.batches import in_words
 from exmap.retrain.harm import Verdict, judge_head
 from exmap.retrain.head import finite_part
@@ -34,7 +33,6 @@ from exmap.settings import Settings
 __all__ = ["fit_last_layer", "fit_whole_network", "harm_of_repair", "repair_network"]
 
 WORTH_PROCESSES = 1_000_000  # feature values; below, a last layer is fitted more quickly than processes start
-MOST_EPOCHS = 100  # of a repair of the whole network
 
 
 def fit_last_layer(
@@ -190,7 +188,7 @@ def _learner(method: Method, settings: Settings, seed: int) -> Any:
 def fit_whole_network(
     methods: Sequence[Method],
     settings: Settings,
-    model: nn.Module,
+    begin: Callable[[], nn.Module],
     task: Task,
     groups: Groups | None,
     selections: Mapping[Part, Groups],
@@ -206,15 +204,15 @@ def fit_whole_network(
     methods : sequence of Method
         They differ in their selection alone.
     settings : Settings
-    model : torch.nn.Module
-        As training begins with it.
+    begin : callable
+        Returns the model that the classifier's own training began with.
     task : Task
     groups : Groups or None
         Of the training split, for learners that fit them.
     selections : mapping of Part to Groups
         Groups of the validation split, by the source that a method names.
     classifier : torch.nn.Module
-        The trained one, that is to be repaired.
+        The trained one, that is to be repaired; learners with ``start="classifier"`` begin with it.
     tested : Outputs
         What it says of the test split.
     listen : Listener
@@ -223,12 +221,14 @@ def fit_whole_network(
     learner = _learner(methods[0], settings, child_seed(settings.seed, "learner", methods[0].learner.name))
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
     wanted = [Selection(val, selections[method.selection]) for method in methods if method.selection is not None]
+    model = classifier if getattr(learner, "start", "initial") == "classifier" else begin()
     networks = learner.fit_choices(model, train, groups, wanted, listen=listen)
     fits = [_network_fit(learner, number, network, task.test, start, listen) for number, network in enumerate(networks)]
     if wanted and isinstance(learner, WholeNetwork):
         before = collect_outputs(classifier, val, listen=listen).predicted
         pairs = zip(fits, wanted, strict=True)
         fits = [_judged(fit, learner, selection, before, tested, listen) for fit, selection in pairs]
+    fits = [_last_layer_alone(fit, learner, number) for number, fit in enumerate(fits)]
     return {str(method): fit for method, fit in zip(methods, fits, strict=True)}
 
 
@@ -249,7 +249,15 @@ def _network_fit(learner: Any, number: int, network: nn.Module, test: Split, sta
     """Return what came of one choice from a training that began at `start`."""
     epoch = max((row["epoch"] for row in learner.history_[number] if row["kept"]), default=None)
     predicted = collect_outputs(network, test, listen=listen).predicted[None]
-    return Fit(predicted, (), network, tuple(learner.notes_), epoch=epoch, seconds=_since(start))
+    tried = learner.tried_[number] if isinstance(learner, Cheapest) else ()
+    notes = learner.notes_of(number) if isinstance(learner, WholeNetwork) else tuple(learner.notes_)
+    return Fit(predicted, (), network, notes, epoch=epoch, seconds=_since(start), repairs=tried)
+
+
+def _last_layer_alone(fit: Fit, learner: Any, number: int) -> Fit:
+    """Return the fit of one choice without its network, where the last layer is all that was retrained."""
+    head = learner.heads_[number] if isinstance(learner, Cheapest) else None
+    return fit if head is None or fit.network is None else replace(fit, network=None, heads=(head,))
 
 
 def harm_of_repair(settings: Settings) -> Any:
@@ -259,7 +267,6 @@ def harm_of_repair(settings: Settings) -> Any:
 
 def repair_network(
     settings: Settings,
-    model: nn.Module,
     task: Task,
     groups: Groups,
     selection: Groups,
@@ -268,13 +275,11 @@ def repair_network(
     tested: Outputs,
     listen: Listener,
 ) -> Fit:
-    """Train the whole network on balanced groups of the training split (SUBG), for as many steps as it was trained.
+    """Try repairs of more than the last layer, and keep the cheapest that does (:class:`~exmap.retrain.Cheapest`).
 
     Parameters
     ----------
     settings : Settings
-    model : torch.nn.Module
-        As training begins with it.
     task : Task
     groups, selection : Groups
         Of the training and of the validation split.
@@ -285,13 +290,15 @@ def repair_network(
     listen : Listener
     """
     start = time.perf_counter()
-    seed, harm = child_seed(settings.seed, "repair"), harm_of_repair(settings)
-    learner = SUBG(train=settings.train, runtime=settings.runtime, seed=seed, harm=harm)
-    shown = balanced_size(groups.counts(), learner.smallest_group) * len(groups.names)
-    learner.epochs = min(math.ceil(settings.train.epochs * len(task.train) / shown), MOST_EPOCHS)  # as many steps
+    learner = Cheapest(
+        train=settings.train.model_copy(update={"select": "worst_class"}),
+        runtime=settings.runtime,
+        seed=child_seed(settings.seed, "repair"),
+        harm=harm_of_repair(settings),
+    )
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
     chosen = Selection(val, selection)
-    (network,) = learner.fit_choices(model, train, groups, [chosen], listen=listen)
+    (network,) = learner.fit_choices(classifier, train, groups, [chosen], listen=listen)
     fit = _network_fit(learner, 0, network, task.test, start, listen)
     before = collect_outputs(classifier, val, listen=listen).predicted
-    return _judged(fit, learner, chosen, before, tested, listen)
+    return _last_layer_alone(_judged(fit, learner, chosen, before, tested, listen), learner, 0)

@@ -251,7 +251,7 @@ def _measured(
     seed_name = "repair" if method is None else name
     result = measure_on_test(task, settings, fit.predicted, seed_name)
     more: dict[str, Any] = {"labels_used": _labels_of(settings, task, method, groups), "notes": fit.notes}
-    more |= {"harm": fit.harm, "first_line": fit.first_line}
+    more |= {"harm": fit.harm, "first_line": fit.first_line, "repairs": fit.repairs}
     if fit.heads:
         more["strengths"] = tuple(head.strength for head in fit.heads)
         if any(head.strength is None and head.chosen for head in fit.heads):  # other hyperparameters than a strength

@@ -17,7 +17,7 @@ from exmap.pipeline.facts import load_task, save_task
 from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of
 from exmap.pipeline.provenance import identity_part, options_in_use, setting
 from exmap.pipeline.steps import explain_share, outputs_share, train_share
-from exmap.records import Outputs
+from exmap.records import Groups, Outputs
 from exmap.registry import EXPLAINERS
 from exmap.runtime import in_processes
 from exmap.settings import Settings
@@ -46,6 +46,8 @@ class Plan:
         In the place of those that the settings name.
     start : torch.nn.Module, optional
         What whole networks are trained from; by default the classifier as its own training began.
+    earlier : mapping of str to Groups, optional
+        The chosen groups of the round before, by split; by default those of the run folder ``groups.earlier``.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Plan:
         explainer: Any = None,
         clusterer: Any = None,
         start: nn.Module | None = None,
+        earlier: Mapping[str, Groups] | None = None,
     ) -> None:
         self.settings, self.task, self.split = settings, task, settings.groups.split
-        self.explainer, self.clusterer, self.start = explainer, clusterer, start
+        self.explainer, self.clusterer, self.start, self.earlier = explainer, clusterer, start, earlier
         self.tree = identity_part(settings)
         self.steps: dict[str, Step] = {}
         self._data(inputs)
@@ -106,7 +109,7 @@ class Plan:
                 train_share,
                 train=task.train,
                 val=task.val,
-                settings=settings.train,
+                settings=settings.train.model_copy(update={"epochs": 0}) if settings.model.trained else settings.train,
                 seed=seed_of(work, "train"),
                 folder=folder,
                 listen=work.listen,
@@ -129,7 +132,9 @@ class Plan:
     def training(self) -> dict[str, Any]:
         """All that a training depends on beside the data: settings, and the content of a file of weights."""
         weights = self.settings.model.weights
-        given = {} if weights is None else {"weights": digest_of_file(weights)}
+        given: dict[str, Any] = {} if weights is None else {"weights": digest_of_file(weights)}
+        if self.settings.model.trained:
+            given["trained"] = True
         return {**self.settings_of("seed", "model", "train", "runtime"), **given}
 
     def begin(self, work: Work) -> nn.Module:

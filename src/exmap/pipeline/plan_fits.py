@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from exmap.analysis import Fit
-from exmap.auto import AUTO
+from exmap.auto import AUTO, REPAIRED_BY
 from exmap.errors import SettingsError
 from exmap.groups import EDITED, edited_labels
 from exmap.methods import ERM, Method, Part
@@ -23,6 +23,7 @@ from exmap.pipeline.plan import TEST, TRAIN, Plan
 from exmap.pipeline.plan_groups import CHOICE, add_choice, add_edited, add_groups
 from exmap.pipeline.provenance import options_in_use
 from exmap.registry import LEARNERS
+from exmap.retrain import Cheapest
 
 __all__ = ["REPAIRED", "add_methods", "add_repair", "add_repaired", "fit_name"]
 
@@ -104,7 +105,7 @@ def _fit_network(plan: Plan, name: str, methods: list[Method]) -> str:
         return fits | fit_whole_network(
             fitted,
             settings,
-            plan.begin(work),
+            lambda: plan.begin(work),
             work.task,
             None if groups is None else work[groups],
             {part: work[step] for part, step in selections.items()},
@@ -146,11 +147,15 @@ def _add_fit(
     )
 
 
-def add_repaired(plan: Plan, fit: str, method: Method) -> str:
-    """Add the weights of the classifier that a method repaired, as a file that loads into the same architecture."""
+def add_repaired(plan: Plan, fit: str, method: Method, repair: str | None = None) -> str:
+    """Add the weights of the classifier that a method repaired, as a file that loads into the same architecture.
+
+    With the step `repair`, what was chosen there takes the method's place, where something was.
+    """
 
     def make(work: Work) -> nn.Module:
-        fitted: Fit = work[fit][str(method)]
+        chosen: dict[str, Fit] = {} if repair is None else work[repair]
+        fitted: Fit = chosen.get(REPAIRED_BY) or work[fit][str(method)]
         return fitted.repaired(work[TRAIN], work.task.split(plan.split))
 
     return plan.add(
@@ -160,13 +165,13 @@ def add_repaired(plan: Plan, fit: str, method: Method) -> str:
         make,
         save=lambda _, model, folder: save_weights(model, folder / "model.safetensors"),
         load=lambda _, folder: plan.network(folder),
-        needs=(TRAIN, fit),
+        needs=(TRAIN, fit, *filter(None, [repair])),
         settings={"method": str(method)},
     )
 
 
 def add_repair(plan: Plan, fit: str) -> str:
-    """Add the whole network's training on chosen groups, which is done where the last layer is seen not to do."""
+    """Add the choice among repairs on the chosen groups, which is made where the last layer is seen not to do."""
     choice, settings = add_choice(plan), plan.settings
     groups, selection = (add_groups(plan, Part(AUTO), split) for split in ("train", "val"))
 
@@ -176,7 +181,6 @@ def add_repair(plan: Plan, fit: str) -> str:
             return {}
         fitted = repair_network(
             settings,
-            plan.begin(work),
             work.task,
             work[groups],
             work[selection],
@@ -184,12 +188,12 @@ def add_repair(plan: Plan, fit: str) -> str:
             tested=work[TEST],
             listen=work.listen,
         )
-        return {f"{AUTO}+subg": fitted}
+        return {REPAIRED_BY: fitted}
 
     return plan.add(
         REPAIR,
         "retrain",
-        "whole network on the chosen groups",
+        "cheapest repair on the chosen groups",
         make,
         **_kept(plan),
         needs=(choice, fit, DATA, TRAIN, TEST),
@@ -198,6 +202,8 @@ def add_repair(plan: Plan, fit: str) -> str:
             **plan.training,
             **plan.settings_of("auto.repair"),
             "harm": harm_of_repair(settings),
+            "method": REPAIRED_BY,
+            "options": options_in_use(LEARNERS, Cheapest.name, {}),
         },
         images=True,
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from exmap.auto import AUTO, AutoChoice, Exchanges, choose_groups, experiment
 from exmap.data.missing import MissingImages
 from exmap.groups import EDITED, ExMapGroups, edit_groups, make_source, needs_of
+from exmap.groups.crossed import cross_groups
 from exmap.groups.source import TRUE_GROUPS
 from exmap.methods import Part, parse_part
 from exmap.model import collect_outputs
@@ -24,6 +25,7 @@ from exmap.pipeline.kept import kept_arrays
 from exmap.pipeline.plan import TRAIN, Plan, explained_name
 from exmap.pipeline.provenance import options_in_use, plain_text
 from exmap.pipeline.steps import chosen_groups, infer_groups
+from exmap.pipeline.store import RunFolder
 from exmap.records import Groups, Outputs
 from exmap.registry import CLUSTERERS
 from exmap.settings import AutoSettings, ClusterSettings
@@ -47,12 +49,14 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
     if plan.clusterer is not None and isinstance(source, ExMapGroups):
         source = replace(source, clusterer=plan.clusterer)
     needs = {name: _need(plan, name, split) for name in needs_of(source)}
+    earlier = _earlier(plan, split) if part == Part(AUTO) else None
 
     def given(work: Work) -> dict[str, Any]:
         return {name: _given(plan, work, name, step, split) for name, step in needs.items()}
 
     def make(work: Work) -> Groups:
-        return infer_groups(source, work[explained], given(work), seed=seed_of(work, "groups"))
+        found = infer_groups(source, work[explained], given(work), seed=seed_of(work, "groups"))
+        return found if earlier is None else cross_groups(found, earlier.groups(len(found)))
 
     return plan.add(
         groups_name(part, split),
@@ -65,8 +69,44 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
             "source": str(part),
             "options": source_record(source),
             **plan.settings_of("seed", *getattr(source, "sections", ())),
+            **({} if earlier is None else {"earlier": earlier.identity}),
         },
     )
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """The chosen groups of the round before, of one split.
+
+    Attributes
+    ----------
+    identity : str
+        The digest of what they were made from.
+    groups : callable
+        Returns them, of so many images.
+    """
+
+    identity: str
+    groups: Callable[[int], Groups]
+
+
+def _earlier(plan: Plan, split: str) -> _Earlier | None:
+    """Return the chosen groups of the round before; None where there is none, or it has no groups of this split."""
+    if plan.earlier is not None:
+        given = plan.earlier.get(split)
+        return None if given is None else _Earlier("given", lambda _: given)
+    if plan.settings.groups.earlier is None:
+        return None
+    run, name = RunFolder(plan.settings.groups.earlier), groups_name(Part(AUTO), split)
+    record = run.record(name)
+    if record is None:
+        return None
+
+    def groups(images: int) -> Groups:
+        with run.reading(name) as folder:
+            return files.load_groups(folder, images)
+
+    return _Earlier(record["identity"], groups)
 
 
 def _kept(explained: str, split: str) -> dict[str, Any]:

@@ -20,8 +20,8 @@ MANIFEST = "manifest.json"  # in a run folder
 NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly they are read
     "data": ("dir", "download"),
     "images": ("workers", "cache", "cache_dir", "cache_limit_gib"),
-    "model": ("weights",),
-    "groups": ("auto", "sources"),  # steps of their own, which are there or not
+    "model": ("weights", "trained"),  # where it is trained, that is said beside
+    "groups": ("auto", "sources", "earlier"),  # steps of their own, which are there or not
 }
 PACKAGES = ("exmap", "torch", "torchvision", "lightning-fabric", "scikit-learn", "numpy", "umap-learn")
 

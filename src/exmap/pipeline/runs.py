@@ -41,7 +41,7 @@ from exmap.settings import (
     parse_settings,
 )
 
-__all__ = ["assist_run", "open_run", "run_until", "runner_of", "with_edits"]
+__all__ = ["assist_run", "finish", "open_run", "run_until", "runner_of", "with_edits"]
 
 BEHIND_GROUPS = ("seed", "data", "images", "model", "train", "runtime", "explain", "cluster", "groups.split")
 
@@ -237,7 +237,11 @@ def run_until(
     Results or None
         The results, once the run is evaluated.
     """
-    runner = runner_of(run, settings, look=look, runtime=runtime, listen=listen, say=say)
+    return finish(runner_of(run, settings, look=look, runtime=runtime, listen=listen, say=say), run, until)
+
+
+def finish(runner: Runner, run: RunFolder, until: str) -> Results | None:
+    """Bring a planned run up to date as far as a stage; see :func:`run_until`."""
     runner.bring_up(runner.graph.until(until))
     results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
     if until == REPORT:

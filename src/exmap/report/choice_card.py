@@ -13,7 +13,7 @@ from exmap.report import story
 from exmap.report.cards import Comparison
 from exmap.report.charts import data_chart, score_chart
 from exmap.report.percentages import percent
-from exmap.results import AutoRecord, ScoredGrouping
+from exmap.results import AutoRecord, RepairTrial, ScoredGrouping, repairs_in_words
 
 __all__ = ["ChoiceCard"]
 
@@ -32,12 +32,15 @@ class ChoiceCard:
         Which groups the page shows and which ones were chosen, where these differ; else empty.
     left_alone : str
         Why the classifier could not be retrained; empty where it was, or was not to be.
+    repairs : sequence of RepairTrial
+        Where a repair was chosen among several: all of them.
     """
 
     record: AutoRecord
     outcomes: Sequence[Comparison] = ()
     which_groups: str = ""
     left_alone: str = ""
+    repairs: Sequence[RepairTrial] = ()
 
     @property
     def verdict(self) -> str:
@@ -100,6 +103,11 @@ class ChoiceCard:
     def last_layer(self) -> str:
         """Whether retraining the last layer is enough; empty where it was not measured."""
         return story.last_layer(self.record)
+
+    @property
+    def kept_repair(self) -> str:
+        """Which of several repairs was kept, and what a dearer one would give; empty where none was chosen so."""
+        return repairs_in_words(self.repairs)
 
     @property
     def more_images(self) -> str:

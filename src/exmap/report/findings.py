@@ -14,7 +14,7 @@ from exmap.methods import ERM
 from exmap.records import Groups, GroupTable, IntArray
 from exmap.report import story
 from exmap.report.outcome import shown_method
-from exmap.results import AutoRecord, StrategyDescription
+from exmap.results import AutoRecord, StrategyDescription, repairs_in_words
 from exmap.results.findings import (
     Accuracy,
     AuditedImages,
@@ -207,11 +207,11 @@ def _repair(record: AutoRecord, fit: Fit | None, analysis: Analysis, saved: str)
     last = record.repair
     name = shown_method(analysis)
     left_alone = "" if name is None else analysis.fits[name].left_alone
+    kept = "" if name is None else repairs_in_words(analysis.fits[name].repairs)
+    last_layer = story.last_layer(record) if record.found else ""
     return RepairFinding(
         repaired=fit is not None,
-        why=" ".join(
-            filter(None, (story.verdict(record, left_alone), story.last_layer(record) if record.found else ""))
-        ),
+        why=" ".join(filter(None, (story.verdict(record, left_alone), last_layer, kept))),
         last_layer=last,
         minority_images=min(found) if found else None,
         enough_images=None if last is None or not found else last.images_needed is None,

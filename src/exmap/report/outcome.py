@@ -123,7 +123,7 @@ def _what_was_done(analysis: Analysis, record: AutoRecord) -> str:
     if not record.repaired or (fit is not None and fit.left_alone):
         done = "" if fit is not None and fit.first_line else "The classifier is left as it is."
         return " ".join(filter(None, (done, _on_test_images(analysis))))
-    what = "The last layer" if fit is None or fit.heads else "The whole network"
+    what = "The last layer" if fit is None or fit.heads else "The network" if fit.repairs else "The whole network"
     same = "" if record.found else " all the same"
     done = f"{what} was retrained on the chosen groups{same}"
     before, after = _measured(analysis)
@@ -361,15 +361,18 @@ def choice(analysis: Analysis) -> ChoiceCard | None:
         _of_chosen_groups(analysis, analysis.results) if record.repaired else (),
         which_groups=_which_groups(analysis, record),
         left_alone="" if name is None else analysis.fits[name].left_alone,
+        repairs=() if name is None else analysis.fits[name].repairs,
     )
 
 
 def _of_chosen_groups(analysis: Analysis, results: Results) -> list[Comparison]:
-    """Return what retraining on the chosen groups gave: the last layer, and where it was done the whole network."""
+    """Return what retraining on the chosen groups gave: the last layer, and where it was done more than it."""
     names = [name for name in analysis.fits if name.startswith(f"{AUTO}+") or name.endswith(f"@{AUTO}")]
     names = [name for name in names if name in results.methods]
     rows = [_worst(results.methods[ERM], results.methods[name]) for name in names]
     if len(rows) < 2:
         return rows
-    parts = ("The last layer" if analysis.fits[name].heads else "The whole network" for name in names)
+    fits = [analysis.fits[name] for name in names]
+    kept = ("The repair that was kept" if fit.repairs else "The last layer" if fit.heads else "" for fit in fits)
+    parts = (part or "The whole network" for part in kept)
     return [replace(row, name=f"{part}. {row.name}") for part, row in zip(parts, rows, strict=True)]

@@ -21,6 +21,8 @@ from exmap.results.description import (
 from exmap.results.findings import Findings
 from exmap.results.measured import ClassAgreement, ClassHarm, GroupAccuracy, GroupInference, MethodResult
 from exmap.results.part import FORMAT, Part
+from exmap.results.repairs import RepairTrial, repairs_in_words
+from exmap.results.rounds import FoundShortcut, Round, Rounds
 from exmap.results.run import ClusterFit, HeatmapCheck, HeatmapHealth, Results
 from exmap.results.trust import GradientAgreement, Quantiles, Rerun, Trust
 
@@ -40,6 +42,7 @@ __all__ = [
     "DoneCell",
     "FailedCell",
     "Findings",
+    "FoundShortcut",
     "GradientAgreement",
     "GroupAccuracy",
     "GroupInference",
@@ -52,11 +55,15 @@ __all__ = [
     "Quantiles",
     "RelevancePlace",
     "Reliance",
+    "RepairTrial",
     "Rerun",
     "Results",
+    "Round",
+    "Rounds",
     "StrategyDescription",
     "ScoredGrouping",
     "Trust",
     "descriptions_from_json",
     "read_cell",
+    "repairs_in_words",
 ]

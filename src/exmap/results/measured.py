@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from exmap.results.part import Number, Part, Share
+from exmap.results.repairs import RepairTrial
 
 __all__ = ["ClassAgreement", "ClassHarm", "GroupAccuracy", "GroupInference", "MethodResult"]
 
@@ -77,6 +78,9 @@ class MethodResult(Part):
     )
     harm: tuple[ClassHarm, ...] = Field(
         (), description="Classes that retraining makes worse, and those without an image to retrain on."
+    )
+    repairs: tuple[RepairTrial, ...] = Field(
+        (), description="Where a repair was chosen among several: all of them, the cheapest first."
     )
     notes: tuple[str, ...] | None = Field(
         None, description="What to know of the fit: small groups, unassigned images, fits that did not converge."

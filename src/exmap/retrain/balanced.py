@@ -92,10 +92,7 @@ class BalancedRegression:
         n_classes : int
         listen : Listener
         """
-        mean = features.mean(axis=0, dtype=np.float64)
-        deviation = features.std(axis=0, dtype=np.float64)
-        deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
-        scaled = np.asfortranarray((features - mean) / deviation)
+        scaled, mean, deviation = _standardised(features)
         job = _Job(scaled, labels, index, n_classes, self.max_iter, self.seed)
         if seconds := self.expected_seconds(features, labels, index):
             note = f"all fits take about {in_words(seconds)}"
@@ -110,6 +107,27 @@ class BalancedRegression:
         weight = np.mean([w for w, _ in heads], axis=0) / deviation
         bias = np.mean([b for _, b in heads], axis=0) - weight @ mean
         return BalancedFit(weight, bias, strength, tuning, len(job.stopped_early), job.by_batches)
+
+    def path(
+        self, features: NDArray[np.floating], labels: IntArray, index: IntArray, n_classes: int
+    ) -> dict[float, tuple[Array, Array]]:
+        """Return weight (K, D) and bias (K,) of a fit to one balanced subset, by strength.
+
+        Parameters
+        ----------
+        features, labels, index, n_classes
+            As for :meth:`fit`.
+        """
+        scaled, mean, deviation = _standardised(features)
+        job = _Job(scaled, labels, index, n_classes, self.max_iter, self.seed)
+        rng = generator(self.seed, "subsample", 0)
+        samples = job.prepare(balanced_subset(index, rng, smallest_group=self.smallest_group))
+        start: Solution | None = None
+        found = {}
+        for strength in sorted(self.strengths):  # from the sparsest, each fit starting where the last one ended
+            weight, bias, start = job.fit(samples, strength, start)
+            found[strength] = weight / deviation, bias - (weight / deviation) @ mean
+        return found
 
     def expected_seconds(self, features: NDArray[np.floating], labels: IntArray, index: IntArray) -> float:
         """Return how long :meth:`fit` takes, roughly; 0 where that is not worth a word."""
@@ -159,6 +177,14 @@ class BalancedRegression:
             found.append(scores)
             listen(Progress("tune", len(found), self.tuning_splits, "splits"))
         return {c: float(np.mean([scores[c] for scores in found if scores])) for c in self.strengths if any(found)}
+
+
+def _standardised(features: NDArray[np.floating]) -> tuple[Array, Array, Array]:
+    """Return standardised features, whole columns lying together, with the mean and the deviation taken out."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = features.std(axis=0, dtype=np.float64)
+    deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
+    return np.asfortranarray((features - mean) / deviation), mean, deviation
 
 
 @dataclass(frozen=True)

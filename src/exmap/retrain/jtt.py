@@ -34,8 +34,10 @@ class JTT(WholeNetwork):
     The fit needs no groups; only the epoch is chosen by those of a selection. The paper tunes the two parameters for
     each data set, by the worst true group of a validation set: 60 epochs and 100 times for Waterbirds, 1 and 50 for
     CelebA, 2 and 4 for MultiNLI, 2 and 6 for CivilComments. It also tunes weight decay (1 for Waterbirds, 0.1 for
-    CelebA) and the learning rate (1e-5 for both); here both trainings keep the settings given. An error appears
-    `up_weight` times an epoch, as the paper says; the authors' code adds so many copies to the one that is there.
+    CelebA) and the learning rate (1e-5 for both), of both trainings, as ``tuned`` does here; otherwise both keep the
+    settings given. The second has 300 epochs on Waterbirds and 50 on CelebA, from ImageNet weights; here it has as many
+    as `train` says, or `steps`, which do not count those of the first. An error appears `up_weight` times an epoch, as
+    the paper says; the authors' code adds so many copies to the one that is there.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ class JTT(WholeNetwork):
     Attributes
     ----------
     error_set_ : ndarray of bool, shape (N,)
-        What the first training got wrong. Set by :meth:`fit` and :meth:`fit_choices`.
+        What the first training got wrong; with ``tuned`` that of the last combination. Set by :meth:`fit` and
+        :meth:`fit_choices`.
 
     Raises
     ------
@@ -88,6 +91,7 @@ class JTT(WholeNetwork):
                 f"with identification_epochs={epochs}; lower it or train.learning_rate"
             )
         self.notes_ = (
+            *self.notes_,
             f"with identification_epochs={epochs}, {errors} of {len(split)} samples are in the error set: an epoch "
             f"shows each of them {self.up_weight} times",
         )
@@ -99,7 +103,7 @@ class JTT(WholeNetwork):
             model,
             split,
             None,
-            self.train.model_copy(update={"epochs": self.identification_epochs}),
+            self.training.model_copy(update={"epochs": self.identification_epochs}),
             self.runtime,
             seed=child_seed(self.seed, "identification"),
             listen=partial(_as_identification, listen),

@@ -36,7 +36,9 @@ __all__ = ["LfF", "RelativeDifficulty"]
 class LfF(WholeNetwork):
     """Two networks, of which the second learns from the failure of the first.
 
-    The fit needs no groups; the epoch is chosen by the debiased network alone, and that is the model returned.
+    The fit needs no groups; the epoch is chosen by the debiased network alone, and that is the model returned. The
+    authors train with Adam for 100 (Coloured MNIST) or 200 epochs (Corrupted CIFAR-10, CelebA) and keep the last one;
+    here it is SGD for as many epochs as `train` says, or for `steps`. A step costs two networks.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -119,12 +120,16 @@ class GroupsSettings(Section):
         How GEORGE clusters its features: into many clusters, as its paper wants.
     auto : bool
         Whether a grouping is also chosen among many, without group labels, and the model repaired with that one.
+    earlier : Path or None
+        The run folder of the round before (``exmap run --rounds``): its chosen groups are crossed with those that are
+        chosen here, of each split that both have, so that what was repaired there stays repaired.
     """
 
     split: Literal["val", "train"] = "val"
     sources: tuple[str, ...] = ("classes", "random", "error_set", "george", "exmap", "oracle")
     george: ClusterSettings = ClusterSettings(scope="local", gap="absolute")
     auto: bool = False
+    earlier: Path | None = None
 
 
 class AutoSettings(Section):
@@ -147,8 +152,8 @@ class AutoSettings(Section):
     draws : int
         Bootstrap samples behind the confidence of the choice.
     repair : "last_layer" or "auto"
-        What is retrained; auto retrains the whole network on pseudo-groups of the training images where the last layer
-        is seen not to suffice.
+        What is retrained; where the last layer is seen not to suffice, auto tries dearer repairs on pseudo-groups of
+        the training images, too, and keeps the cheapest that is within noise of the best.
     """
 
     level: float = Field(0.05, gt=0, lt=1)

@@ -33,6 +33,9 @@ class ModelSettings(ChoosingSection):
         A file of all weights to start with: safetensors, or what torch.save wrote, of which nothing is executed.
     outputs : tuple of int
         Which of its outputs are the classes of the data, in their order; empty where all are.
+    trained : bool
+        Whether these weights are the classifier's own, which is not trained any further; ``train`` then only says how
+        learners of the whole network train it.
     """
 
     registry: ClassVar[Registry] = MODELS
@@ -43,6 +46,7 @@ class ModelSettings(ChoosingSection):
     pretrained: bool = False
     weights: Path | None = None
     outputs: tuple[Annotated[int, Field(ge=0, lt=1_000_000)], ...] = ()
+    trained: bool = False
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSettings:

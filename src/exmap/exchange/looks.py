@@ -16,7 +16,7 @@ from exmap.model.classifier import logits_of
 from exmap.model.running import evaluation_mode, images_at_once, model_device, model_input, run_model
 from exmap.records import IntArray
 
-__all__ = ["Looks", "Pixels", "Predict"]
+__all__ = ["Looks", "Pixels", "Predict", "Scale"]
 
 Pixels = NDArray[np.float32]
 Predict = Callable[[Pixels], NDArray[np.float32]]
@@ -27,27 +27,64 @@ EXACT = 1e-3  # largest distance of a value from the straight line, in units of 
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
-    """Images with values in about [0, 1], and a classifier that takes them so.
+class Scale:
+    """Images with values in about [0, 1], and the way from there to what a classifier takes.
 
     Attributes
     ----------
     images : Images
-    predict_input : callable
-        From images as the classifier wants them, float32, shape (n, C, H, W), to logits, shape (n, K).
     slope, offset : ndarray of float32, shape (C, 1, 1)
         Input of the classifier = slope x value + offset.
     from_pixels : bool
         Whether values are those of `Images.pixels`; otherwise they are the classifier's own input, scaled.
+    """
+
+    images: Images
+    slope: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    from_pixels: bool
+
+    @classmethod
+    def read(cls, split: Split) -> Scale:
+        """Read the scale off the first images of a split."""
+        rows = np.arange(min(SAMPLE, len(split)))
+        wanted, seen = split.images.batch(rows), split.images.pixels(rows)
+        slope, offset, exact = _lines(seen, wanted)
+        if not exact:  # each image was stretched by itself, or the model sees something else
+            low = wanted.min(axis=(0, 2, 3), keepdims=True)[0]
+            slope = np.maximum(wanted.max(axis=(0, 2, 3), keepdims=True)[0] - low, np.float32(1e-6))
+            offset = low
+        return Scale(split.images, slope, offset, exact)
+
+    def pixels(self, rows: IntArray) -> Pixels:
+        """Return images, float32, shape (n, C, H, W)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        return self.images.pixels(rows) if self.from_pixels else self.seen(self.images.batch(rows))
+
+    def seen(self, wanted: Pixels) -> Pixels:
+        """Return images that are as the classifier takes them in this scale, shape (n, C, H, W)."""
+        return np.asarray((wanted - self.offset) / self.slope, dtype=np.float32)
+
+    def wanted(self, pixels: Pixels) -> Pixels:
+        """Return images of this scale as the classifier takes them, shape (n, C, H, W)."""
+        return np.ascontiguousarray(pixels * self.slope + self.offset, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Looks(Scale):
+    """Images with values in about [0, 1], and a classifier that takes them so.
+
+    Attributes
+    ----------
+    images, slope, offset, from_pixels
+        As for :class:`Scale`.
+    predict_input : callable
+        From images as the classifier wants them, float32, shape (n, C, H, W), to logits, shape (n, K).
     at_once : int
         Images that are run at once.
     """
 
-    images: Images
     predict_input: Predict
-    slope: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    from_pixels: bool
     at_once: int = 250
 
     @classmethod
@@ -62,21 +99,8 @@ class Looks:
             The classifier, or a function from its input to logits.
         """
         predict = _predictor(model) if isinstance(model, nn.Module) else model
-        rows = np.arange(min(SAMPLE, len(split)))
-        wanted, seen = split.images.batch(rows), split.images.pixels(rows)
-        slope, offset, exact = _lines(seen, wanted)
-        if not exact:  # each image was stretched by itself, or the model sees something else
-            low = wanted.min(axis=(0, 2, 3), keepdims=True)[0]
-            slope = np.maximum(wanted.max(axis=(0, 2, 3), keepdims=True)[0] - low, np.float32(1e-6))
-            offset = low
-        return cls(split.images, predict, slope, offset, exact, images_at_once(split))
-
-    def pixels(self, rows: IntArray) -> Pixels:
-        """Return images, float32, shape (n, C, H, W)."""
-        rows = np.asarray(rows, dtype=np.int64)
-        if self.from_pixels:
-            return self.images.pixels(rows)
-        return np.asarray((self.images.batch(rows) - self.offset) / self.slope, dtype=np.float32)
+        scale = Scale.read(split)
+        return cls(scale.images, scale.slope, scale.offset, scale.from_pixels, predict, images_at_once(split))
 
     def reduced(self, rows: IntArray) -> Pixels:
         """Return images of at most 14 pixels a side, by area averaging: what is seen at a glance."""
@@ -94,8 +118,7 @@ class Looks:
         return np.asarray(self.logits(pixels).argmax(axis=1), dtype=np.int64)
 
     def _logits(self, pixels: Pixels) -> NDArray[np.float32]:
-        wanted = np.ascontiguousarray(pixels * self.slope + self.offset, dtype=np.float32)
-        return np.asarray(self.predict_input(wanted), dtype=np.float32)
+        return np.asarray(self.predict_input(self.wanted(pixels)), dtype=np.float32)
 
 
 def _predictor(model: nn.Module) -> Predict:

@@ -1,0 +1,29 @@
+"""Properties exchanged between images, in the scale in which one looks at them, and what a classifier says of it."""
+
+from exmap.exchange.looks import Looks, Pixels, Predict, Scale
+from exmap.exchange.properties import (
+    PROPERTIES,
+    Property,
+    Region,
+    exchange_background,
+    exchange_colour,
+    exchange_place,
+    exchangeable,
+)
+from exmap.exchange.trial import Trial, asked
+
+__all__ = [
+    "PROPERTIES",
+    "Looks",
+    "Pixels",
+    "Predict",
+    "Property",
+    "Region",
+    "Scale",
+    "Trial",
+    "asked",
+    "exchange_background",
+    "exchange_colour",
+    "exchange_place",
+    "exchangeable",
+]

@@ -1,0 +1,222 @@
+"""Exchange what a shortcut is made of between images, so that it goes with no class any more.
+
+Counterfactual data augmentation: an image shown keeps its label and is given the colour, the background or the place of
+another image, or what that has in the region where heatmaps say the shortcut is. Donors come from every group equally
+often, so what is given says nothing of the label. Decompose-and-Compose (Noohdani et al., CVPR 2024) exchanges by
+attribution as well, image by image and without groups; here one experiment decides what is exchanged
+(:mod:`exmap.exchange.trial`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt
+from torch import nn
+
+from exmap.data import Split
+from exmap.errors import ExMapError, SettingsError
+from exmap.exchange import PROPERTIES, Looks, Property, Scale, Trial, exchangeable
+from exmap.model import collect_outputs
+from exmap.model.fit import Objective
+from exmap.records import Explained, Groups, IntArray, Listener
+from exmap.registry import LEARNERS
+from exmap.retrain.balance import left_out
+from exmap.retrain.learner import Selection, WholeNetwork
+from exmap.retrain.region import shortcut_region
+from exmap.retrain.reweight import Drawn, balanced_draws, checked_rows
+from exmap.runtime import child_seed
+
+__all__ = ["Exchange", "ExchangedDraws"]
+
+AUTO, REGION = "auto", "region"
+NAMES = (*PROPERTIES, REGION)
+
+
+@LEARNERS.register
+@dataclass
+class Exchange(WholeNetwork):
+    """Train on balanced draws of images that receive properties of others, for any number of classes and groups.
+
+    Samples are drawn so that every group is equally likely, as for :class:`~exmap.retrain.RWG`. Each image shown
+    receives each of the properties with a chance of `share`, each from a donor of its own that is drawn in the same
+    way. The label stays that of the image that receives.
+
+    Parameters
+    ----------
+    train, runtime, seed
+        As for :class:`~exmap.retrain.learner.WholeNetwork`.
+    properties : str
+        What is exchanged: ``colour``, ``background``, ``place`` and ``region``, joined by ``+``; or ``auto``, those
+        that predictions of the model are seen to follow in some class when they are exchanged on the images that the
+        epoch is chosen by (:class:`exmap.exchange.Trial`; the training images without a selection). The region is
+        :func:`exmap.retrain.region.shortcut_region`.
+    share : float in [0, 1]
+        Chance of each image shown to receive a property, for each property by itself.
+    pooled : int
+        As for :class:`~exmap.retrain.RWG`.
+    start : {"classifier", "initial"}
+        Here the trained classifier by default: what predictions follow, and where, is asked of the model that is
+        given. With ``initial`` properties must be named, and there is no region.
+
+    Attributes
+    ----------
+    exchanged_ : tuple of str
+        Properties that were exchanged. Set by :meth:`fit` and :meth:`fit_choices`.
+
+    Raises
+    ------
+    SettingsError
+        If a property is unknown.
+    """
+
+    name: ClassVar[str] = "exchange"
+
+    properties: str = field(default=AUTO, kw_only=True)
+    share: Annotated[float, Field(ge=0, le=1)] = field(default=0.5, kw_only=True)
+    pooled: NonNegativeInt = field(default=0, kw_only=True)
+    start: Literal["initial", "classifier"] = field(default="classifier", kw_only=True)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self._named() if name not in NAMES]
+        if unknown or not self.properties:
+            raise SettingsError(
+                f"exchange needs properties=auto, or some of {', '.join(NAMES)} joined by +, got {self.properties!r}; "
+                "take out what is not among them"
+            )
+        super().__post_init__()
+
+    def begin(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups | None,
+        selections: Sequence[Selection],
+        listen: Listener,
+    ) -> None:
+        """Ask the model which properties it follows, and where its heatmaps gather."""
+        assert groups is not None
+        self._exchanges: dict[str, Property] = {}
+        if not exchangeable(split.images.shape):
+            self.notes_ += (
+                "images smaller than 8 pixels, or with other than 1 or 3 channels, have no property to exchange: "
+                "groups are only drawn equally often, as by rwg",
+            )
+        elif self.properties != AUTO:
+            self._exchanges = self._by_name(model, split, groups, listen)
+        elif self.start == "initial":
+            self.notes_ += (
+                "a network that is not trained follows no property, so none was exchanged: name properties, or leave "
+                "start=classifier",
+            )
+        else:
+            self._exchanges = self._followed(model, split, groups, selections, listen)
+        self.exchanged_ = tuple(self._exchanges)
+        if self._exchanges:
+            self.notes_ += (
+                f"{' and '.join(self._exchanges)} {'was' if len(self._exchanges) == 1 else 'were'} exchanged between "
+                f"images, with a chance of {self.share:g} for each image shown",
+            )
+
+    def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:
+        """Return balanced draws, with what is exchanged, and the mean cross-entropy.
+
+        Raises
+        ------
+        DataError
+            If a class has no sample in a group, or there are too few samples for a batch.
+        """
+        assert groups is not None
+        self.notes_ = (*self.notes_, *left_out(groups))
+        drawn = balanced_draws(groups, self.pooled)
+        checked_rows(self.name, split, drawn.rows, self.runtime.devices)
+        if not self._exchanges:
+            return drawn
+        exchanges = tuple(self._exchanges.values())
+        return ExchangedDraws(drawn.rows, drawn.chances, Scale.read(split), exchanges, self.share)
+
+    def _named(self) -> list[str]:
+        return [] if self.properties == AUTO else list(dict.fromkeys(self.properties.split("+")))
+
+    def _by_name(self, model: nn.Module, split: Split, groups: Groups, listen: Listener) -> dict[str, Property]:
+        """Return the properties that are named."""
+        found = {name: PROPERTIES[name] for name in self._named() if name != REGION}
+        if REGION in self._named():
+            if self.start == "initial":
+                self.notes_ += ("a network that is not trained says of no region: it was left out",)
+            else:
+                found |= self._region(model, split, groups, listen)
+        return found
+
+    def _followed(
+        self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
+    ) -> dict[str, Property]:
+        """Return the properties that predictions follow in some class."""
+        judged = selections[0].split if selections else split
+        outputs = collect_outputs(model, judged, listen=listen)
+        explained = Explained(judged.name, judged.ids, judged.labels, judged.class_names, outputs)
+        trial = Trial.of(explained, child_seed(self.seed, "exchange"))
+        if trial is None:
+            self.notes_ += (
+                "too few images of a class are classified right to see which properties predictions follow, so none "
+                "was exchanged: name properties",
+            )
+            return {}
+        offered = dict(PROPERTIES)
+        try:
+            offered |= self._region(model, split, groups, listen)
+        except ExMapError as error:
+            self.notes_ += (f"no region was exchanged, since the model cannot be explained: {error}",)
+        looks, tests = Looks.of(judged, model), len(offered) * trial.classes
+        found = {
+            name: exchange
+            for name, exchange in offered.items()
+            if any(each.relied_on for each in trial.reliances(looks, name, exchange, tests))
+        }
+        if not found:
+            self.notes_ += (
+                f"predictions follow none of {', '.join(offered)}, so groups are only drawn equally often, as by rwg",
+            )
+        return found
+
+    def _region(self, model: nn.Module, split: Split, groups: Groups, listen: Listener) -> dict[str, Property]:
+        """Return the region of the shortcut by its name; nothing where there is none to exchange."""
+        found = shortcut_region(model, split, groups, seed=self.seed, listen=listen)
+        self.notes_ += tuple(filter(None, [found.note]))
+        return {} if found.region is None else {REGION: found.region}
+
+
+@dataclass(frozen=True)
+class ExchangedDraws(Drawn):
+    """Balanced draws of images that receive properties of others, and the mean cross-entropy.
+
+    Attributes
+    ----------
+    rows, chances
+        As for :class:`~exmap.retrain.reweight.Drawn`, of receivers and of donors.
+    scale : Scale
+        In which images are changed.
+    exchanges : tuple of callable
+        One per property.
+    share : float
+        Chance of each image to receive, for each property.
+    """
+
+    scale: Scale
+    exchanges: tuple[Property, ...]
+    share: float
+
+    def images(self, batch: NDArray[np.float32], rows: IntArray, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return the batch, some of whose images have received properties; those that have not stay bit for bit."""
+        seen, changed = self.scale.seen(batch), np.zeros(len(batch), dtype=bool)
+        for exchange in self.exchanges:
+            receivers = np.flatnonzero(rng.random(len(batch)) < self.share)
+            if len(receivers):
+                donors = rng.choice(self.rows, len(receivers), p=self.chances)
+                seen[receivers] = exchange(seen[receivers], self.scale.pixels(donors))
+                changed[receivers] = True
+        return np.where(changed[:, None, None, None], self.scale.wanted(seen), batch)
