@@ -6,7 +6,7 @@ worst of the groups found among the validation images. True groups serve the ora
 
     python benchmarks/photographs.py make --out cases --natural path/to/natural --seeds 0 1 2
     python benchmarks/repair_photographs.py fit --cases cases --natural path/to/natural --seeds 0 1 2
-    python benchmarks/repair_photographs.py show --cases cases --seeds 0 1 2
+    python benchmarks/repair_photographs.py show --cases cases --natural path/to/natural --seeds 0 1 2
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -13,14 +14,17 @@ import pytest
 from rich.console import Console
 
 from exmap.auto import words
-from exmap.cli.tables import mention_choice, show_choice
+from exmap.cli.tables import kept_repairs, mention_choice, show_choice
 from exmap.results import (
     AutoRecord,
     ClassFinding,
     DataCurvePoint,
     LastLayerVerdict,
     Reliance,
+    RepairTrial,
+    Results,
     ScoredGrouping,
+    repairs_in_words,
 )
 from running import (
     KEPT,
@@ -168,6 +172,20 @@ def test_a_run_mentions_the_choice_in_four_lines() -> None:
         words.last_layer(given),
         "All that was weighed: exmap auto runs/a",
     ]
+
+
+def test_a_run_says_which_repair_was_kept_and_what_the_others_would_give() -> None:
+    results = Results.from_json(json.loads(Path(__file__).with_name("written").joinpath("results.json").read_text()))
+    assert kept_repairs(results) == []
+    numbers = {"low": 0.7, "high": 0.9, "gain_low": -0.01, "gain_high": 0.08, "seconds": 3.0, "trainings": 0.5}
+    tried = (
+        RepairTrial(name="dfr", worst=0.8, gain=0.0, kept=True, **numbers),
+        RepairTrial(name="rwg", worst=0.84, gain=0.04, **numbers),
+    )
+    row = results.methods["exmap+dfr"].changed(repairs=tried)
+    (line,) = kept_repairs(results.changed(methods={**results.methods, "auto+cheapest": row}))
+    assert line.plain == f"auto+cheapest: {repairs_in_words(tried)}"
+    assert "rwg would gain 4.0 points" in line.plain
 
 
 # A whole run

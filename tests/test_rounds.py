@@ -235,3 +235,9 @@ def test_it_says_why_it_stopped(found: bool | None, left_alone: str, stopped: st
     assert record.why.endswith(why)
     assert Rounds.from_json(record.to_json()) == record
     assert list(record.to_frame()["number"]) == [1]
+
+
+def test_what_a_repair_does_to_a_class_is_said_first() -> None:
+    rounds = (a_round(), a_round(number=2, first_line="Retraining costs class 'cat'."))
+    record = Rounds.of(rounds, choice(False), dataset="pets", seed=0, asked=3)
+    assert record.first_lines == ("Round 2: Retraining costs class 'cat'.",)

@@ -35,7 +35,7 @@ def record_of(**changes: Any) -> AutoRecord:
 def test_the_verdict_names_the_classes() -> None:
     said = words.verdict(record_of())
     assert said == (
-        "A shortcut was found in class cat (1 of 2 classes); the last layer was retrained on the chosen groups."
+        "A shortcut was found in class cat (1 of 2 classes); the classifier was retrained on the chosen groups."
     )
     many = record_of(shortcut={str(n): finding(True) for n in range(9)})
     assert "class 0, class 1, class 2, class 3, class 4 and 4 more (9 of 9 classes)" in words.verdict(many)

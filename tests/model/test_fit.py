@@ -308,6 +308,23 @@ def test_frozen_layers_stay_as_they_are(three_classes: Task) -> None:
     assert not torch.equal(model.conv2.weight, before["conv2.weight"])
 
 
+def test_weights_of_five_dimensions_are_trained_like_others(three_classes: Task) -> None:
+    class Deep(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1, 1, 8, 8, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.norm(self.conv1(x)))
+            x = (x[:, None] * self.scale[..., : x.shape[2], : x.shape[3]])[:, 0]
+            return self.head(torch.relu(self.conv2(x)).flatten(1))
+
+    model = Deep()
+    train(model, three_classes, epochs=1)
+    assert not torch.equal(model.scale, torch.ones(1, 1, 8, 8, 8))
+    assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("broken", ["rate", "pixels"])
 def test_a_loss_that_is_not_finite_stops_with_what_to_do(three_classes: Task, broken: str) -> None:
     rate = 1000.0 if broken == "rate" else 0.01

@@ -1,4 +1,4 @@
-"""The cheapest repair that does: what is tried, measured, kept and said."""
+"""The cheapest repair that suffices: what is tried, measured, kept and said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from planted_groups import RUNTIME, TRAIN, biased, groups_of, net, planted, same, true_groups
+import torch
+from planted_groups import RUNTIME, TRAIN, biased, groups_of, net, planted, same, true_groups, worst_accuracy
+from torch import nn
 
 from exmap.errors import DataError, SettingsError
 from exmap.model import find_last_layer, replace_head
@@ -17,6 +19,7 @@ from exmap.registry import LEARNERS
 from exmap.results import RepairTrial, repairs_in_words
 from exmap.retrain import DFR, RWG, Selection
 from exmap.retrain.cheapest import Cheapest
+from exmap.retrain.harm import Verdict
 
 SPLIT = biased()
 VAL = planted([[40] * 3] * 3, seed=5)
@@ -46,6 +49,32 @@ class Late(DFR):
         raise DataError("there is no train to take")
 
 
+class Recall(nn.Module):
+    """Tells the class of the images that it has seen, and calls all others the first class."""
+
+    def __init__(self, images: Any, labels: Any) -> None:
+        super().__init__()
+        self.images = nn.Buffer(torch.from_numpy(images).flatten(1))
+        self.classes = nn.Buffer(nn.functional.one_hot(torch.from_numpy(labels), 3).float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = torch.cdist(x.flatten(1), self.images) < 0.1
+        return seen.float() @ self.classes + 0.1 * torch.eye(3)[0]
+
+
+@dataclass
+class ByHeart(RWG):
+    """A network that knows the images by heart that its epoch is chosen by."""
+
+    name: ClassVar[str] = "by_heart"
+
+    def fit_choices(self, model: Any, split: Any, groups: Any, selections: Any, **options: Any) -> list[nn.Module]:
+        self.history_ = [[] for _ in selections]
+        rows = [np.flatnonzero(selection.groups.index >= 0) for selection in selections]
+        pairs = zip(selections, rows, strict=True)
+        return [Recall(one.split.images.batch(some), one.split.labels[some]) for one, some in pairs]
+
+
 @contextmanager
 def registered(*kinds: Any) -> Iterator[None]:
     for kind in kinds:
@@ -59,7 +88,7 @@ def registered(*kinds: Any) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bad_repairs() -> Iterator[None]:
-    with registered(Wrong, Late):
+    with registered(Wrong, Late, ByHeart):
         yield
 
 
@@ -102,10 +131,10 @@ def test_a_dearer_one_is_kept_where_it_is_better_beyond_noise() -> None:
 
 
 def test_networks_are_measured_by_the_half_that_did_not_choose_the_epoch() -> None:
-    made = learner("wrong|rwg[learning_rate=0.1]")
-    made.fit_choices(net(), SPLIT, GROUPS, [CHOSEN])
-    best = max(row["score"] for row in made.history_[0])
-    assert made.tried_[0][1].worst <= best  # the score of the epoch that all images chose is the best of the epochs
+    made = learner("by_heart")
+    (network,) = made.fit_choices(net(), SPLIT, GROUPS, [CHOSEN])
+    assert worst_accuracy(network, VAL, CHOSEN.groups.index) == 1  # it has seen all
+    assert made.tried_[0][0].worst == 0
 
 
 def test_each_selection_keeps_its_own_and_the_seed_reproduces_it() -> None:
@@ -147,12 +176,47 @@ def test_the_verdict_on_classes_is_that_of_the_last_layer() -> None:
     assert len(set(made.notes_)) == len(made.notes_)
 
 
+def test_a_repair_that_harms_a_class_gives_way_to_the_next_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    repairs = f"rwg[learning_rate=0.1]|{QUICK}"
+    usual = learner(repairs)
+    network = usual.fit(net(), SPLIT, GROUPS, selection=CHOSEN)
+    assert [trial.kept for trial in usual.tried_[0]] == [True, False]
+    ruin = Verdict((), (), "retraining makes class 'a' worse", "The classifier is left as it is.")
+    monkeypatch.setattr("exmap.retrain.whole_network.judge_network", lambda *args, **options: ruin)
+    made = learner(repairs)
+    other = made.fit(net(), SPLIT, GROUPS, selection=CHOSEN)
+    (tried,) = made.tried_
+    assert [(trial.kept, trial.harm) for trial in tried] == [(False, ruin.left_alone), (True, "")]
+    assert made.heads_[0] is not None
+    assert not made.verdict_.left_alone
+    assert not same(network, other)
+    assert "rwg[learning_rate=0.1] would gain " in made.choice_notes_[0][0]
+    assert ", but retraining makes class 'a' worse." in made.choice_notes_[0][0]
+    alone = learner("rwg")
+    assert same(alone.fit(net(), SPLIT, GROUPS, selection=CHOSEN), net())
+    assert alone.verdict_ == ruin
+
+
+def test_one_that_harms_a_class_does_not_keep_others_from_being_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    ruin = Verdict((), (), "retraining makes class 'a' worse", "The classifier is left as it is.")
+    monkeypatch.setattr("exmap.retrain.whole_network.judge_network", lambda *args, **options: ruin)
+    easy = planted([[20] * 3] * 3, core=8.0, noise=0.1)
+    made = learner(f"rwg|{QUICK}")
+    made.fit_choices(net(), easy, true_groups(easy), [Selection(easy, true_groups(easy))])
+    assert made.tried_[0][0].worst == 1
+    assert [trial.measured for trial in made.tried_[0]] == [True, True]
+    assert [trial.kept for trial in made.tried_[0]] == [False, True]
+
+
 def test_without_a_selection_the_first_is_fitted_to_the_split() -> None:
     made = learner(f"{QUICK}|rwg")
     fitted = made.fit(net(), SPLIT, GROUPS)
     alone = DFR(subsamples=2, tuning_splits=1, seed=made._learner(made._parts[0]).seed)
     assert same(fitted, alone.fit(net(), SPLIT, GROUPS))
     assert made.notes_[0].startswith("nothing was given to choose a repair by, so dfr[")
+    absent = replace(SPLIT, class_names=(*SPLIT.class_names, "unseen"))
+    made.fit(net(4), absent, GROUPS)
+    assert made.notes_[1].startswith("No image to retrain on is of class 'unseen'")
 
 
 def test_what_is_set_reaches_those_that_take_it() -> None:
@@ -194,5 +258,12 @@ def test_the_record_in_words() -> None:
         "measured: it has no features."
     )
     assert repairs_in_words([better]) == ""
+    harmful = better.changed(harm="retraining makes class 'c' worse")
+    assert repairs_in_words([kept, harmful]) == (
+        "The repair that was kept is dfr, the best of those that can be kept, with 80.0 % right in the worst "
+        "pseudo-group (70.0 to 90.0 %). rwg would gain 4.0 points (-1.0 to 8.0, within noise) at up to 1 times the "
+        "cost of training the classifier, but retraining makes class 'c' worse."
+    )
+    assert "harm" not in kept.to_json()
     assert RepairTrial.from_json(untried.to_json()) == untried
     assert untried.to_json()["worst"] is None

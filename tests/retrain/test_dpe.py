@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from planted_features import classes_alone, misled_head, planted_features, worst
 from exmap.errors import DataError
 from exmap.retrain import DPE
 
+BALANCES = ("groups", "classes")
 QUICK: dict[str, Any] = {"members": 4, "steps": (10, 60), "tuning_splits": 2, "learning_rate": 0.05}
 
 
@@ -98,6 +100,9 @@ def test_balanced_by_classes_groups_choose_the_number_of_steps_alone() -> None:
     by_groups = DPE(**one).fit_head(features, labels, groups, n_classes=2)
     by_classes = DPE(**one).fit_head(features, labels, classes_alone(labels), n_classes=2)
     assert np.array_equal(by_groups.weight, by_classes.weight)
+    rare = replace(groups, index=np.where((groups.index == 1) & (np.cumsum(groups.index == 1) > 3), -1, groups.index))
+    notes = {how: DPE(**one | {"balance": how}).fit_head(features, labels, rare, n_classes=2).notes for how in BALANCES}
+    assert [any("does not set the balanced size" in note for note in notes[how]) for how in BALANCES] == [True, False]
 
 
 def test_a_class_without_samples_is_never_predicted() -> None:

@@ -63,7 +63,7 @@ def test_a_planted_shortcut_is_repaired_better_than_by_balanced_draws(task: Task
     exchange = learners[1]
     assert isinstance(exchange, Exchange)
     assert exchange.exchanged_ == ("region",)
-    assert exchange.notes_ == ("region was exchanged between images, with a chance of 0.5 for each image shown",)
+    assert exchange.notes_ == ("region was exchanged between images, with a chance of 0.9 for each image shown",)
 
 
 def test_seeds_decide(task: Task, biased: nn.Module) -> None:
@@ -156,6 +156,30 @@ def test_images_that_receive_nothing_stay_bit_for_bit() -> None:
     assert 0.4 < kept.mean() < 0.9
 
 
+def test_a_channel_that_the_model_is_given_as_a_constant_stays_one() -> None:
+    values = np.random.default_rng(0).random((40, 3, 8, 8), dtype=np.float32)
+    split = array_split(values, np.arange(40) % 2)
+
+    class Blind(ArrayImages):
+        def batch(self, rows: np.ndarray) -> np.ndarray:
+            return super().batch(rows) * np.array([1, 1, 0], np.float32)[:, None, None]
+
+        def pixels(self, indices: np.ndarray) -> np.ndarray:
+            return super().batch(indices)
+
+    scale = Scale.read(replace(split, images=Blind(values)))
+    rows = np.arange(40)
+    batch = scale.images.batch(rows)
+    shown = ExchangedDraws(rows, np.full(40, 1 / 40), scale, (swapped,), 1.0).images(
+        batch, rows, np.random.default_rng(0)
+    )
+    assert np.isfinite(shown).all()
+    assert not shown[:, 2].any()
+    assert not np.array_equal(shown, batch)
+    gaps = np.abs(shown[:, None] - batch[None]).max(axis=(2, 3, 4))
+    assert gaps.min(axis=1).max() < 1e-5  # each is one of the images
+
+
 def test_the_objective_changes_images_in_every_process(task: Task, biased: nn.Module) -> None:
     learner = begun(Exchange(TRAIN, RUNTIME, properties="colour+background+place"), biased, task.train)
     objective = pickle.loads(pickle.dumps(learner.objective(biased, task.train, true_groups(task.train), silent)))
@@ -207,7 +231,7 @@ def test_an_untrained_network_is_asked_nothing(task: Task) -> None:
     named = begun(Exchange(TRAIN, RUNTIME, start="initial", properties="place+region"), model, task.train)
     assert (asked.exchanged_, named.exchanged_) == ((), ("place",))
     assert asked.notes_[0].startswith("a network that is not trained follows no property")
-    assert named.notes_[0] == "a network that is not trained says of no region: it was left out"
+    assert named.notes_[0] == "a network that is not trained shows no region, so it was left out"
 
 
 def test_too_few_right_images_are_said(task: Task, biased: nn.Module) -> None:

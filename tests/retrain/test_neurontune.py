@@ -71,7 +71,7 @@ def test_a_classifier_without_errors_teaches_nothing_of_features() -> None:
     own = misled_head()
     found = NeuronTune(**QUICK).fit_head(features, labels, groups, n_classes=2, head=own)
     assert "0 of 10 features" in found.notes[0]
-    assert "no image of class 0, 1 wrong" in found.notes[1]
+    assert "no image of classes 0, 1 wrong, so nothing is learned of features from them" in found.notes[1]
 
 
 def test_the_fit_for_parts_chooses_nothing_again() -> None:

@@ -81,6 +81,16 @@ def test_no_direction_is_dfr() -> None:
     np.testing.assert_allclose(found.bias, plain.bias, atol=1e-5)
 
 
+def test_no_direction_that_was_chosen_is_not_taken_for_none_that_there_is() -> None:
+    given = planted_features(3)
+    found = Project(directions=(0, 1), strengths=(0.3,), subsamples=2, tuning_splits=1).fit_head(*given, n_classes=3)
+    number = int(found.chosen["directions"])
+    plural = "" if number == 1 else "s"
+    assert found.notes[0] == f"{number} direction{plural} of 12 features projected out"
+    learner, samples = Project(directions=(0, 1)), samples_of(*given)
+    assert learner.notes(learner.edits(samples)[0], samples, given[2])[0] == "0 directions of 12 features projected out"
+
+
 def test_classes_without_two_groups_give_no_direction_and_it_is_said() -> None:
     features, labels, _ = planted_features()
     found = Project(**QUICK).fit_head(features, labels, classes_alone(labels), n_classes=2)

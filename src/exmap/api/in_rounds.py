@@ -56,7 +56,7 @@ def analyze_in_rounds(model: nn.Module, images: Any, *, rounds: int = 3, **given
         Stays as it is.
     images : Split, Task, data set, DataLoader, or (images, labels)
     rounds : int, at least 1
-        Made at most.
+        How many are made at most.
     **given
         The other arguments of :func:`exmap.analyze`. A grouping is chosen in every round (``auto``).
 
@@ -76,7 +76,7 @@ def analyze_in_rounds(model: nn.Module, images: Any, *, rounds: int = 3, **given
     >>> fixed = found.model  # doctest: +SKIP
     """
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise SettingsError(f"rounds must be a whole number of at least 1, got {rounds!r}; give rounds=3, say")
+        raise SettingsError(f"rounds must be a whole number of at least 1, got {rounds!r}; give, for example, rounds=3")
     prepared = prepare(model, images, **{**given, "auto": True})
     earlier: Mapping[str, Groups] | None = None
     analyses: list[Analysis] = []

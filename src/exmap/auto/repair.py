@@ -83,7 +83,7 @@ def judge_last_layer(
     elif suffices is False:
         why += (
             " Features that tell the group apart are missing, so more than the last layer should be retrained on "
-            "groups of the training images: auto.repair=auto tries that, and keeps the cheapest repair that does."
+            "groups of the training images: auto.repair=auto tries that, and keeps the cheapest repair that suffices."
         )
     elif worst.accuracy < worst.others - SHORT:
         why += " Chance alone can explain that difference."

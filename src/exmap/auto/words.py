@@ -19,10 +19,10 @@ def verdict(record: AutoRecord) -> str:
     found = [f"class {name}" for name, finding in record.shortcut.items() if finding.found]
     if found:
         count = f" ({len(found)} of {len(record.shortcut)} classes)"
-        return f"A shortcut was found in {_listed(found)}{count}; the last layer was retrained on the chosen groups."
+        return f"A shortcut was found in {_listed(found)}{count}; the classifier was retrained on the chosen groups."
     if record.repaired:
         return (
-            "No shortcut was found; the last layer was retrained on the chosen groups all the same, because "
+            "No shortcut was found; the classifier was retrained on the chosen groups all the same, because "
             "auto.only_if_found is false."
         )
     return "No shortcut was found; the classifier is left as it is."

@@ -204,6 +204,8 @@ def _in_rounds(folder: Path, settings: Settings, rounds: int) -> None:
     console = console_of()
     with sole_writer(folder), at_work(console, CONTINUED) as (bars, say):
         found = run_rounds(folder, settings, rounds, listen=bars, say=say)
+    for line in found.first_lines:
+        console.print(line, style="bold", highlight=False, markup=False)
     console.print(rounds_table(found))
     console.print(found.why, style="bold", highlight=False, markup=False)
     tell(f"Run folder: {folder}")
@@ -238,7 +240,7 @@ def _work(
 
 def _show(console: Console, folder: Path, results: Results | None, show: Show | None) -> None:
     """Print what came of a run, and where its files are."""
-    from exmap.cli.tables import mention_choice, summary
+    from exmap.cli.tables import kept_repairs, mention_choice, summary
 
     if results is not None:
         for line in results.first_lines:
@@ -248,6 +250,8 @@ def _show(console: Console, folder: Path, results: Results | None, show: Show | 
         console.print(summary(results))
         if show is None and results.auto is not None:
             mention_choice(console, results.auto, folder)
+        for said in kept_repairs(results):
+            console.print(said, highlight=False, markup=False)
         for fit in results.clusters.get("exmap", ()):
             console.print(f"heatmaps, {fit.samples_of}: {fit.note}", style="dim", highlight=False, markup=False)
     tell(f"Run folder: {folder}")

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.text import Text
 
     from exmap.results import AutoRecord, Findings, Results, Rounds, ScoredGrouping
     from exmap.results.findings import Change
 
-__all__ = ["changes_table", "mention_choice", "rounds_table", "show_choice", "summary"]
+__all__ = ["changes_table", "kept_repairs", "mention_choice", "rounds_table", "show_choice", "summary"]
 
 ROWS_SHOWN = 8  # of classes, and of groups
 GROUPINGS_SHOWN = 5  # the best, beside the worst
@@ -45,6 +46,14 @@ def _place(method: str) -> int:
     if "oracle" in method:
         return len(FIRST) + 1
     return next((n for n, word in enumerate(FIRST) if method.startswith(word) or method.endswith(f"@{word}")), OTHERS)
+
+
+def kept_repairs(results: Results) -> list[Text]:
+    """Return for each method that chose a repair among several which one was kept, and what the others would give."""
+    from exmap.results import repairs_in_words
+
+    said = {name: repairs_in_words(row.repairs) for name, row in results.methods.items()}
+    return plain([f"{name}: {words}" for name, words in said.items() if words])
 
 
 def changes_table(findings: Findings) -> Any:

@@ -24,6 +24,7 @@ Predict = Callable[[Pixels], NDArray[np.float32]]
 GLANCE = 14  # pixels a side
 SAMPLE = 32  # images from which the scale is read
 EXACT = 1e-3  # largest distance of a value from the straight line, in units of the model's input
+FLAT = np.float32(1e-6)  # slope below which the classifier's input tells nothing of the value
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +51,11 @@ class Scale:
         rows = np.arange(min(SAMPLE, len(split)))
         wanted, seen = split.images.batch(rows), split.images.pixels(rows)
         slope, offset, exact = _lines(seen, wanted)
+        if exact and (np.abs(slope) < FLAT).any():  # a channel that the model is given as a constant
+            exact = False
         if not exact:  # each image was stretched by itself, or the model sees something else
             low = wanted.min(axis=(0, 2, 3), keepdims=True)[0]
-            slope = np.maximum(wanted.max(axis=(0, 2, 3), keepdims=True)[0] - low, np.float32(1e-6))
+            slope = np.maximum(wanted.max(axis=(0, 2, 3), keepdims=True)[0] - low, FLAT)
             offset = low
         return Scale(split.images, slope, offset, exact)
 

@@ -225,7 +225,9 @@ def fit(
     state = checkpoint.load() if checkpoint else None
     if state:
         model.load_state_dict(state.weights)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]  # quicker
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:  # quicker; of another number of dimensions there may be no such format
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],

@@ -275,7 +275,7 @@ def repair_network(
     tested: Outputs,
     listen: Listener,
 ) -> Fit:
-    """Try repairs of more than the last layer, and keep the cheapest that does (:class:`~exmap.retrain.Cheapest`).
+    """Try repairs of more than the last layer, and keep the cheapest that suffices (:class:`~exmap.retrain.Cheapest`).
 
     Parameters
     ----------

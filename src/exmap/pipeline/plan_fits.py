@@ -171,7 +171,7 @@ def add_repaired(plan: Plan, fit: str, method: Method, repair: str | None = None
 
 
 def add_repair(plan: Plan, fit: str) -> str:
-    """Add the choice among repairs on the chosen groups, which is made where the last layer is seen not to do."""
+    """Add the choice among repairs on the chosen groups, which is made where the last layer is seen not to suffice."""
     choice, settings = add_choice(plan), plan.settings
     groups, selection = (add_groups(plan, Part(AUTO), split) for split in ("train", "val"))
 

@@ -201,6 +201,7 @@ def round_of(runner: Runner, last: RoundMade | None, *, listen: Listener = silen
         fitted=fit.network is None and not fit.left_alone and chain.explained == explained_name("val"),
         method="" if fit.left_alone else method,
         left_alone=fit.left_alone,
+        first_line=fit.first_line,
         test_worst_before=was.worst_group_accuracy,
         test_mean_before=was.mean_accuracy,
         test_worst_after=math.nan if now is None else now.worst_group_accuracy,

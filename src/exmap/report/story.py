@@ -195,7 +195,7 @@ def verdict(record: AutoRecord, left_alone: str = "") -> str:
     if record.chosen is None or (_tested(record) and retrained == (record.found or record.repaired)):
         said = words.verdict(record)
     elif retrained:
-        said = f"{' '.join(_finding(record, ''))} The last layer was retrained on the chosen groups all the same."
+        said = f"{' '.join(_finding(record, ''))} The classifier was retrained on the chosen groups all the same."
     else:
         why = f": {left_alone}" if left_alone else ""
         said = f"{' '.join(_finding(record, ''))} The classifier is left as it is{why}."

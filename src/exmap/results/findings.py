@@ -66,7 +66,7 @@ class AuditedImages(Part):
 class RepairFinding(Part):
     """What was done about it."""
 
-    repaired: bool = Field(description="Whether the last layer was retrained on the groups that were found.")
+    repaired: bool = Field(description="Whether the classifier was retrained on the groups that were found.")
     why: str = Field(description="What was done and why, in a sentence.")
     last_layer: LastLayerVerdict | None = Field(
         None, description="Whether the last layer is enough, and the gain on images it was not fitted to."

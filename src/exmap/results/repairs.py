@@ -33,6 +33,9 @@ class RepairTrial(Part):
         "null where it is not known.",
     )
     kept: bool = Field(False, description="Whether it is the repair that was kept.")
+    harm: str = Field(
+        "", description="Why it leaves the classifier as it is: it makes a class worse, say; empty where it does not."
+    )
     why: str = Field("", description="Why it was not measured; empty where it was.")
 
     @classmethod
@@ -61,12 +64,14 @@ def repairs_in_words(trials: Sequence[RepairTrial]) -> str:
     kept = next((trial for trial in trials if trial.kept), None)
     if kept is None or not kept.measured:
         return ""
-    others = [trial for trial in trials if trial.measured and not trial.kept]
-    best = max((trial for trial in trials if trial.measured), key=lambda trial: trial.worst)
+    measured = [trial for trial in trials if trial.measured]
+    others = [trial for trial in measured if not trial.kept]
+    harmless = measured if kept.harm else [trial for trial in measured if not trial.harm]
+    best = max(harmless, key=lambda trial: trial.worst)
     why = ""
     if others:
         why = (
-            ", the best of those that were tried"
+            f", the best of those that {'were tried' if len(harmless) == len(measured) else 'can be kept'}"
             if kept.worst == best.worst
             else f", the cheapest that is within noise of the best ({best.name})"
         )
@@ -80,7 +85,8 @@ def repairs_in_words(trials: Sequence[RepairTrial]) -> str:
         low, high = sorted(100 * sign * end for end in (trial.gain_low, trial.gain_high))
         noise = ", within noise" if low <= 0 <= high else ""
         points = f"{abs(100 * trial.gain):.1f} points ({low:.1f} to {high:.1f}{noise})"
-        said.append(f"{trial.name} would {verb} {points}{_cost(trial)}")
+        but = f", but {trial.harm}" if trial.harm else ""
+        said.append(f"{trial.name} would {verb} {points}{_cost(trial)}{but}")
     said += [f"{trial.name} was not measured: {trial.why}" for trial in trials if trial.why]
     return ". ".join(said) + "."
 

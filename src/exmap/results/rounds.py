@@ -47,10 +47,13 @@ class Round(Part):
     )
     fitted: bool = Field(
         description="Whether the repair was fitted to these same images, so that `after` flatters it; the next round "
-        "and the test images tell."
+        "and the test images tell. Of a network only the epoch is chosen by them."
     )
     method: str = Field("", description="What repaired it; empty where it was left as it is.")
     left_alone: str = Field("", description="Why it was left as it is; empty where it was repaired.")
+    first_line: str = Field(
+        "", description="What must be read before any figure: classes that the repair makes worse; empty for none."
+    )
     test_worst_before: Number = Field(
         description="Accuracy in the worst group on the test images, before: by true groups where they are known (for "
         "evaluation alone), else by classes."
@@ -87,6 +90,11 @@ class Rounds(Part):
         return f"Rounds({len(self.rounds)} of {self.asked}, stopped: {self.stopped})"
 
     __str__ = __repr__
+
+    @property
+    def first_lines(self) -> tuple[str, ...]:
+        """What must be read before any figure, round by round: classes that repairs make worse."""
+        return tuple(f"Round {each.number}: {each.first_line}" for each in self.rounds if each.first_line)
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame, a row per round."""

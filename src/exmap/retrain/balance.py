@@ -7,7 +7,7 @@ import numpy as np
 from exmap.errors import DataError
 from exmap.records import Groups, IntArray
 
-__all__ = ["balanced_size", "balanced_subset", "left_out", "parts_of", "small_groups"]
+__all__ = ["balanced_size", "balanced_subset", "left_out", "parts_of", "small_groups", "smallest_in_parts"]
 
 
 def balanced_size(counts: IntArray, smallest_group: int) -> int:
@@ -26,6 +26,18 @@ def balanced_size(counts: IntArray, smallest_group: int) -> int:
         raise DataError("balancing needs at least one group with samples, got none; every sample is unassigned")
     large = filled[filled >= smallest_group]
     return int((large if len(large) else filled).min())
+
+
+def smallest_in_parts(counts: IntArray, smallest_group: int, parts: int) -> int:
+    """Return the `smallest_group` with which the same groups set the size when each has lost one of some parts.
+
+    Examples
+    --------
+    >>> smallest_in_parts(np.array([400, 6, 2]), smallest_group=6, parts=5)
+    4
+    """
+    size = balanced_size(counts, smallest_group)
+    return max(1, min(smallest_group, size - -(-size // parts)))
 
 
 def balanced_subset(index: IntArray, rng: np.random.Generator, *, smallest_group: int = 6) -> IntArray:

@@ -1,16 +1,18 @@
-"""The cheapest repair that does: repairs are tried in order of cost, and judged by the worst pseudo-group.
+"""The cheapest repair that suffices: repairs are tried in order of cost, and judged by the worst pseudo-group.
 
 The last layer is often enough (Kirichenko et al., ICLR 2023; Rosenfeld et al., 2022), and where it is not, nothing but
 images tells what is. So a last layer, a little more than it, and whole networks are fitted with the same groups, each
 as its own class says. All are measured on the held-out images alike, by cross-fitting on two halves in which every
 group is spread evenly: a last layer is fitted to one half and measured on the other, and the epoch of a network is
-chosen by one half and measured on the other, both ways round, from one training. So none is measured by what it was
-chosen by; a last layer is so measured with half of the images that it is given in the end, and may do a little better
-with all.
+chosen by one half and measured on the other, both ways round, from one training. So no fit and no epoch is measured on
+what it was chosen by; only which properties are exchanged is asked of all held-out images. A last layer is measured
+with half of the images that it is given in the end, and may do a little better with all.
 
 Kept is the first in the order whose worst pseudo-group is within noise of the best one's: the lower end of the 90 %
 interval of the difference, from a bootstrap over images inside each group (the same images for both), is not above 0.
-A repair is not tried any more once one before it is within noise of a perfect one, which changes no choice.
+Where that one would leave the classifier as it is, because it makes a class worse, it is set aside and another one is
+chosen in the same way among the rest. A repair is no longer tried once one before it that makes no class worse is
+within noise of a perfect one, which changes no choice.
 """
 
 from __future__ import annotations
@@ -128,11 +130,12 @@ class Cheapest(WholeNetwork):
             raise DataError("selections from one training must be of one split; give groups of the same split")
         if not selections:
             return [self._first(model, split, groups, listen)]
-        judges = [_Judge(selection, self.seed) for selection in selections]
+        before = collect_outputs(model, selections[0].split, listen=listen).predicted
+        judges = [_Judge(selection, before, self.seed) for selection in selections]
         tried: list[_Tried] = []
         passed: dict[str, Exception | None] = {}
         for part in self._parts:
-            if all(any(judge.perfect(repair.right[n]) for repair in tried) for n, judge in enumerate(judges)):
+            if all(any(judge.perfect(each.right[n]) for each in _harmless(tried, n)) for n, judge in enumerate(judges)):
                 passed[str(part)] = None
                 continue
             try:
@@ -146,13 +149,15 @@ class Cheapest(WholeNetwork):
     def judged(
         self, before: IntArray, trained: nn.Module, selection: Selection, *, listen: Listener = silent
     ) -> Verdict:
-        """Say what the repair did to the classes: of a last layer by what was found when it was fitted."""
+        """Say what the repair did to the classes, as was found when it was tried."""
         found = next((verdict for network, verdict in self._verdicts if network is trained), None)
         return found if found is not None else super().judged(before, trained, selection, listen=listen)
 
     def _learner(self, part: Part) -> Any:
         """Return one of the learners, with what was set for all of them."""
-        known = LEARNERS.options(part.name)
+        known, kind = LEARNERS.options(part.name), LEARNERS.get(part.name)
+        if not (isinstance(kind, type) and issubclass(kind, WholeNetwork)):
+            known = {"harm": known["harm"]} if "harm" in known else {}  # others mean something else by these names
         common = {each.name: (getattr(self, each.name), each.default) for each in fields_of(WholeNetwork)}
         given = {key: value for key, (value, default) in common.items() if key in known and value != default}
         seed = child_seed(self.seed, self.name, str(part))
@@ -171,7 +176,8 @@ class Cheapest(WholeNetwork):
             why = "there was no selection to judge it by"
             self.tried_ = [(RepairTrial.not_measured(str(part), why, kept=True),)]
             self.history_, self.heads_ = [[]], [getattr(learner, "head_", None)]
-            self.notes_ = (f"nothing was given to choose a repair by, so {part} was taken", *_notes(learner))
+            harm = filter(None, [learner.verdict_.first_line])
+            self.notes_ = (f"nothing was given to choose a repair by, so {part} was taken", *harm, *_notes(learner))
             self.choice_notes_ = [()]
             self._verdicts = [(fitted, learner.verdict_)]
             return fitted
@@ -191,6 +197,12 @@ class Cheapest(WholeNetwork):
         training = len(split) * self.train.epochs
         repair.seconds = round(time.perf_counter() - begin, 3)
         repair.trainings = work / training if training else math.nan
+        if learner.part != LAST_LAYER:
+            pairs = zip(judges, repair.networks, strict=True)
+            repair.verdicts = [
+                WholeNetwork.judged(self, judge.before, network, judge.selection, listen=listen)
+                for judge, network in pairs
+            ]
         return repair
 
     def _keep(
@@ -201,7 +213,7 @@ class Cheapest(WholeNetwork):
         self.notes_, self.choice_notes_ = (), []
         self.tried_, self.history_, self.heads_, self._verdicts = [], [], [], []
         for number, judge in enumerate(judges):
-            kept = tried[judge.cheapest([repair.right[number] for repair in tried])]
+            kept = judge.chosen(tried, number)
             trials = {repair.text: judge.trial(repair, kept, number) for repair in tried}
             trials |= {name: RepairTrial.not_measured(name, _why(error)) for name, error in passed.items()}
             self.tried_.append(tuple(trials[str(part)] for part in self._parts))
@@ -221,7 +233,7 @@ class _Tried:
     networks: list[nn.Module]
     right: list[NDArray[np.bool_]]  # which held-out images are right, by what the other half made
     heads: list[Head | None]
-    verdicts: list[Verdict | None]
+    verdicts: list[Verdict]  # on what it does to the classes
     histories: list[list[Any]]
     notes: list[tuple[str, ...]]
     seconds: float = math.nan
@@ -229,10 +241,18 @@ class _Tried:
 
 
 class _Judge:
-    """The held-out images of a selection, in two halves, and what they say of repairs."""
+    """The held-out images of a selection, in two halves, and what they say of repairs.
 
-    def __init__(self, selection: Selection, seed: int) -> None:
-        self.selection, self.seed = selection, seed
+    Parameters
+    ----------
+    selection : Selection
+    before : ndarray of int64, shape (N,)
+        What the classifier says of these images.
+    seed : int
+    """
+
+    def __init__(self, selection: Selection, before: IntArray, seed: int) -> None:
+        self.selection, self.before, self.seed = selection, before, seed
         labels, groups = selection.split.labels, selection.groups
         assigned = np.flatnonzero(groups.index >= 0)
         some = replace(groups, index=groups.index[assigned], clusters=None)
@@ -257,11 +277,28 @@ class _Judge:
         """Return whether a repair is within noise of a perfect one."""
         return self.compare(np.ones_like(right), right).low <= 0
 
-    def cheapest(self, rights: Sequence[NDArray[np.bool_]]) -> int:
+    def chosen(self, tried: Sequence[_Tried], number: int) -> _Tried:
+        """Return the first that is within noise of the best and makes no class worse; if all do, without regard to it.
+
+        Parameters
+        ----------
+        tried : sequence of _Tried
+        number : int
+            Of this selection.
+        """
+        left = list(tried)
+        while left:
+            found = self.cheapest(left, number)
+            if not found.verdicts[number].left_alone:
+                return found
+            left = [each for each in left if each is not found]
+        return self.cheapest(tried, number)
+
+    def cheapest(self, tried: Sequence[_Tried], number: int) -> _Tried:
         """Return the first that is within noise of the best."""
-        nothing = np.zeros_like(rights[0])
-        best = rights[int(np.argmax([self.compare(right, nothing).value for right in rights]))]
-        return next(number for number, right in enumerate(rights) if self.compare(best, right).low <= 0)
+        nothing = np.zeros_like(tried[0].right[number])
+        best = max(tried, key=lambda each: self.compare(each.right[number], nothing).value).right[number]
+        return next(each for each in tried if self.compare(best, each.right[number]).low <= 0)
 
     def trial(self, repair: _Tried, kept: _Tried, number: int) -> RepairTrial:
         """Return the record of a repair."""
@@ -278,6 +315,7 @@ class _Judge:
             seconds=repair.seconds,
             trainings=repair.trainings,
             kept=repair is kept,
+            harm=repair.verdicts[number].left_alone,
         )
 
 
@@ -346,10 +384,14 @@ def _networks(
         made.networks.append(networks[3 * number])
         made.right.append(right)
         made.heads.append(None)
-        made.verdicts.append(None)
         made.histories.append(list(learner.history_[3 * number]))
         made.notes.append(learner.notes_of(3 * number) if isinstance(learner, WholeNetwork) else _notes(learner))
     return made
+
+
+def _harmless(tried: Sequence[_Tried], number: int) -> list[_Tried]:
+    """Return the repairs that do not leave the classifier as it is, by the selection of that number."""
+    return [each for each in tried if not each.verdicts[number].left_alone]
 
 
 def _notes(learner: Any) -> tuple[str, ...]:

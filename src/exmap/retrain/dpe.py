@@ -27,7 +27,7 @@ from exmap.errors import DataError
 from exmap.evaluation import worst_share
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.registry import LEARNERS
-from exmap.retrain.balance import balanced_size, balanced_subset, left_out, small_groups
+from exmap.retrain.balance import balanced_subset, left_out, small_groups, smallest_in_parts
 from exmap.retrain.head import Head, check_samples, halves
 from exmap.retrain.learner import LastLayer
 from exmap.runtime import generator
@@ -126,11 +126,12 @@ class DPE(LastLayer):
         listen(Progress("retrain", 1, 1, "fits"))
         weight = weight * (self.temperature / max(float(norms.mean()), TINY)) / spread
         bias = np.where(present, -weight @ mean, -1e9)
+        small = small_groups(groups, self.smallest_group) if self.balance == "groups" else ()
         return Head(
             weight.astype(np.float32),
             bias.astype(np.float32),
             tuning={f"steps={number}": score for number, score in tuning.items()},
-            notes=(*small_groups(groups, self.smallest_group), *left_out(groups)),
+            notes=(*small, *left_out(groups)),
             chosen={"steps": float(steps)},
         )
 
@@ -139,8 +140,7 @@ class DPE(LastLayer):
         lighter = replace(self, steps=(int(head.chosen["steps"]),)) if head.chosen else self
         if groups is None:
             return lighter
-        size = balanced_size(groups.counts(), self.smallest_group)
-        return replace(lighter, smallest_group=max(1, min(self.smallest_group, size - -(-size // parts))))
+        return replace(lighter, smallest_group=smallest_in_parts(groups.counts(), self.smallest_group, parts))
 
     def _tune(
         self,

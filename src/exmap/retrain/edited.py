@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from exmap.evaluation import worst_share
 from exmap.records import Groups, IntArray, Listener, Progress, silent
-from exmap.retrain.balance import balanced_size
+from exmap.retrain.balance import smallest_in_parts
 from exmap.retrain.balanced import BalancedRegression
 from exmap.retrain.batches import in_words
 from exmap.retrain.head import Head, check_samples, halves
@@ -183,8 +183,7 @@ class EditedFeatures(LastLayer):
             lighter = replace(lighter, strengths=(head.chosen["strength"],)).with_amount(head.chosen[self.amount])
         if groups is None:
             return lighter
-        size = balanced_size(groups.counts(), self.smallest_group)
-        return replace(lighter, smallest_group=max(1, min(self.smallest_group, size - -(-size // parts))))
+        return replace(lighter, smallest_group=smallest_in_parts(groups.counts(), self.smallest_group, parts))
 
     def _regression(self, strengths: Sequence[float], subsamples: int) -> BalancedRegression:
         return BalancedRegression(strengths, 1, subsamples, self.smallest_group, seed=self.seed)

@@ -56,7 +56,8 @@ class Exchange(WholeNetwork):
         epoch is chosen by (:class:`exmap.exchange.Trial`; the training images without a selection). The region is
         :func:`exmap.retrain.region.shortcut_region`.
     share : float in [0, 1]
-        Chance of each image shown to receive a property, for each property by itself.
+        Chance of each image shown to receive a property, for each property by itself. What is left as it is still
+        holds the shortcut, so one that is hard to see past wants a chance near 1.
     pooled : int
         As for :class:`~exmap.retrain.RWG`.
     start : {"classifier", "initial"}
@@ -77,7 +78,7 @@ class Exchange(WholeNetwork):
     name: ClassVar[str] = "exchange"
 
     properties: str = field(default=AUTO, kw_only=True)
-    share: Annotated[float, Field(ge=0, le=1)] = field(default=0.5, kw_only=True)
+    share: Annotated[float, Field(ge=0, le=1)] = field(default=0.9, kw_only=True)
     pooled: NonNegativeInt = field(default=0, kw_only=True)
     start: Literal["initial", "classifier"] = field(default="classifier", kw_only=True)
 
@@ -147,7 +148,7 @@ class Exchange(WholeNetwork):
         found = {name: PROPERTIES[name] for name in self._named() if name != REGION}
         if REGION in self._named():
             if self.start == "initial":
-                self.notes_ += ("a network that is not trained says of no region: it was left out",)
+                self.notes_ += ("a network that is not trained shows no region, so it was left out",)
             else:
                 found |= self._region(model, split, groups, listen)
         return found

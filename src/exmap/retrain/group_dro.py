@@ -59,7 +59,8 @@ class GroupDRO(WholeNetwork):
     ----------
     GRID : tuple of mapping of str to float
         The standard and the two strong regularisations of the paper, the latter at a lower learning rate, each with
-        the authors' step size and with that of Idrissi et al. (CLeaR 2022), 0.1: six trainings.
+        the authors' step size and with that of Idrissi et al. (CLeaR 2022), 0.1, whatever `step_size` says: six
+        trainings.
 
     Raises
     ------

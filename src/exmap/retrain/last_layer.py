@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from exmap.records import Groups, IntArray, Listener, silent
 from exmap.registry import LEARNERS
-from exmap.retrain.balance import balanced_size, left_out, small_groups
+from exmap.retrain.balance import left_out, small_groups, smallest_in_parts
 from exmap.retrain.balanced import MOST_ITERATIONS, STRENGTHS, BalancedRegression
 from exmap.retrain.head import Head, check_samples, halves
 from exmap.retrain.learner import LastLayer
@@ -121,8 +121,7 @@ class DFR(LastLayer):
         lighter = replace(self, strengths=strengths, subsamples=max(1, self.subsamples // parts))
         if groups is None:
             return lighter
-        size = balanced_size(groups.counts(), self.smallest_group)
-        return replace(lighter, smallest_group=max(1, min(self.smallest_group, size - -(-size // parts))))
+        return replace(lighter, smallest_group=smallest_in_parts(groups.counts(), self.smallest_group, parts))
 
 
 @LEARNERS.register

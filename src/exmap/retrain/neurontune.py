@@ -97,8 +97,9 @@ class NeuronTune(EditedFeatures):
         right = [k for k in np.unique(samples.labels) if not samples.wrong[samples.labels == k].any()]
         if right:
             numbers = ", ".join(map(str, right[:5])) + ", ..." * (len(right) > 5)
+            which, it = ("classes", "them") if len(right) > 1 else ("class", "it")
             notes.append(
-                f"the classifier gets no image of class {numbers} wrong, so nothing is learned of features from it"
+                f"the classifier gets no image of {which} {numbers} wrong, so nothing is learned of features from {it}"
             )
         return notes
 

@@ -97,7 +97,7 @@ class Project(EditedFeatures):
         """Return sentences about directions and groups."""
         number = edit.left.shape[1]
         said = f"{number} direction{'s' * (number != 1)} of {len(edit.kept)} features projected out"
-        if not number and max(self.directions):
+        if not number and 0 not in self.directions:
             said = "no class has two groups of enough samples to tell a direction by, so nothing was projected out"
         return [said, *small_groups(groups, self.smallest_group), *left_out(groups)]
 
