@@ -34,10 +34,10 @@ from exmap.registry import LEARNERS
 from exmap.retrain import Selection
 from exmap.runtime import generator
 from exmap.settings import AutoSettings, ExplainSettings, RuntimeSettings, TrainSettings
-from photographs import Case, cases, images, network
+from photographs import DESCRIPTIONS, Case, cases, images, network
 
 LAST_LAYERS = ("dfr", "class_balanced", "neurontune", "project", "dpe")
-NETWORKS = ("lp_ft", "rwg", "exchange")
+NETWORKS = ("exchange", "rwg", "lp_ft")
 RATE, BATCH = 0.003, 64
 
 
@@ -46,8 +46,10 @@ def planted(seed: int) -> Iterator[Case]:
     return (case for case in cases(seed) if case.kind == "planted")
 
 
-def groups_of(model: nn.Module, split: Split, seed: int) -> Groups:
-    """Return the groups that are chosen for a split without group labels."""
+def groups_of(model: nn.Module, split: Split, seed: int, by: str) -> Groups:
+    """Return the groups that are chosen for a split without group labels, or its classes."""
+    if by == "classes":
+        return Groups(split.labels, split.class_names, "classes", ())
     maps, outputs = explain_split(model, split, ExplainSettings(batch_size=100, size=16))
     explained = Explained(split.name, split.ids, split.labels, split.class_names, outputs, maps)
     exchanges = experiment(split, explained, model, seed=seed)
@@ -55,9 +57,9 @@ def groups_of(model: nn.Module, split: Split, seed: int) -> Groups:
     return choose_groups(explained, exchanges=exchanges, settings=settings, seed=seed).groups
 
 
-def fit(case: Case, folder: Path, natural: Path, steps: int) -> None:
+def fit(case: Case, folder: Path, natural: Path, steps: int, by: str) -> None:
     """Fit every repair of a case that is not yet there, and keep which test images each classifies right."""
-    path = folder / f"{case.name}.repairs.json"
+    path = folder / f"{case.name}.{by}-{steps}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     task, model = images(case, natural), network(case, folder)
     train, val = (replace(split, truth=None) for split in (task.train, task.val))
@@ -66,11 +68,11 @@ def fit(case: Case, folder: Path, natural: Path, steps: int) -> None:
 
     def group(split: Split) -> Groups:
         if split.name not in kept:
-            kept[split.name] = groups_of(model, split, case.seed)
+            kept[split.name] = groups_of(model, split, case.seed, by)
         return kept[split.name]
 
     def oracle() -> Groups:
-        return replace(group(val), index=truth.index, names=truth.names, classes=(), parts=(), clusters=None)
+        return Groups(truth.index, truth.names, "oracle", ())
 
     def add(name: str, make: Callable[[], nn.Module], notes: Callable[[], tuple[str, ...]]) -> None:
         if name in found:
@@ -113,13 +115,13 @@ def by_group(right: np.ndarray[Any, Any], test: Split) -> list[float]:
     return [float(right[truth.index == group].mean()) for group in range(len(truth.names))]
 
 
-def show(folder: Path, natural: Path, seeds: list[int]) -> None:
+def show(folder: Path, natural: Path, seeds: list[int], kind_of_groups: str) -> None:
     """Print a table: worst group and mean over seeds, in %, and the worst group's difference from the oracle's."""
     rights: dict[tuple[str, str], dict[str, dict[int, Any]]] = defaultdict(lambda: defaultdict(dict))
     seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     tests: dict[tuple[str, str], Split] = {}
     for case in (case for seed in seeds for case in planted(seed)):
-        path, kind = folder / f"{case.name}.repairs.json", (case.dataset, case.network)
+        path, kind = folder / f"{case.name}.{kind_of_groups}.json", (case.dataset, case.network)
         if path.is_file():
             tests[kind] = images(case, natural).test  # the same for all seeds
             for name, each in json.loads(path.read_text()).items():
@@ -157,15 +159,17 @@ def main() -> None:
     parser.add_argument("--natural", type=Path, required=True, help="folder of waterbirds-remix and celeba-10k")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--groups", choices=["auto", "classes"], default="auto", help="chosen groups, or the classes")
+    parser.add_argument("--networks", nargs="+", default=list(DESCRIPTIONS), choices=DESCRIPTIONS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "show":
-        show(arguments.cases, arguments.natural, arguments.seeds)
+        show(arguments.cases, arguments.natural, arguments.seeds, f"{arguments.groups}-{arguments.steps}")
         return
     for seed in arguments.seeds:
         for case in planted(seed):
-            if (arguments.cases / f"{case.name}.json").is_file():
-                fit(case, arguments.cases, arguments.natural, arguments.steps)
+            if case.network in arguments.networks and (arguments.cases / f"{case.name}.json").is_file():
+                fit(case, arguments.cases, arguments.natural, arguments.steps, arguments.groups)
 
 
 if __name__ == "__main__":

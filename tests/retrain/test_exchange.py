@@ -14,7 +14,7 @@ from torch import nn
 from exmap.data import Split, Task, array_split, planted_shortcut
 from exmap.data.dataset import ArrayImages
 from exmap.errors import NumericalError, SettingsError
-from exmap.exchange import Region, Scale
+from exmap.exchange import Region, Scale, exchange_brightness
 from exmap.model import build_model
 from exmap.model.fit import ChangesImages
 from exmap.records import silent
@@ -221,7 +221,8 @@ def test_where_nothing_is_followed_groups_are_only_drawn(task: Task) -> None:
     learner = begun(Exchange(TRAIN, RUNTIME), ByBar(), task.train)
     assert learner.exchanged_ == ()
     assert learner.notes_[-1] == (
-        "predictions follow none of colour, background, place, so groups are only drawn equally often, as by rwg"
+        "predictions follow none of colour, background, place, brightness, so groups are only drawn equally often, as "
+        "by rwg"
     )
 
 
@@ -262,7 +263,7 @@ def test_unknown_properties_are_refused(properties: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Exchange(properties=properties)
     assert str(caught.value) == (
-        "exchange needs properties=auto, or some of colour, background, place, region joined by +, got "
+        "exchange needs properties=auto, or some of colour, background, place, brightness, region joined by +, got "
         f"{properties!r}; take out what is not among them"
     )
 
@@ -276,3 +277,16 @@ def test_grey_images_of_one_channel() -> None:
     learner = Exchange(TRAIN, RUNTIME, steps=2, properties="colour+background+place+region")
     assert learner.fit(model, split, true_groups(split)) is not None
     assert set(learner.exchanged_) >= {"colour", "background", "place"}
+
+
+def test_brightness_is_that_of_the_donor_and_the_rest_of_the_image_stays() -> None:
+    rng = np.random.default_rng(0)
+    drawn_dim, drawn_bright = np.zeros((2, 4, 3, 16, 16), dtype=np.float32)
+    drawn_dim[:, :, 4:8, 4:8], drawn_bright[:, :2, 2:12, 6:9] = 0.4, 0.8
+    drawn_dim *= rng.uniform(0.9, 1, drawn_dim.shape)
+    given = exchange_brightness(drawn_dim, drawn_bright)
+    assert given.max() == pytest.approx(0.85, abs=0.04)
+    most = [images.max(axis=(1, 2, 3), keepdims=True) for images in (given, drawn_dim)]
+    np.testing.assert_allclose(given / most[0], drawn_dim / most[1], atol=1e-5)
+    np.testing.assert_allclose(exchange_brightness(given, drawn_dim), drawn_dim, atol=1e-5)
+    assert np.isfinite(exchange_brightness(drawn_dim, np.zeros_like(drawn_dim))).all()

@@ -2,10 +2,12 @@
 
 from exmap.exchange.looks import Looks, Pixels, Predict, Scale
 from exmap.exchange.properties import (
+    GIVEN,
     PROPERTIES,
     Property,
     Region,
     exchange_background,
+    exchange_brightness,
     exchange_colour,
     exchange_place,
     exchangeable,
@@ -13,6 +15,7 @@ from exmap.exchange.properties import (
 from exmap.exchange.trial import Trial, asked
 
 __all__ = [
+    "GIVEN",
     "PROPERTIES",
     "Looks",
     "Pixels",
@@ -23,6 +26,7 @@ __all__ = [
     "Trial",
     "asked",
     "exchange_background",
+    "exchange_brightness",
     "exchange_colour",
     "exchange_place",
     "exchangeable",

@@ -1,4 +1,4 @@
-"""Properties of an image that can be given to another: its colours, its background, its place; and a region.
+"""Properties of an image that can be given to another: its colours, background, place, brightness; and a region.
 
 Everything else of the image that receives stays as it is. Images have values in about [0, 1], float32 (n, C, H, W), as
 :class:`~exmap.exchange.looks.Looks` returns them, and receivers and donors go in pairs.
@@ -16,10 +16,12 @@ from scipy import ndimage
 from exmap.exchange.looks import Pixels
 
 __all__ = [
+    "GIVEN",
     "PROPERTIES",
     "Property",
     "Region",
     "exchange_background",
+    "exchange_brightness",
     "exchange_colour",
     "exchange_place",
     "exchangeable",
@@ -70,6 +72,11 @@ def exchange_place(receivers: Pixels, donors: Pixels) -> Pixels:
     return moved
 
 
+def exchange_brightness(receivers: Pixels, donors: Pixels) -> Pixels:
+    """Make images as bright as others, all pixels by one factor; what is bright counts, not how much of it there is."""
+    return np.asarray(np.clip(receivers * (_level(donors) / _level(receivers)), 0, 1), dtype=np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """A part of the image that receivers are given of donors, with soft edges: the same part for all.
@@ -91,7 +98,8 @@ PROPERTIES: dict[str, Property] = {
     "colour": exchange_colour,
     "background": exchange_background,
     "place": exchange_place,
-}
+}  # that the test for a shortcut asks for
+GIVEN: dict[str, Property] = {**PROPERTIES, "brightness": exchange_brightness}  # that a repair can exchange
 
 
 def _softened(inside: NDArray[np.bool_]) -> Pixels:
@@ -99,6 +107,13 @@ def _softened(inside: NDArray[np.bool_]) -> Pixels:
     height, width = inside.shape[1:]
     soft = ndimage.gaussian_filter(inside.astype(np.float32), (0, FEATHER * height, FEATHER * width), mode="nearest")
     return np.asarray(np.clip(1.5 * soft, 0, 1))
+
+
+def _level(images: Pixels) -> Pixels:
+    """Return how bright what is bright is: the mean brightness weighted by itself, at least 0.05, (n, 1, 1, 1)."""
+    value = images.max(axis=1, keepdims=True)
+    level = np.square(value).sum(axis=(2, 3), keepdims=True) / (value.sum(axis=(2, 3), keepdims=True) + 1e-6)
+    return np.asarray(np.maximum(level, DARK), dtype=np.float32)
 
 
 def _tint(images: Pixels) -> Pixels:

@@ -1,10 +1,10 @@
 """Exchange what a shortcut is made of between images, so that it goes with no class any more.
 
-Counterfactual data augmentation: an image shown keeps its label and is given the colour, the background or the place of
-another image, or what that has in the region where heatmaps say the shortcut is. Donors come from every group equally
-often, so what is given says nothing of the label. Decompose-and-Compose (Noohdani et al., CVPR 2024) exchanges by
-attribution as well, image by image and without groups; here one experiment decides what is exchanged
-(:mod:`exmap.exchange.trial`).
+Counterfactual data augmentation: an image shown keeps its label and is given the colour, the background, the place or
+the brightness of another image, or what that has in the region where heatmaps say the shortcut is. Donors come from
+every group equally often, so what is given says nothing of the label. Decompose-and-Compose (Noohdani et al., CVPR
+2024) exchanges by attribution as well, image by image and without groups; here one experiment decides what is
+exchanged (:mod:`exmap.exchange.trial`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 from exmap.data import Split
 from exmap.errors import ExMapError, SettingsError
-from exmap.exchange import PROPERTIES, Looks, Property, Scale, Trial, exchangeable
+from exmap.exchange import GIVEN, Looks, Property, Scale, Trial, exchangeable
 from exmap.model import collect_outputs
 from exmap.model.fit import Objective
 from exmap.records import Explained, Groups, IntArray, Listener
@@ -34,7 +34,7 @@ from exmap.runtime import child_seed
 __all__ = ["Exchange", "ExchangedDraws"]
 
 AUTO, REGION = "auto", "region"
-NAMES = (*PROPERTIES, REGION)
+NAMES = (*GIVEN, REGION)
 
 
 @LEARNERS.register
@@ -51,10 +51,10 @@ class Exchange(WholeNetwork):
     train, runtime, seed
         As for :class:`~exmap.retrain.learner.WholeNetwork`.
     properties : str
-        What is exchanged: ``colour``, ``background``, ``place`` and ``region``, joined by ``+``; or ``auto``, those
-        that predictions of the model are seen to follow in some class when they are exchanged on the images that the
-        epoch is chosen by (:class:`exmap.exchange.Trial`; the training images without a selection). The region is
-        :func:`exmap.retrain.region.shortcut_region`.
+        What is exchanged: ``colour``, ``background``, ``place``, ``brightness`` and ``region``, joined by ``+``; or
+        ``auto``, those that predictions of the model are seen to follow in some class when they are exchanged on the
+        images that the epoch is chosen by (:class:`exmap.exchange.Trial`; the training images without a selection).
+        The region is :func:`exmap.retrain.region.shortcut_region`.
     share : float in [0, 1]
         Chance of each image shown to receive a property, for each property by itself. What is left as it is still
         holds the shortcut, so one that is hard to see past wants a chance near 1.
@@ -145,7 +145,7 @@ class Exchange(WholeNetwork):
 
     def _by_name(self, model: nn.Module, split: Split, groups: Groups, listen: Listener) -> dict[str, Property]:
         """Return the properties that are named."""
-        found = {name: PROPERTIES[name] for name in self._named() if name != REGION}
+        found = {name: GIVEN[name] for name in self._named() if name != REGION}
         if REGION in self._named():
             if self.start == "initial":
                 self.notes_ += ("a network that is not trained shows no region, so it was left out",)
@@ -167,7 +167,7 @@ class Exchange(WholeNetwork):
                 "was exchanged: name properties",
             )
             return {}
-        offered = dict(PROPERTIES)
+        offered = dict(GIVEN)
         try:
             offered |= self._region(model, split, groups, listen)
         except ExMapError as error:
