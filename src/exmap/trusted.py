@@ -86,7 +86,7 @@ def refuse_to_call(word: str) -> None:
 
 
 def _is_installed(place: str) -> bool:
-    if place.endswith(".py"):
+    if place.endswith(".py") or place == "__main__":  # whatever started this process
         return False
     try:
         spec = importlib.util.find_spec(place.partition(".")[0])
