@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from exmap.errors import DataError, NumericalError
+from exmap.errors import NumericalError
 from exmap.evaluation import worst_share
 from exmap.records import FloatArray, Groups, IntArray, Listener, Progress, silent
 from exmap.registry import LEARNERS
-from exmap.retrain.head import Head, check_samples, halves
+from exmap.retrain.head import Head, check_own_head, check_samples, each_halving
 from exmap.retrain.learner import LastLayer
-from exmap.runtime import generator
 
 __all__ = ["AFR", "sample_weights"]
 
@@ -104,16 +103,8 @@ class AFR(LastLayer):
             If gradient descent leaves the finite numbers.
         """
         groups = check_samples(features, labels, groups)
-        if head is None:
-            raise DataError(
-                "AFR starts from the last layer's own weights, and there are none: no head was given, or more than a "
-                "linear map follows the layer; use DFR, or a model that ends in a linear layer"
-            )
-        if head.weight.shape != (n_classes, features.shape[1]):
-            raise DataError(
-                f"AFR starts from ERM's head, whose weight must have shape {(n_classes, features.shape[1])}, got "
-                f"{head.weight.shape}; give the head that belongs to these features"
-            )
+        missing = "AFR starts from the last layer's own weights, and there are none"
+        head = check_own_head(head, (n_classes, features.shape[1]), wants="AFR starts from", missing=missing)
         inputs = np.concatenate([features, np.ones((len(features), 1), dtype=features.dtype)], axis=1)
         job = _Job(inputs, labels, (features @ head.weight.T + head.bias).astype(features.dtype))
         grid = list(product(self.gammas, self.lambdas))
@@ -143,14 +134,10 @@ class AFR(LastLayer):
     ) -> dict[str, float]:
         """Return the mean worst-group accuracy on held-out halves, by the text of gamma and lambda."""
         scores = []
-        for number in range(self.tuning_splits):
-            fitted, held_out = halves(index, generator(self.seed, "halves", number))
-            if len(np.unique(job.labels[fitted])) < 2:
-                continue
+        for _, fitted, held_out in each_halving(job.labels, index, self.tuning_splits, self.seed, listen):
             change = self._descend(job.part(fitted), grid)
             right = job.part(held_out).logits_after(change).argmax(axis=0) == job.labels[held_out, None]
             scores.append([worst_share(column, index[held_out]) for column in right.T])
-            listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
         means = np.mean(scores, axis=0).tolist() if scores else []
         return {_text(*pair): mean for pair, mean in zip(grid, means, strict=False)}
 

@@ -21,7 +21,7 @@ from exmap.evaluation import worst_share
 from exmap.records import IntArray, Listener, Progress, silent
 from exmap.retrain.balance import balanced_subset
 from exmap.retrain.batches import fit_by_batches, in_words, seconds_of_step, steps_of, worth_batches
-from exmap.retrain.head import halves
+from exmap.retrain.head import halves, scale_of
 from exmap.retrain.logistic import LogisticFit, LogisticPath
 from exmap.retrain.softmax import SoftmaxFit, fit_softmax
 from exmap.runtime import generator, worker_threads
@@ -181,9 +181,7 @@ class BalancedRegression:
 
 def _standardised(features: NDArray[np.floating]) -> tuple[Array, Array, Array]:
     """Return standardised features, whole columns lying together, with the mean and the deviation taken out."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    deviation = features.std(axis=0, dtype=np.float64)
-    deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
+    mean, deviation = scale_of(features)
     return np.asfortranarray((features - mean) / deviation), mean, deviation
 
 

@@ -40,7 +40,7 @@ from exmap.retrain.balance import parts_of
 from exmap.retrain.harm import Verdict
 from exmap.retrain.head import Head
 from exmap.retrain.learner import LAST_LAYER, own_head
-from exmap.retrain.selection import Selection, checked_groups
+from exmap.retrain.selection import Selection
 from exmap.retrain.whole_network import Start, WholeNetwork
 from exmap.runtime import child_seed, generator
 
@@ -123,11 +123,8 @@ class Cheapest(WholeNetwork):
             If groups are missing or not those of the split, or the reason why the last repair cannot be fitted if none
             can.
         """
-        if groups is None:
-            raise DataError(f"the learner {self.name} needs groups of the split it trains on, got none; infer them")
-        checked_groups(split, groups, "training")
-        if any(selection.split is not selections[0].split for selection in selections):
-            raise DataError("selections from one training must be of one split; give groups of the same split")
+        self.check_given(split, groups, selections)
+        assert groups is not None
         if not selections:
             return [self._first(model, split, groups, listen)]
         before = collect_outputs(model, selections[0].split, listen=listen).predicted

@@ -28,7 +28,7 @@ from exmap.evaluation import worst_share
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.registry import LEARNERS
 from exmap.retrain.balance import balanced_subset, left_out, small_groups, smallest_in_parts
-from exmap.retrain.head import Head, check_samples, halves
+from exmap.retrain.head import Head, check_samples, each_halving, scale_of
 from exmap.retrain.learner import LastLayer
 from exmap.runtime import generator
 
@@ -113,9 +113,7 @@ class DPE(LastLayer):
             a group.
         """
         groups = check_samples(features, labels, groups)
-        mean = features.mean(axis=0, dtype=np.float64)
-        spread = features.std(axis=0, dtype=np.float64)
-        spread[spread <= 1e-8 * np.abs(mean)] = 1.0  # a constant feature, up to rounding
+        mean, spread = scale_of(features)
         scaled = np.asarray((features - mean) / spread, dtype=np.float32)
         norms = np.linalg.norm(scaled, axis=1, keepdims=True)
         inputs = scaled / np.maximum(norms, TINY)
@@ -153,17 +151,13 @@ class DPE(LastLayer):
     ) -> Mapping[int, float]:
         """Return the mean worst-group accuracy on held-out halves, by the number of steps."""
         scores: dict[int, list[float]] = {}
-        for number in range(self.tuning_splits):
-            fitted, held_out = halves(judged, generator(self.seed, "halves", number))
-            if len(np.unique(labels[fitted])) < 2:
-                continue
+        for number, fitted, held_out in each_halving(labels, judged, self.tuning_splits, self.seed, listen):
             name = f"half {number}"
             made = self._train(inputs[fitted], labels[fitted], index[fitted], n_classes, self.steps, name)
             for steps, (weight, present) in made.items():
                 logits = np.where(present, inputs[held_out] @ weight.T.astype(np.float32), -np.inf)
                 right = logits.argmax(axis=1) == labels[held_out]
                 scores.setdefault(steps, []).append(worst_share(right, judged[held_out]))
-            listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
         return {steps: float(np.mean(scores[steps])) for steps in self.steps if steps in scores}
 
     def _train(

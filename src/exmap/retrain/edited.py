@@ -21,9 +21,8 @@ from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.retrain.balance import smallest_in_parts
 from exmap.retrain.balanced import BalancedRegression
 from exmap.retrain.batches import in_words
-from exmap.retrain.head import Head, check_samples, halves
+from exmap.retrain.head import Head, check_samples, each_halving
 from exmap.retrain.learner import LastLayer
-from exmap.runtime import generator
 
 __all__ = ["Edit", "EditedFeatures", "Samples"]
 
@@ -110,6 +109,9 @@ class EditedFeatures(LastLayer):
         """Return what the fit balances: the groups, or the classes."""
         return index
 
+    def check_head(self, head: Head | None, shape: tuple[int, int]) -> None:
+        """Raise DataError for a head that edits cannot be found with; `shape` is (classes, features)."""
+
     def notes(self, edit: Edit, samples: Samples, groups: Groups) -> list[str]:
         """Return sentences about the fit that was made."""
         return []
@@ -142,6 +144,7 @@ class EditedFeatures(LastLayer):
             If there are no groups, the arrays differ in length, features are not finite, or fewer than two classes have
             a group; and what the learner's edits need.
         """
+        self.check_head(head, (n_classes, features.shape[1]))
         groups = check_samples(features, labels, groups)
         wrong = np.zeros(len(labels), dtype=bool) if head is None else head.predict(features) != labels
         samples = Samples(features, labels, groups.index, wrong)
@@ -191,11 +194,9 @@ class EditedFeatures(LastLayer):
     def _tune(self, samples: Samples, n_classes: int, listen: Listener) -> Mapping[tuple[float, float], float]:
         """Return the mean worst-group accuracy on held-out halves, by amount and strength."""
         scores: dict[tuple[float, float], list[float]] = {}
-        for number in range(self.tuning_splits):
-            fitted, held_out = halves(samples.index, generator(self.seed, "halves", number))
+        halvings = each_halving(samples.labels, samples.index, self.tuning_splits, self.seed, listen)
+        for _, fitted, held_out in halvings:
             half = samples.part(fitted)
-            if len(np.unique(half.labels)) < 2:
-                continue
             balanced = self.balanced_by(half.labels, half.index)
             edits = self.edits(half)
             others = samples.part(held_out)
@@ -206,7 +207,6 @@ class EditedFeatures(LastLayer):
             for amount, edit in zip(self.amounts(), edits, strict=True):
                 for strength, share in shares[id(edit)].items():
                     scores.setdefault((amount, strength), []).append(share)
-            listen(Progress("tune", number + 1, self.tuning_splits, "splits"))
         return {pair: float(np.mean(found)) for pair, found in scores.items()}
 
     def _shares(

@@ -15,20 +15,18 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from torch import nn
 
 from exmap.data import Split
 from exmap.errors import ExMapError, SettingsError
 from exmap.exchange import GIVEN, Looks, Property, Scale, Trial, exchangeable
 from exmap.model import collect_outputs
-from exmap.model.fit import Objective
 from exmap.records import Explained, Groups, IntArray, Listener
 from exmap.registry import LEARNERS
-from exmap.retrain.balance import left_out
-from exmap.retrain.learner import Selection, WholeNetwork
+from exmap.retrain.learner import Selection
 from exmap.retrain.region import shortcut_region
-from exmap.retrain.reweight import Drawn, balanced_draws, checked_rows
+from exmap.retrain.reweight import RWG, Drawn
 from exmap.runtime import child_seed
 
 __all__ = ["Exchange", "ExchangedDraws"]
@@ -39,7 +37,7 @@ NAMES = (*GIVEN, REGION)
 
 @LEARNERS.register
 @dataclass
-class Exchange(WholeNetwork):
+class Exchange(RWG):
     """Train on balanced draws of images that receive properties of others, for any number of classes and groups.
 
     Samples are drawn so that every group is equally likely, as for :class:`~exmap.retrain.RWG`. Each image shown
@@ -79,7 +77,6 @@ class Exchange(WholeNetwork):
 
     properties: str = field(default=AUTO, kw_only=True)
     share: Annotated[float, Field(ge=0, le=1)] = field(default=0.9, kw_only=True)
-    pooled: NonNegativeInt = field(default=0, kw_only=True)
     start: Literal["initial", "classifier"] = field(default="classifier", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -123,7 +120,7 @@ class Exchange(WholeNetwork):
                 f"images, with a chance of {self.share:g} for each image shown",
             )
 
-    def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:
+    def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Drawn:
         """Return balanced draws, with what is exchanged, and the mean cross-entropy.
 
         Raises
@@ -131,10 +128,7 @@ class Exchange(WholeNetwork):
         DataError
             If a class has no sample in a group, or there are too few samples for a batch.
         """
-        assert groups is not None
-        self.notes_ = (*self.notes_, *left_out(groups))
-        drawn = balanced_draws(groups, self.pooled)
-        checked_rows(self.name, split, drawn.rows, self.runtime.devices)
+        drawn = super().objective(model, split, groups, listen)
         if not self._exchanges:
             return drawn
         exchanges = tuple(self._exchanges.values())

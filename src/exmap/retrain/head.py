@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exmap.errors import DataError
-from exmap.records import Groups, IntArray, predicted_class
+from exmap.records import Groups, IntArray, Listener, Progress, predicted_class
+from exmap.runtime import generator
 
-__all__ = ["Head", "check_samples", "finite_part", "halves"]
+__all__ = ["Head", "check_own_head", "check_samples", "each_halving", "finite_part", "halves", "scale_of"]
 
 NAMED = 3  # images in a sentence
 
@@ -107,3 +108,57 @@ def halves(index: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArra
     """Return the positions of two random halves of the samples that have a group: to fit, and to score."""
     order = rng.permutation(np.flatnonzero(index >= 0))
     return order[: len(order) // 2], order[len(order) // 2 :]
+
+
+def each_halving(
+    labels: IntArray, index: IntArray, splits: int, seed: int, listen: Listener
+) -> Iterator[tuple[int, IntArray, IntArray]]:
+    """Yield the number of each random halving to choose by, and its halves; one that holds a class alone is left out.
+
+    Parameters
+    ----------
+    labels, index : ndarray of int64, shape (N,)
+        Classes and groups; a group of -1 has no part.
+    splits : int
+        How many halvings are drawn.
+    seed : int
+    listen : Listener
+        Is told of each when what is done with it is done.
+    """
+    for number in range(splits):
+        fitted, held_out = halves(index, generator(seed, "halves", number))
+        if len(np.unique(labels[fitted])) >= 2:
+            yield number, fitted, held_out
+            listen(Progress("tune", number + 1, splits, "splits"))
+
+
+def scale_of(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of each feature, shape (D,); 1 for one that is constant up to rounding."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    deviation = features.std(axis=0, dtype=np.float64)
+    deviation[deviation <= 1e-8 * np.abs(mean)] = 1.0
+    return mean, deviation
+
+
+def check_own_head(head: Head | None, shape: tuple[int, int], *, wants: str, missing: str) -> Head:
+    """Return the classifier's own last layer, or refuse to do without it, or with one of another shape.
+
+    Parameters
+    ----------
+    head : Head or None
+    shape : tuple of int
+        Of its weight: classes, features.
+    wants, missing : str
+        How the sentences begin that say what the learner needs, and that it is not there.
+    """
+    if head is None:
+        raise DataError(
+            f"{missing}: no head was given, or more than a linear map follows the layer; use DFR, or a model that ends "
+            "in a linear layer"
+        )
+    if head.weight.shape != shape:
+        raise DataError(
+            f"{wants} ERM's head, whose weight must have shape {shape}, got {head.weight.shape}; give the head that "
+            "belongs to these features"
+        )
+    return head

@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat
 
-from exmap.errors import DataError
-from exmap.records import Groups, IntArray, Listener, silent
+from exmap.records import Groups, IntArray
 from exmap.registry import LEARNERS
 from exmap.retrain.edited import Edit, EditedFeatures, Samples
-from exmap.retrain.head import Head
+from exmap.retrain.head import Head, check_own_head
 
 __all__ = ["NeuronTune", "spuriousness"]
 
@@ -103,46 +102,10 @@ class NeuronTune(EditedFeatures):
             )
         return notes
 
-    def fit_head(
-        self,
-        features: NDArray[np.floating],
-        labels: IntArray,
-        groups: Groups | None,
-        *,
-        n_classes: int,
-        head: Head | None = None,
-        listen: Listener = silent,
-    ) -> Head:
-        """Fit the head alone.
-
-        Parameters
-        ----------
-        features : ndarray of float, shape (N, D)
-        labels : ndarray of int64, shape (N,), in [0, n_classes)
-        groups : Groups
-            To choose threshold and strength by.
-        n_classes : int
-        head : Head
-            ERM's, whose errors are looked at.
-        listen : Listener
-
-        Raises
-        ------
-        DataError
-            If there are no groups, the arrays differ in length, features are not finite, fewer than two classes have a
-            group, or the head is missing or one for other features or classes.
-        """
-        if head is None:
-            raise DataError(
-                "NeuronTune looks at what the last layer gets wrong, and there is none: no head was given, or more "
-                "than a linear map follows the layer; use DFR, or a model that ends in a linear layer"
-            )
-        if head.weight.shape != (n_classes, features.shape[1]):
-            raise DataError(
-                f"NeuronTune needs ERM's head, whose weight must have shape {(n_classes, features.shape[1])}, got "
-                f"{head.weight.shape}; give the head that belongs to these features"
-            )
-        return super().fit_head(features, labels, groups, n_classes=n_classes, head=head, listen=listen)
+    def check_head(self, head: Head | None, shape: tuple[int, int]) -> None:
+        """Raise DataError without ERM's head, whose errors are looked at, and for one for other features or classes."""
+        missing = "NeuronTune looks at what the last layer gets wrong, and there is none"
+        check_own_head(head, shape, wants="NeuronTune needs", missing=missing)
 
 
 def spuriousness(features: NDArray[np.floating], labels: IntArray, wrong: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -28,6 +28,7 @@ from exmap.records import Groups, IntArray
 from exmap.registry import LEARNERS
 from exmap.retrain.balance import left_out, small_groups
 from exmap.retrain.edited import Edit, EditedFeatures, Samples
+from exmap.retrain.head import scale_of
 
 __all__ = ["Project", "group_differences"]
 
@@ -79,10 +80,8 @@ class Project(EditedFeatures):
 
     def edits(self, samples: Samples) -> list[Edit]:
         """Return the projection for each number of directions."""
-        features = np.asarray(samples.features, dtype=np.float64)
-        spread = features.std(axis=0)
-        spread[spread <= 1e-8 * np.abs(features.mean(axis=0))] = 1.0  # a constant feature, up to rounding
-        scaled = features / spread
+        _, spread = scale_of(samples.features)
+        scaled = samples.features / spread
         differences, rest = group_differences(scaled, samples.labels, samples.index, self.smallest_group)
         whitening, back = self._whitening(rest)
         sizes, vectors = np.linalg.svd(differences @ whitening, full_matrices=False)[1:]

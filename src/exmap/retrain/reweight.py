@@ -48,7 +48,7 @@ class RWG(WholeNetwork):
 
     pooled: NonNegativeInt = field(default=0, kw_only=True)
 
-    def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Objective:
+    def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Drawn:
         """Return balanced draws and the mean cross-entropy.
 
         Raises

@@ -201,12 +201,7 @@ class WholeNetwork:
         selections : sequence of Selection
             All of one split.
         """
-        if self.fits_groups:
-            if groups is None:
-                raise DataError(f"the learner {self.name} needs groups of the split it trains on, got none; infer them")
-            checked_groups(split, groups, "training")
-        if any(selection.split is not selections[0].split for selection in selections):
-            raise DataError("selections from one training must be of one split; give groups of the same split")
+        self.check_given(split, groups, selections)
         self.notes_, self.choice_notes_ = (), []
         self.trials_: list[Trial] = []
         self.begin(model, split, groups, selections, listen)
@@ -218,6 +213,15 @@ class WholeNetwork:
     def notes_of(self, number: int) -> tuple[str, ...]:
         """Return what a reader should know of what one selection of the last training chose."""
         return sum(self.choice_notes_[number : number + 1], self.notes_)
+
+    def check_given(self, split: Split, groups: Groups | None, selections: Sequence[Selection]) -> None:
+        """Raise DataError where groups are missing or not those of the split, or selections are of several splits."""
+        if self.fits_groups:
+            if groups is None:
+                raise DataError(f"the learner {self.name} needs groups of the split it trains on, got none; infer them")
+            checked_groups(split, groups, "training")
+        if any(selection.split is not selections[0].split for selection in selections):
+            raise DataError("selections from one training must be of one split; give groups of the same split")
 
     def begin(
         self,
