@@ -11,11 +11,11 @@ TSC    := npx --yes --package typescript@5.9.3 tsc --allowJs --checkJs --strict 
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all slow fuzz crash bench lint script types layers check clean
+.PHONY: demo test test-all slow fuzz crash bench docs tutorials lowest lint script types layers check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 demo: $(READY)
@@ -44,6 +44,23 @@ crash: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/suite.py --million --out docs/results/performance --document docs/performance.md
 
+# The lower bounds of pyproject.toml, in an environment of their own. Old libraries warn of more: warnings are no errors.
+LOWEST       := .venv-lowest
+LOWEST_TESTS := tests/cluster tests/data tests/explain tests/retrain tests/test_api.py tests/test_cli.py tests/test_runs.py
+
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt . pytest hypothesis
+	$(LOWEST)/bin/python -m pytest -W default -m "not slow and not long" $(LOWEST_TESTS)
+
+# The site, in docs/_build/html; a warning is an error. The tests build it, too, and follow its links.
+docs: $(READY)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going docs docs/_build/html
+
+# The tutorials executed again, and saved with their outputs.
+tutorials: $(READY)
+	$(BIN)/python tests/notebooks.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +79,4 @@ layers: $(READY)
 check: lint script types layers test-all
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(LOWEST) docs/_build docs/reference/api runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage*

@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,13 @@ from exmap.settings import AutoSettings, ExplainSettings, RuntimeSettings, Train
 from photographs import DESCRIPTIONS, Case, cases, images, network
 
 LAST_LAYERS = ("dfr", "class_balanced", "neurontune", "project", "dpe")
-NETWORKS = ("exchange", "rwg", "lp_ft")
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # whole networks by the names of their rows: learner and options
+    "exchange": ("exchange", {"properties": "surroundings", "learning_rate": 0.01, "refitted": True}),
+    "rwg": ("rwg", {}),
+    "lp_ft": ("lp_ft", {}),
+}
+ORACLE = "oracle dfr"
+REPAIRS = (*LAST_LAYERS, ORACLE, *NETWORKS)
 RATE, BATCH = 0.003, 64
 
 
@@ -57,8 +63,8 @@ def groups_of(model: nn.Module, split: Split, seed: int, by: str) -> Groups:
     return choose_groups(explained, exchanges=exchanges, settings=settings, seed=seed).groups
 
 
-def fit(case: Case, folder: Path, natural: Path, steps: int, by: str) -> None:
-    """Fit every repair of a case that is not yet there, and keep which test images each classifies right."""
+def fit(case: Case, folder: Path, natural: Path, steps: int, by: str, wanted: Collection[str]) -> None:
+    """Fit the repairs of a case that are wanted and not yet there, and keep which test images each classifies right."""
     path = folder / f"{case.name}.{by}-{steps}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     task, model = images(case, natural), network(case, folder)
@@ -75,7 +81,7 @@ def fit(case: Case, folder: Path, natural: Path, steps: int, by: str) -> None:
         return Groups(truth.index, truth.names, "oracle", ())
 
     def add(name: str, make: Callable[[], nn.Module], notes: Callable[[], tuple[str, ...]]) -> None:
-        if name in found:
+        if name in found or name not in wanted:
             return
         began = time.perf_counter()
         made = make()
@@ -97,11 +103,11 @@ def fit(case: Case, folder: Path, natural: Path, steps: int, by: str) -> None:
             lambda learner=learner: learner.head_.notes,
         )
     learner = LEARNERS.build("dfr", {"harm": "warn"}, seed=case.seed)
-    add("oracle dfr", lambda: learner.fit(model, val, oracle()), lambda: learner.head_.notes)
+    add(ORACLE, lambda: learner.fit(model, val, oracle()), lambda: learner.head_.notes)
     settings = TrainSettings(learning_rate=RATE, batch_size=BATCH, epochs=10)
-    for name in NETWORKS:
-        options = {"harm": "warn", "steps": steps, "start": "classifier"}
-        trained = LEARNERS.build(name, options, seed=case.seed, train=settings, runtime=RuntimeSettings())
+    for name, (learner_name, more) in NETWORKS.items():
+        options = {"harm": "warn", "steps": steps, "start": "classifier", **more}
+        trained = LEARNERS.build(learner_name, options, seed=case.seed, train=settings, runtime=RuntimeSettings())
         add(
             name,
             lambda trained=trained: trained.fit(model, train, group(train), selection=Selection(val, group(val))),
@@ -133,10 +139,10 @@ def show(folder: Path, natural: Path, seeds: list[int], kind_of_groups: str) -> 
     for kind, repairs in rights.items():
         truth = tests[kind].true_groups()
         for name, by_seed in repairs.items():
-            both = sorted(set(by_seed) & set(repairs["oracle dfr"]))
+            both = sorted(set(by_seed) & set(repairs[ORACLE]))
             found = worst_group_difference(
                 [by_seed[one] for one in both],
-                [repairs["oracle dfr"][one] for one in both],
+                [repairs[ORACLE][one] for one in both],
                 truth.index,
                 rng=generator(0, "repairs"),
             )
@@ -161,6 +167,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--groups", choices=["auto", "classes"], default="auto", help="chosen groups, or the classes")
     parser.add_argument("--networks", nargs="+", default=list(DESCRIPTIONS), choices=DESCRIPTIONS)
+    parser.add_argument("--repairs", nargs="+", default=list(REPAIRS), choices=REPAIRS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "show":
@@ -169,7 +176,14 @@ def main() -> None:
     for seed in arguments.seeds:
         for case in planted(seed):
             if case.network in arguments.networks and (arguments.cases / f"{case.name}.json").is_file():
-                fit(case, arguments.cases, arguments.natural, arguments.steps, arguments.groups)
+                fit(
+                    case,
+                    arguments.cases,
+                    arguments.natural,
+                    arguments.steps,
+                    arguments.groups,
+                    {"erm", *arguments.repairs},
+                )
 
 
 if __name__ == "__main__":

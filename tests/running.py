@@ -156,7 +156,7 @@ def bring_up(
     lines: list[str] = []
     run, settings = open_run(folder, settings, change=change)
     run_until(run, settings, until=until, look=look, listen=listen, say=lines.append)
-    return lines
+    return [line for line in lines if not line.startswith("runtime: ")]  # what the machine is found to do
 
 
 def changed(folder: Path, *overrides: str, until: str = "evaluate", look: bool = False) -> list[str]:

@@ -105,7 +105,7 @@ def test_the_folder_of_another_audit_is_refused(mine: Path, audited: tuple[Path,
     with sole_writer(audited[0] / "out"):
         said = shortcut_audit(mine, audited[0])
     assert said.refused()
-    assert "another is at work there" in said.err
+    assert "another is running" in said.err
 
 
 def findings_in(folder: Path) -> Findings:

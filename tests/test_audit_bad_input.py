@@ -130,11 +130,11 @@ def refusal(place: Path, tmp_path: Path) -> Callable[..., str]:
         ("torchvision:resnt18", "unknown model of torchvision 'resnt18' .did you mean 'resnet18'"),
         ("torchvision:fasterrcnn_resnet50_fpn", "an image classifier is needed"),
         ("timm:", "unknown model of timm ''"),
-        ("torchvision:resnet18", "random weights, .* name the file of its trained ones with --weights"),
+        ("torchvision:resnet18", "random weights, .* name the file of its trained weights with --weights"),
         ("hf:./no-such", "hf: needs a folder with config.json, found none"),
         ("onnx:no.onnx", "the ONNX file no.onnx does not exist"),
         ("torchscript:no.pt", "the TorchScript file no.pt does not exist"),
-        ("plain", "does not say how it wants its images; name its transform with --transform"),
+        ("plain", "does not specify its preprocessing; name its transform with --transform"),
     ],
 )
 def test_models_that_cannot_be_built(place: Path, refusal: Callable[..., str], model: str, said: str) -> None:
@@ -170,7 +170,7 @@ def test_models_in_folders_and_files_that_will_not_do(place: Path, tmp_path: Pat
     assert "must return logits" in refusal(f"torchscript:{file}", *transform)
     file = onnx_file(Net(2), tmp_path / "net.onnx")
     assert "has its own weights" in refusal(f"onnx:{file}", *transform, weights=place / "two.pt")
-    assert "does not say how it wants its images" in refusal(f"onnx:{file}")
+    assert "does not specify" in refusal(f"onnx:{file}")
 
 
 def test_what_an_id_names_needs_a_network(place: Path, refusal: Callable[..., str], monkeypatch: Any) -> None:
@@ -326,7 +326,7 @@ def test_broken_images_and_other_places(place: Path, tmp_path: Path, refusal: Ca
     assert "got nothing" in refusal(model, data="", weights=weights)
     (tmp_path / "bad.tar").write_bytes(b"no tar")
     assert "must be a whole tar file" in refusal(model, data=tmp_path / "bad.tar", weights=weights)
-    assert "all 40 of photos are in photos, too" in refusal(model, "--test", place / "photos", weights=weights)
+    assert "all 40 of photos are also in photos" in refusal(model, "--test", place / "photos", weights=weights)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")

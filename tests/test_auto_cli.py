@@ -170,7 +170,7 @@ def test_a_run_mentions_the_choice_in_four_lines() -> None:
         words.verdict(given),
         "Chosen grouping: exmap[size=7,scope=local,gap=relative], confidence 86%.",
         words.last_layer(given),
-        "All that was weighed: exmap auto runs/a",
+        "All groupings: exmap auto runs/a",
     ]
 
 
@@ -215,7 +215,8 @@ def test_exmap_auto_adds_the_choice_to_a_finished_run_and_keeps_what_is_there(
     results = results_of(run)
     given = AutoRecord.from_json(results["auto"])
     first = results.get("first_lines", [])
-    lines = said.out.splitlines()[len(said.steps()) :]
+    steps = said.steps()
+    lines = [line for line in said.out.splitlines() if line not in steps and not line.startswith("runtime: ")]
     assert lines[: len(first)] == first
     assert lines[len(first)].startswith(words.verdict(given))
     assert given.chosen in said.out
@@ -241,7 +242,7 @@ def test_exmap_auto_adds_the_choice_to_a_finished_run_and_keeps_what_is_there(
     assert words.verdict(given) in said.out
     assert redone(before, run) == set()
     said = give("evaluate", run)  # by the folder's own settings
-    assert "All that was weighed: exmap auto" in said.out
+    assert "All groupings: exmap auto" in said.out
 
 
 def test_a_run_without_it_says_nothing_of_it(

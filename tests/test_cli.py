@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import itertools
 import pickle
 import signal
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import exmap
 from exmap.cli import app
 from exmap.cli.progress import ProgressBars
 from exmap.model import build_model, save_weights
@@ -45,7 +45,7 @@ from running import (
 )
 from trees import picture, waterbirds_tree
 
-COMMANDS = [*STAGE_NAMES, "run", "auto", "figures", "export", "settings", "check-model", "bench", "data"]
+COMMANDS = [*STAGE_NAMES, "run", "auto", "figures", "export", "settings", "check-model", "bench", "data", "cache"]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_the_installed_command_and_the_module_are_the_same_program() -> None:
 
 def test_the_version_is_that_of_the_installed_package(give: Give) -> None:
     said = give("--version")
-    assert (said.code, said.out, said.err) == (0, f"exmap {importlib.metadata.version('exmap')}\n", "")
+    assert (said.code, said.out, said.err) == (0, f"exmap {exmap.__version__}\n", "")
 
 
 def test_the_help_lists_every_command_and_each_command_has_help_of_its_own(give: Give) -> None:
@@ -134,8 +134,8 @@ def test_settings_are_listed_with_values_limits_and_meanings_and_follow_the_lear
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run"], "missing argument 'PRESET_OR_YAML'; say exmap run --help to see what it takes"),
-        (["cluster"], "missing argument 'RUN_DIR'; say exmap cluster --help"),
+        (["run"], "missing argument 'PRESET_OR_YAML'; run exmap run --help to see its options"),
+        (["cluster"], "missing argument 'RUN_DIR'; run exmap cluster --help to see its options"),
         (["rnu", "digits"], "unknown command 'rnu' (did you mean 'run'?); choose one of: audit, "),
         (["data", "lst"], "unknown command 'lst' (did you mean 'list'?); choose one of: check, compose, list, prepare"),
         (
@@ -143,7 +143,7 @@ def test_settings_are_listed_with_values_limits_and_meanings_and_follow_the_lear
             "unknown option of exmap run '--sead' (did you mean '--seed'?); choose one of",
         ),
         (["run", "digits", "--seed", "x"], "invalid value for '--seed': "),
-        (["run", "digits", "--seed"], "option '--seed' requires an argument; say exmap"),
+        (["run", "digits", "--seed"], "option '--seed' requires an argument; run exmap"),
         (["run", "digits", "two\nlines"], "got unexpected extra argument"),
     ],
 )
@@ -363,7 +363,8 @@ def test_a_run_folder_of_another_format_is_refused_by_every_command(give: Give, 
     for each in (*words, ["export", "--to", "parquet"], ["run", "digits", "--out"]):
         said = give(*each, tmp_path / "run")
         assert refused(said), (each, said.err)
-        assert f"must be of run-folder format 2, found {there}; look at it with the version of exmap it was" in said.err
+        found = f"must be of run-folder format 2, found {there}; open it with the version of exmap that made it"
+        assert found in said.err
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["settings.yaml", "train"]
 
 
@@ -468,7 +469,7 @@ def test_one_command_at_a_time_writes_into_a_run(give: Give, copied: Path) -> No
         for words in (("evaluate", copied), ("report", copied), ("run", "digits", "--out", copied)):
             beside = give(*words)
             assert refused(beside), beside.err
-            assert "another is at work there; wait until it has ended" in beside.err
+            assert "another is running; wait until it has ended" in beside.err
     assert modification_times(copied) == before
     assert give("evaluate", copied).code == 0
 
@@ -483,7 +484,7 @@ def test_an_interrupted_process_lets_no_other_in_says_how_to_go_on_and_exits_wit
         time.sleep(0.01)
     beside = give("evaluate", copied)
     assert refused(beside)
-    assert "another is at work there; wait until it has ended" in beside.err
+    assert "another is running; wait until it has ended" in beside.err
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LONGEST)
     said = Said(process.returncode, out, err)
@@ -578,9 +579,9 @@ def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def test_the_rate_of_work_that_begins_again_is_that_of_its_second_time(logged: Callable[..., list[str]]) -> None:
     moments = ((0, 0), (40, 4_000), (80, 8_000), (90, 100), (130, 2_100))
     assert logged(*((moment, Progress("train", done, 10_000)) for moment, done in moments)) == [
-        "train 4,000/10,000 images, 100/s ",
-        "train 8,000/10,000 images, 100/s ",
-        "train 2,100/10,000 images, 50/s ",
+        "train 4,000/10,000 images, 100/s, 60 s left ",
+        "train 8,000/10,000 images, 100/s, 20 s left ",
+        "train 2,100/10,000 images, 50/s, 3 min left ",
     ]
 
 
@@ -588,5 +589,5 @@ def test_work_of_few_pieces_says_how_long_each_takes(logged: Callable[..., list[
     moments = ((0, 0), (40, 0), (80, 1))
     assert logged(*((moment, Progress("report", done, 4, "parts", "pictures")) for moment, done in moments)) == [
         "report 0/4 parts pictures",
-        "report 1/4 parts, 80 s each pictures",
+        "report 1/4 parts, 80 s each, 4 min left pictures",
     ]

@@ -100,7 +100,7 @@ def test_no_file_is_unpickled() -> None:
     pickling = ("pickle", "cloudpickle", "dill", "shelve")
     found = [m for m, tree in MODULES.items() if any(n.split(".")[0] in pickling for n in imported(tree))]
     # Between its own processes, in a temporary folder that only they can write; and to see whether a thing can be.
-    assert found == ["data/inputs.py", "runtime.py", "testing/common.py"]
+    assert found == ["data/inputs.py", "engine/workers.py", "runtime.py", "testing/common.py"]
     assert [m for m, tree in MODULES.items() if "torch.load" in imported(tree)] == []
 
 

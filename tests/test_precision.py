@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from exmap import precision
+from exmap.errors import RunFolderError
 from exmap.pipeline.runs import open_run
-from exmap.precision import native_precision, precision_remark, with_precision
+from exmap.precision import choose_precision, device_name, native_precision, precision_remark, with_kept_precision
 from exmap.runtime import make_fabric
 from exmap.settings import RuntimeSettings, Settings, change_settings, load_settings, preset_names
 
@@ -22,7 +23,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Return what makes this a computer without GPU, whose processor has some instructions."""
 
     def make(words: str | None, *, says: bool | None = None) -> None:
-        precision._processor_has_bfloat16.cache_clear()
+        precision._instructions.cache_clear()
         monkeypatch.setattr(precision, "_device", lambda: "cpu")
         info = tmp_path / "cpuinfo"
         info.write_text(f"processor : 0\nflags\t\t: {words}\n") if words is not None else info.unlink(missing_ok=True)
@@ -31,7 +32,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             monkeypatch.setattr(torch.cpu, name, lambda: says, raising=False)
 
     yield make
-    precision._processor_has_bfloat16.cache_clear()
+    precision._instructions.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -78,17 +79,46 @@ def test_auto_is_the_default_of_settings_and_presets() -> None:
     assert make_fabric(RuntimeSettings(accelerator="cpu"))._precision.precision == native_precision("cpu")
 
 
-def test_a_run_keeps_the_precision_it_was_begun_with(processor: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("fpu avx2", "32-true, as this processor has no instructions for bfloat16"),
+        ("avx512_bf16 amx_bf16", "bf16-mixed, as this processor has instructions for bfloat16 (AMX)"),
+        ("avx512_bf16", "bf16-mixed, as this processor has instructions for bfloat16 (AVX-512)"),
+        ("asimd bf16", "32-true, as this processor has instructions for bfloat16 (Arm)"),
+    ],
+)
+def test_the_reason_is_said_and_only_amx_leaves_no_doubt(processor: Any, words: str, wanted: str) -> None:
+    processor(words, says=True)
+    choice = choose_precision(RuntimeSettings())
+    assert (str(choice), choice.certain) == (wanted, "AMX" in wanted or "no instructions" in wanted)
+    assert str(choose_precision(RuntimeSettings(precision="16-mixed"))) == "16-mixed, as runtime.precision says"
+
+
+def test_the_device_is_called_as_its_maker_calls_it(processor: Any) -> None:
+    processor("avx2\nmodel name\t: A Processor 9000")
+    assert device_name() == device_name("cpu") == "A Processor 9000"
+    processor(None)
+    assert device_name("cpu")
+
+
+def test_a_run_that_names_no_precision_is_the_same_run_on_another_machine(processor: Any, tmp_path: Path) -> None:
     wanted = load_settings("cmnist")
     processor("avx512_bf16", says=True)
     run, opened = open_run(tmp_path / "run", wanted)
-    assert opened.runtime.precision == run.settings()["runtime"]["precision"] == "bf16-mixed"
+    assert opened.runtime.precision == (run.settings() or {})["runtime"]["precision"] == "auto"
     (tmp_path / "run" / "train.part").mkdir()
     processor("fpu", says=False)
-    assert open_run(tmp_path / "run", wanted)[1] == opened
-    assert with_precision(wanted).runtime.precision == "32-true"
-    assert with_precision(wanted, opened).runtime.precision == "bf16-mixed"
-    assert (
-        with_precision(change_settings(wanted, ["runtime.precision=16-mixed"]), opened).runtime.precision == "16-mixed"
-    )
-    assert with_precision(Settings(), Settings()).runtime.precision == "32-true"
+    assert open_run(tmp_path / "run", change_settings(wanted, ["runtime.threads=3"]))[1].runtime.precision == "auto"
+    with pytest.raises(RunFolderError, match="precision"):
+        open_run(tmp_path / "run", change_settings(wanted, ["runtime.precision=bf16-mixed"]))
+
+
+def test_a_folder_that_names_a_precision_keeps_it(tmp_path: Path) -> None:
+    wanted = load_settings("cmnist")
+    open_run(tmp_path / "run", change_settings(wanted, ["runtime.precision=bf16-mixed"]))  # as earlier versions did
+    (tmp_path / "run" / "train.part").mkdir()
+    assert open_run(tmp_path / "run", wanted)[1].runtime.precision == "bf16-mixed"
+    named = change_settings(wanted, ["runtime.precision=16-mixed"])
+    assert with_kept_precision(named, wanted) == named
+    assert with_kept_precision(wanted, Settings()) == with_kept_precision(wanted) == wanted

@@ -25,6 +25,7 @@ from running import (
     Said,
     as_options,
     auto_run,
+    changed,
     cheap_settings,
     command,
     copy_run,
@@ -67,6 +68,13 @@ def run(two_rounds: Path, tmp_path: Path) -> Path:
 
 def written(folder: Path) -> Rounds:
     return Rounds.from_json(json.loads((folder / "rounds.json").read_text(encoding="utf-8")))
+
+
+def test_what_is_said_of_rounds_is_taken_away_with_their_results(run: Path) -> None:
+    changed(run)
+    assert (run / "rounds.json").exists()
+    changed(run / "round-2", "retrain.repeats=3")
+    assert not (run / "rounds.json").exists()
 
 
 def test_the_shortcut_is_found_and_repaired_and_then_none_is_left(two_rounds: Path) -> None:

@@ -629,7 +629,11 @@ def test_a_full_disk_while_training_is_one_sentence_and_the_same_command_finishe
     assert said.refused(), said.err
     assert "state.safetensors" in said.err
     assert not (folder / "train").exists()
-    assert sorted(path.name for path in (folder / "train.part").iterdir()) == ["attempt.json", "identity.json"]
+    assert sorted(path.name for path in (folder / "train.part").iterdir()) == [
+        "attempt.json",
+        "identity.json",
+        "trained_on.json",
+    ]
     assert bring_up(folder, cheap_settings(), until="train") == ["train, classifier: continued"]
 
 

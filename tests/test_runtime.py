@@ -126,7 +126,7 @@ def test_a_launch_that_is_not_told_as_torchrun_tells_it_is_refused(
         with pytest.raises(SettingsError) as caught:
             ask()
         assert why in str(caught.value)
-        assert str(caught.value).endswith("; start them with torchrun, or unset what is left of it")
+        assert str(caught.value).endswith("; start them with torchrun, or unset its variables")
 
 
 def test_processes_are_launched_only_where_torchrun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

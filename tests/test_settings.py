@@ -120,7 +120,7 @@ def test_every_setting_is_described() -> None:
     by_name = {row.name: row for row in rows}
     assert by_name["data.correlation"].allowed == "number, at least 0.1, at most 1.0"
     assert by_name["retrain.repeats"][:4] == ("retrain.repeats", "integer, at least 1, at most 10000", 5, 5)
-    assert by_name["retrain.learner"].allowed.startswith("afr or bpa or ")
+    assert by_name["retrain.learner"].allowed.startswith("adapters or afr or bpa or ")
     assert by_name["retrain.subsamples"] == (
         "retrain.subsamples",
         "integer, above 0",

@@ -267,8 +267,8 @@ def test_a_folder_of_another_format_is_refused(tmp_path: Path, text: str, found:
     with pytest.raises(RunFolderError) as caught:
         RunFolder(tmp_path, create=True)
     assert str(caught.value) == (
-        f"{tmp_path} must be of run-folder format {FORMAT}, found {found}; look at it with the version of exmap it was "
-        "made with, or run it again with another --out"
+        f"{tmp_path} must be of run-folder format {FORMAT}, found {found}; open it with the version of exmap that "
+        "made it, or run it again with another --out"
     )
 
 
@@ -295,7 +295,7 @@ def test_one_process_at_a_time_writes_into_a_folder_and_a_killed_one_holds_nothi
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     try:
-        with pytest.raises(RunFolderError, match=f"{folder}, and another is at work there; wait"), sole_writer(folder):
+        with pytest.raises(RunFolderError, match=f"{folder}, and another is running; wait"), sole_writer(folder):
             pytest.fail("two at a time")
         with sole_writer(tmp_path / "other"):
             pass

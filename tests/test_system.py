@@ -34,15 +34,15 @@ def test_each_refusal_of_a_file_names_it_and_says_what_to_do(number: int) -> Non
     assert "Errno" not in said
     assert "; " in said
     assert ("some/file" in said) or number in (errno.EAGAIN, errno.ENOMEM, errno.EPIPE, errno.ECONNRESET)
-    assert ("space" in said) == (number in (errno.ENOSPC, errno.EDQUOT))
-    assert ("permit it" in said) == (number in (errno.EACCES, errno.EPERM))
+    assert ("disk is full" in said) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert ("permissions" in said) == (number in (errno.EACCES, errno.EPERM))
 
 
 def test_refusals_of_other_libraries_and_without_a_number_are_said_as_they_are() -> None:
     wrapped = OSError("a.safetensors could not be written: No space left on device (os error 28)")
-    assert refusal(wrapped).startswith("a file cannot be written, because no space is left there; free some, and give")
+    assert refusal(wrapped).startswith("a file cannot be written because the disk is full; free some space and rerun")
     assert refusal(OSError("it is a pipe")) == (
-        "the system refused a file (it is a pipe); mend that, and give the same command again: what is finished is kept"
+        "the system refused a file (it is a pipe); fix the cause and rerun the same command: finished work is kept"
     )
     assert len(refusal(OSError(errno.ENAMETOOLONG, "too long", "x" * 5000))) < 500
     assert "a or b" in refusal(OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"))

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     )
     from exmap.settings import Settings, load_settings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "exmap.analysis": ("Analysis", "Fit"),

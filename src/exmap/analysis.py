@@ -138,7 +138,7 @@ class Analysis:
     no_images : str
         Why images are not at hand; empty where they are.
     explainer : object or None
-        What explained in the place of the explainer that the settings name.
+        What explained in place of the explainer that the settings name.
     """
 
     settings: Settings
@@ -261,7 +261,7 @@ class Analysis:
         return compare_predictions(predicted[0], predicted[1], split.labels, index, names, rng=rng)
 
     def report(self, path: str | Path, *, listen: Listener = silent) -> Path:
-        """Write the report page: one HTML file that opens from disk and can be mailed.
+        """Write the report page: one HTML file to open from disk or send by mail.
 
         Parameters
         ----------

@@ -123,8 +123,8 @@ def audit_settings(
     MODELS.get(chosen.model.name)  # refuses names that there are none of
     if not has_weights(chosen.model):
         raise SettingsError(
-            f"the model {model} would have random weights, of which an audit says nothing; name the file of its "
-            "trained ones with --weights"
+            f"the model {model} would have random weights, so an audit would be meaningless; name the file of its "
+            "trained weights with --weights"
         )
     if needs_gradient_free(chosen.model) and not any(each.startswith("explain.explainer=") for each in changes):
         chosen = change_settings(chosen, (), explain__explainer="occlusion")

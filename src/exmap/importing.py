@@ -35,7 +35,9 @@ __all__ = [
     "needed",
     "object_at",
     "package",
+    "places_told",
     "source_of",
+    "told_places",
     "unknown_among_many",
 ]
 
@@ -273,6 +275,18 @@ class _Elsewhere(MetaPathFinder):
         if file is not None:
             return importlib.util.spec_from_file_location(fullname, file)
         return PathFinder.find_spec(fullname, list(known.get("folders", {}))) if path is None else None
+
+
+def places_told() -> str:
+    """Return where this process has found a user's modules, for one that it has not spawned (:func:`told_places`)."""
+    return os.environ.get(PLACES, "{}")
+
+
+def told_places(places: str) -> None:
+    """Find a user's modules where another process has found them, by what it said of it."""
+    os.environ[PLACES] = places
+    if not any(isinstance(finder, _Elsewhere) for finder in sys.meta_path):
+        sys.meta_path.append(_Elsewhere())
 
 
 if PLACES in os.environ:  # the process was started by one that has imported such modules

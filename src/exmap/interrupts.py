@@ -1,4 +1,4 @@
-"""Ctrl-C: it ends a command at once while nothing is at work, and is raised where there is something to put in order.
+"""Ctrl-C: it ends a command at once while nothing is running, and is raised where there is something to clean up.
 
 Libraries that are just being loaded may swallow an exception, or make another one of it. So none is raised then, and
 where one is, what was pressed is noted.

@@ -35,7 +35,7 @@ def printable(text: str, keep: str = "") -> str:
 
 @contextmanager
 def textual_path(path: Path) -> Iterator[Path]:
-    """Give a path to a file for a library that takes text alone: names of files are bytes, and need not be UTF-8."""
+    """Give a path to a file for a library that accepts only text: file names are bytes and need not be UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

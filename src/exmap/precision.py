@@ -1,22 +1,58 @@
 """Which precision a device computes in by itself, and what to say of one that it does not.
 
 Processors without instructions for bfloat16 emulate it, eight times as slowly as they compute in float32. So
-``runtime.precision=auto`` is resolved once, where a run begins, and the run keeps what it was.
+``runtime.precision=auto`` is decided by the device, each time a training begins or goes on; what was decided is
+recorded, and is no part of what a run is.
 """
 
 from __future__ import annotations
 
+import platform
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from exmap.settings import RuntimeSettings, Settings
 
-__all__ = ["native_precision", "precision_remark", "with_precision"]
+__all__ = [
+    "Precision",
+    "PrecisionChoice",
+    "choose_precision",
+    "device_name",
+    "native_precision",
+    "precision_remark",
+    "with_kept_precision",
+]
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 CPU_INFO = Path("/proc/cpuinfo")
-CPU_WORDS = ("amx_bf16", "avx512_bf16")  # instructions for bfloat16
+INSTRUCTIONS = {  # for bfloat16: the system's word, what torch is asked, and a name
+    "amx_bf16": ("_is_amx_tile_supported", "AMX"),
+    "avx512_bf16": ("_is_avx512_bf16_supported", "AVX-512"),
+    "bf16": ("", "Arm"),
+}
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """A precision to train in.
+
+    Attributes
+    ----------
+    precision : "32-true", "bf16-mixed" or "16-mixed"
+    why : str
+        The reason, as the end of a sentence.
+    certain : bool
+        Whether the device leaves no doubt that this is the quickest; otherwise a few steps should be timed.
+    """
+
+    precision: Precision
+    why: str
+    certain: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.why}"
 
 
 def native_precision(accelerator: str = "auto") -> Precision:
@@ -29,27 +65,41 @@ def native_precision(accelerator: str = "auto") -> Precision:
     ----------
     accelerator : "auto", "cpu", "cuda" or "mps"
     """
-    device = _device() if accelerator == "auto" else accelerator
-    if device == "cuda":
-        return _of_gpu()
-    return "bf16-mixed" if device == "cpu" and _processor_has_bfloat16() else "32-true"
+    return _native(accelerator).precision
 
 
-def with_precision(settings: Settings, before: Settings | None = None) -> Settings:
-    """Return settings whose precision is one, and not ``auto``.
+def choose_precision(runtime: RuntimeSettings) -> PrecisionChoice:
+    """Return the precision to train in: the one that is named, or the one that the device computes in by itself."""
+    if runtime.precision != "auto":
+        return PrecisionChoice(runtime.precision, "as runtime.precision says")
+    return _native(runtime.accelerator)
+
+
+def with_kept_precision(settings: Settings, before: Settings | None = None) -> Settings:
+    """Return settings with the precision that a run was made with, where they name none.
 
     Parameters
     ----------
     settings : Settings
     before : Settings, optional
-        Of the run that is continued: its precision is kept, wherever it was begun.
+        Of the run that is continued. It names a precision if its user did, or if it is of a version that wrote down
+        what it had decided.
     """
     runtime = settings.runtime
-    if runtime.precision != "auto":
+    if runtime.precision != "auto" or before is None or before.runtime.precision == "auto":
         return settings
-    kept = "auto" if before is None else before.runtime.precision
-    precision = native_precision(runtime.accelerator) if kept == "auto" else kept
-    return settings.model_copy(update={"runtime": runtime.model_copy(update={"precision": precision})})
+    kept = runtime.model_copy(update={"precision": before.runtime.precision})
+    return settings.model_copy(update={"runtime": kept})
+
+
+def device_name(accelerator: str = "auto") -> str:
+    """Return what the maker calls the device that torch computes on, as far as the system says."""
+    device = _device() if accelerator == "auto" else accelerator
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cuda"
+    return _of_processor("model name") or platform.processor() or platform.machine()
 
 
 def precision_remark(runtime: RuntimeSettings) -> str:
@@ -77,33 +127,53 @@ def _device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _of_gpu() -> Precision:
+def _native(accelerator: str) -> PrecisionChoice:
+    device = _device() if accelerator == "auto" else accelerator
+    if device == "cuda":
+        return _of_gpu()
+    if device == "mps":
+        return PrecisionChoice("32-true", "as GPUs of Apple train in it")
+    found = _instructions()
+    if not found:
+        return PrecisionChoice("32-true", "as this processor has no instructions for bfloat16")
+    why = f"as this processor has instructions for bfloat16 ({found})"
+    return PrecisionChoice("32-true" if found == "Arm" else "bf16-mixed", why, certain=found == "AMX")
+
+
+def _of_gpu() -> PrecisionChoice:
     import torch
 
     if not torch.cuda.is_available():  # refused once it is used
-        return "32-true"
+        return PrecisionChoice("32-true", "as there is no GPU")
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16-mixed"
-    return "16-mixed" if torch.cuda.get_device_capability() >= (7, 0) else "32-true"
+        return PrecisionChoice("bf16-mixed", "as this GPU computes in bfloat16")
+    if torch.cuda.get_device_capability() >= (7, 0):
+        return PrecisionChoice("16-mixed", "as the tensor cores of this GPU compute in float16")
+    return PrecisionChoice("32-true", "as this GPU has no tensor cores")
 
 
 @lru_cache(maxsize=1)
-def _processor_has_bfloat16() -> bool:
-    """Return whether both the system and torch find instructions for bfloat16, as far as each of them says."""
+def _instructions() -> str:
+    """Return the name of the best instructions for bfloat16 that both the system and torch find; empty without any.
+
+    Some of them compute hardly faster than float32 does: AMX alone leaves no doubt.
+    """
     import torch
 
-    words = _processor_words()
-    if words and not words.intersection(CPU_WORDS):
-        return False
-    asked = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    said = [bool(ask()) for ask in asked if ask is not None]
-    return any(said) if said else bool(words)
+    words = frozenset((_of_processor("flags") or _of_processor("Features")).split())
+    for word, (asked, name) in INSTRUCTIONS.items():
+        ask = getattr(torch.cpu, asked, None) if asked else None
+        if words and word not in words:
+            continue
+        if bool(ask()) if ask is not None else word in words:
+            return name
+    return ""
 
 
-def _processor_words() -> frozenset[str]:
-    """Return what the processor can do, in Linux's words; empty where the system does not say."""
+def _of_processor(what: str) -> str:
+    """Return what Linux says of the first processor; empty where it says nothing."""
     try:
         lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")

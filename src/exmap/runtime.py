@@ -15,7 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ import exmap.importing  # noqa: F401  # spawned processes find a user's own modu
 from exmap.errors import ExMapError, ProcessError, SettingsError, shown
 from exmap.precision import native_precision
 from exmap.settings import RuntimeSettings
+from exmap.threads import computing_threads
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -140,7 +141,7 @@ def _launch() -> dict[str, int]:
 def _no_launch(why: str) -> SettingsError:
     return SettingsError(
         f"the environment must name the processes that work together as torchrun names them, but {why}; start them "
-        "with torchrun, or unset what is left of it"
+        "with torchrun, or unset its variables"
     )
 
 
@@ -229,7 +230,7 @@ def in_processes(settings: RuntimeSettings, work: Callable[..., Result], *args: 
 
     with tempfile.TemporaryDirectory(prefix="exmap-") as answers:
         try:
-            fabric.launch(_ProcessWork(work, Path(answers), settings.devices), *args)
+            fabric.launch(_ProcessWork(work, Path(answers), settings.devices, _share_of_threads(settings)), *args)
         except (ProcessExitedException, ProcessRaisedException) as error:
             said = [pickle.loads(path.read_bytes()) for path in sorted(Path(answers).glob("*.raised"))]
             causes = [each for each in said if not isinstance(each, ProcessError)]  # the others lost their company only
@@ -242,6 +243,13 @@ def in_processes(settings: RuntimeSettings, work: Callable[..., Result], *args: 
         return cast(Result, pickle.loads((Path(answers) / "0.made").read_bytes()))
 
 
+def _share_of_threads(settings: RuntimeSettings) -> int:
+    """Return how many threads each of several processes takes: what is named, or its share of this one's."""
+    import torch
+
+    return settings.threads if settings.threads != "auto" else max(1, torch.get_num_threads() // settings.devices)
+
+
 class _ProcessWork:
     """The work of one process.
 
@@ -249,8 +257,10 @@ class _ProcessWork:
     have ended, for which one with a large result would wait in vain, and it holds no errors.
     """
 
-    def __init__(self, work: Callable[..., Any], answers: Path | None = None, spawned: int = 1) -> None:
-        self.work, self.answers, self.spawned = work, answers, spawned
+    def __init__(
+        self, work: Callable[..., Any], answers: Path | None = None, spawned: int = 1, threads: int | None = None
+    ) -> None:
+        self.work, self.answers, self.spawned, self.threads = work, answers, spawned, threads
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Run on unpickling in a worker, before Fabric logs its start-up."""
@@ -261,7 +271,8 @@ class _ProcessWork:
     def __call__(self, fabric: Any, *args: Any) -> Any:
         """Do the work."""
         try:
-            made = self._work(fabric, *args)
+            with nullcontext() if self.threads is None else computing_threads(self.threads):
+                made = self._work(fabric, *args)
         except (ExMapError, OSError) as error:
             self._answer(f"{fabric.global_rank}.raised", error)
             raise

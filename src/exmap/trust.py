@@ -73,7 +73,9 @@ def measure_trust(
         return source.infer(explained.rows(rows), seed=seed).index
 
     rng = generator(settings.seed, "report", "reruns")
-    reruns = rerun_agreement(regroup, groups.index, explained.labels, rng=rng, reruns=RERUNS, share=RERUN_SHARE)
+    reruns = rerun_agreement(
+        regroup, groups.index, explained.labels, rng=rng, reruns=RERUNS, share=RERUN_SHARE, listen=listen
+    )
     gradient = None
     if split is not None and not is_gradient and (groups.index >= 0).any():
         network = model()

@@ -57,7 +57,7 @@ def test_too_few_images_say_nothing_but_how_many_would_do() -> None:
     assert found.after == 0.75
     assert found.why.endswith(
         "8 images cannot tell a group that is no longer behind from one 20 points behind; "
-        f"{found.images_needed} images of this group would do."
+        f"{found.images_needed} images of this group would be enough."
     )
     assert 15 < found.images_needed < 30
     # With as many images the answer is never null, however many of them are right.
@@ -99,7 +99,7 @@ def test_a_large_group_that_is_behind_is_not_hidden_by_a_small_one() -> None:
 def test_no_number_of_images_helps_where_the_rest_is_too_small() -> None:
     found = judged((8, 8), (8, 5))
     assert (found.last_layer_suffices, found.images_needed) == (None, None)
-    assert found.why.endswith("the rest of the class has too few images, too.")
+    assert found.why.endswith("the rest of the class also has too few images.")
 
 
 # The gain

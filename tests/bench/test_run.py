@@ -285,9 +285,9 @@ def test_an_interrupted_bench_continues_and_takes_no_other_beside_it(
         _, err = process.communicate(timeout=LONGEST)
     assert beside.code == 2
     assert beside.is_one_sentence()
-    assert "another is at work there" in beside.err
+    assert "another is running" in beside.err
     assert process.returncode == 130
-    assert "the same command continues with the cells that are missing" in err
+    assert "rerun the same command to compute the missing cells" in err
     there = list((folder / "cells").rglob("*.json"))
     assert 1 <= len(there) < 3
     said = in_process(*words)

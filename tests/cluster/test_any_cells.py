@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,8 @@ def vectors(draw: st.DrawFn) -> NDArray[np.float32]:
 
 @given(vectors(), SEEDS)
 def test_cells_hold_every_vector_once(points: NDArray[np.float32], seed: int) -> None:
-    order, starts = neighbors._cells(points, np.random.default_rng(seed))
+    with ThreadPoolExecutor(1) as pool:
+        order, starts = neighbors._cells(points, seed, pool)
     assert np.array_equal(np.sort(order), np.arange(len(points)))
     assert (starts[0], starts[-1]) == (0, len(points))
     assert (np.diff(starts) > 0).all()

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from exmap.cluster import neighbors
 from exmap.cluster.graph import neighbor_graph
 from exmap.cluster.neighbors import AXES, LARGEST_CELL, approximate_neighbors, principal_coordinates
+from exmap.runtime import worker_threads
 
 
 def valid(found: np.ndarray, n: int) -> bool:
@@ -84,7 +85,19 @@ def test_principal_coordinates_keep_distances_where_there_are_axes_enough(n: int
 
 def test_cells_hold_every_vector_once_and_are_small() -> None:
     points = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32)
-    order, starts = neighbors._cells(points, np.random.default_rng(0))
+    with worker_threads() as pool:
+        order, starts = neighbors._cells(points, 0, pool)
     assert np.sort(order).tolist() == list(range(5000))
     assert (starts[0], starts[-1]) == (0, 5000)
     assert 0 < np.diff(starts).min() <= np.diff(starts).max() <= LARGEST_CELL
+
+
+def test_near_cells_are_searched_as_vectors_are_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(6000, 6)) @ rng.normal(size=(6, 40))).astype(np.float32)
+    monkeypatch.setattr(neighbors, "CANDIDATES", 800)
+    plain = approximate_neighbors(vectors, 8, 0)
+    monkeypatch.setattr(neighbors, "ALL_CANDIDATES", 20)
+    found = approximate_neighbors(vectors, 8, 0)
+    assert valid(found, 6000)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(plain, found, strict=True)]) > 7.5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from exmap.cluster import rows
-from exmap.cluster.rows import finite_rows, nearest_center, row_blocks, sample_rows
+from exmap.cluster.rows import SomeRows, distinct_rows, finite_rows, nearest_center, row_blocks, sample_rows, smallest
 
 
 @pytest.fixture
@@ -43,3 +43,46 @@ def test_a_sample_is_of_different_rows_in_order() -> None:
     assert len(found) == 20
     assert (np.diff(found) > 0).all()
     assert sample_rows(20, 20, np.random.default_rng(0)).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("width", [1, 3, 40])
+def test_different_rows_are_those_found_by_a_set(dtype: type, width: int, small_blocks: None) -> None:
+    rng = np.random.default_rng(width)
+    vectors = rng.integers(-1, 2, (60, width)).astype(dtype) * dtype(0.3)
+    vectors[::3] = vectors[rng.integers(0, 60, 20)]
+    first, place = distinct_rows(vectors)
+    assert len(first) == len({tuple(row) for row in vectors.tolist()})
+    assert (np.diff(first) > 0).all()
+    np.testing.assert_array_equal(vectors[first][place], vectors)
+
+
+def test_rows_whose_sums_of_bits_are_equal_by_chance_are_still_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_alike", lambda vectors: np.arange(len(vectors)))
+    first, place = distinct_rows(np.array([[1.0], [2.0], [1.0]]))
+    assert (first.tolist(), place.tolist()) == ([0, 1], [0, 1, 0])
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "rising", "nan", "inf"])
+@pytest.mark.parametrize(("width", "number"), [(1, 1), (40, 3), (400, 9), (1000, 30), (1000, 1000), (403, 5)])
+def test_the_smallest_values_are_those_of_a_full_sort(kind: str, width: int, number: int) -> None:
+    rng = np.random.default_rng(width)
+    values = rng.normal(size=(7, width)).astype(np.float32)
+    if kind == "ties":
+        values = np.round(values)
+    elif kind == "rising":
+        values = np.sort(values, axis=1)
+    elif kind in ("nan", "inf"):
+        values[:, :: max(1, width // 9)] = np.nan if kind == "nan" else np.inf
+    wanted = np.argsort(values, axis=1, kind="stable")[:, :number]
+    np.testing.assert_array_equal(smallest(values, number), wanted)
+
+
+def test_some_rows_are_read_when_they_are_asked_for() -> None:
+    vectors = np.random.default_rng(0).normal(size=(9, 4))
+    chosen = np.array([1, 3, 8])
+    some = SomeRows(vectors, chosen)
+    assert (len(some), some.shape) == (3, (3, 4))
+    np.testing.assert_array_equal(some[1:], vectors[[3, 8]])
+    np.testing.assert_array_equal(some[np.array([2, 0])], vectors[[8, 1]])
+    np.testing.assert_array_equal(np.asarray(some), vectors[chosen])

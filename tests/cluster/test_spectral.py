@@ -8,7 +8,7 @@ from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import check_estimator
 
-from exmap.cluster import SpectralEigengap, neighbors
+from exmap.cluster import SpectralEigengap, neighbors, rows
 from exmap.errors import DataError, SettingsError
 
 
@@ -203,3 +203,32 @@ def test_equal_samples_are_clustered_with_the_approximate_search(n: int, share: 
 def test_fewer_samples_than_neighbours_are_refused_by_the_approximate_search() -> None:
     with pytest.raises(DataError, match=r"n_neighbors must lie in \[2, 4\] for 4 samples"):
         SpectralEigengap(n_neighbors=5, exact_below=1).fit(np.arange(8.0).reshape(4, 2))
+
+
+@pytest.mark.parametrize("below", [1, 15_000])
+def test_half_precision_on_disk_gives_the_same_clusters(below: int, tmp_path: Path) -> None:
+    points, _ = mixture(1200, 3)
+    np.save(tmp_path / "v.npy", points.astype(np.float16))
+    stored = SpectralEigengap(4, exact_below=below, random_state=0).fit(np.load(tmp_path / "v.npy", mmap_mode="r"))
+    plain = SpectralEigengap(4, exact_below=below, random_state=0).fit(points)
+    assert adjusted_rand_score(stored.labels_, plain.labels_) > 0.98
+
+
+def test_copies_on_disk_do_not_bring_all_rows_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, _ = mixture(1200, 0)
+    points[7] = points[900]
+    monkeypatch.setattr(rows, "BLOCK", 50 * points.shape[1])
+    np.save(tmp_path / "v.npy", points)
+    asked: list[int] = []
+    read = rows.SomeRows.__getitem__
+
+    def counted(self: rows.SomeRows, which: slice | np.ndarray) -> np.ndarray:
+        part = read(self, which)
+        asked.append(len(part))
+        return part
+
+    monkeypatch.setattr(rows.SomeRows, "__getitem__", counted)
+    monkeypatch.setattr(neighbors, "SAMPLE", 100)
+    labels = SpectralEigengap(4, exact_below=1, random_state=0).fit(np.load(tmp_path / "v.npy", mmap_mode="r")).labels_
+    assert labels[7] == labels[900]
+    assert max(asked) <= 100

@@ -20,6 +20,7 @@ import importlib.util, sys, time
 from pathlib import Path
 spec = importlib.util.spec_from_file_location("cache_folders", sys.argv[3])  # without the package, which takes seconds
 module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
 spec.loader.exec_module(module)
 home, what = Path(sys.argv[1]), sys.argv[2]
 with module.half_written(home) as part:

@@ -131,7 +131,7 @@ def test_an_unknown_data_set_is_answered_with_the_closest_one() -> None:
 def test_a_data_set_without_a_folder_says_how_to_name_one(name: str) -> None:
     with pytest.raises(DataError) as caught:
         build_task(DataSettings(name=name))
-    assert str(caught.value) == (f"{name} needs the folder of its files, and none was given; name it with --data-dir")
+    assert str(caught.value) == (f"{name} needs the folder of its files, but none was given; name it with --data-dir")
 
 
 def test_only_data_sets_in_files_have_a_table() -> None:

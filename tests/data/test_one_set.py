@@ -109,7 +109,7 @@ def test_duplicates_are_left_out_of_the_set_that_is_fitted_and_said(tmp_path: Pa
     assert (len(task.val), len(task.test)) == (26, 14)
     assert not {"cat/003.png", "dog/004.png"} & set(task.val.ids)
     assert refused(first, test=first).startswith(
-        "the second set must hold other images, but all 28 of first are in first, too (cat/000.png = cat/000.png,"
+        "the second set must hold other images, but all 28 of first are also in first (cat/000.png = cat/000.png,"
     )
 
 

@@ -111,7 +111,7 @@ def test_tables_without_images_are_not_the_whole_data_set(tmp_path: Path) -> Non
     with pytest.raises(DataError) as caught:
         prepare_data("celeba", tmp_path / "to", source=files)
     assert str(caught.value) == (
-        f"the images of celeba must lie in {files}, too, but 000001.jpg is not there; unpack them"
+        f"the images of celeba must also be in {files}, but 000001.jpg is missing; unpack them"
     )
 
 

@@ -19,7 +19,7 @@ from exmap.errors import CheckpointError, DataError
 from exmap.explain import explain_split
 from exmap.model import collect_outputs, find_last_layer, load_weights, replace_head
 from exmap.model import running as how
-from exmap.model.batches import AtOnce
+from exmap.model.halving import AtOnce
 from exmap.model.running import available_memory, explained_at_once, images_at_once
 from exmap.settings import ExplainSettings
 

@@ -298,7 +298,7 @@ def test_what_retraining_on_edited_groups_gave_is_said(page: Page) -> None:
 
 def test_a_choice_of_groups_has_a_section_with_what_retraining_on_them_gave(page: Page) -> None:
     said = words(page(with_choice(sample_analysis())))
-    assert "Which grouping to believe A shortcut was found in class digit 0-4 and digit 5-9" in said.replace(
+    assert "The chosen grouping A shortcut was found in class digit 0-4 and digit 5-9" in said.replace(
         "and class", "and"
     )
     assert "Accuracy on the test images, before and after retraining on the chosen groups." in said

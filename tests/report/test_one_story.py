@@ -31,7 +31,7 @@ from sample_analysis import sample_analysis, with_method
 
 WHY = "Its heatmaps form no small cluster that stands apart: the classifier has one strategy for it."
 NOTHING = "Nothing can be concluded: class bar 0 has 3 images with a heatmap, and at least 20 are needed."
-LEFT_ALONE = "No shortcut was found, so the model is left alone; the grouping is shown for looking."
+LEFT_ALONE = "No shortcut was found, so the model is left alone; the grouping is shown for inspection only."
 CHOSEN = "exmap[size=3,scope=local,gap=relative]"
 WORST_BEFORE, WORST_AFTER = 0.31, 0.87
 VERDICTS: dict[str, tuple[bool | None, bool | None]] = {
@@ -152,7 +152,7 @@ def part(html: str, pattern: str) -> str:
 
 
 def headline(html: str) -> str:
-    return part(html, r'<p class="headline">(.*?)</p>')
+    return part(html, r'<p class="headline(?: long)?">(.*?)</p>')
 
 
 def printed(given: AutoRecord, show: Callable[..., None] = show_choice, *more: Any) -> str:
@@ -160,6 +160,15 @@ def printed(given: AutoRecord, show: Callable[..., None] = show_choice, *more: A
     with console.capture() as captured:
         show(console, given, *more)
     return captured.get()
+
+
+@pytest.mark.parametrize(("show", "more"), [(show_choice, ()), (mention_choice, (Path("runs/a"),))])
+def test_a_terminal_says_that_a_repair_left_the_classifier_alone(show: Callable[..., None], more: Any) -> None:
+    given = record("found in one", repaired=True)
+    assert "was retrained" in printed(given, show, *more)
+    said = printed(given, show, *more, "retraining makes class 'a' worse")
+    assert "was retrained" not in said
+    assert "The classifier is left as it is: retraining makes class 'a' worse." in said
 
 
 @pytest.mark.parametrize(
@@ -174,7 +183,8 @@ def test_no_sentence_contradicts_the_verdict(write: Write, verdict: str, repaire
     assert ("A shortcut was found in" in top) == ("A shortcut was found in" in said) == given.found
     none_found = any(row.found is False for row in given.shortcut.values()) and not given.found
     assert ("No shortcut was found" in top) == ("No shortcut was found" in said) == none_found
-    assert ("to look at: differences in accuracy between them are no evidence of a shortcut" in top) != given.found
+    only = "for inspection only: differences in accuracy between them are no evidence of a shortcut"
+    assert (only in top) != given.found
     if not given.found:
         assert "strateg" not in said.lower()
     assert "No test for a shortcut" not in said
@@ -203,9 +213,9 @@ def test_no_sentence_contradicts_the_verdict(write: Write, verdict: str, repaire
     assert "Nothing was retrained yet" not in said
 
     # which groups are shown
-    told = [each for each in ("which is another one.", "is another one, and nothing") if each in said]
+    told = [each for each in ("which differs.", "differs, and nothing") if each in said]
     differ = same is False and given.chosen is not None
-    assert told == ([f"{'which is another one.' if repaired else 'is another one, and nothing'}"] if differ else [])
+    assert told == ([f"{'which differs.' if repaired else 'differs, and nothing'}"] if differ else [])
     assert said.count("The groups shown here come from the run's own") == (differ or same is None)
     assert ("For comparison, the run also retrained on the groups of its own" in said) == (same is not True)
     assert ("although the test found no shortcut" in said) == (same is False and not given.found)

@@ -187,7 +187,7 @@ def test_a_page_before_retraining_shows_the_classifier_as_it_is() -> None:
 
 def test_what_is_no_run_cannot_be_made_again_and_its_groups_are_not_edited() -> None:
     text = without_charts(command="", grouping="").replace(SCRIPT, "")
-    assert "To make the run again" not in text
+    assert "To repeat the run" not in text
     assert "edits.yaml" not in text
     assert "<form" not in text
     assert 'id="saving"' in text  # which the script asks for
@@ -210,7 +210,7 @@ def test_heatmaps_that_are_all_broken_leave_an_empty_chart() -> None:
 
 def test_where_trust_was_not_measured_the_page_says_so() -> None:
     text = render_page(sample_page(trust=TrustCard(sample_maps(None, np.zeros(5)))))
-    assert text.count("That was not measured yet.") == 2
+    assert text.count("Not measured yet.") == 2
     assert "is not known." in text
     assert "The heatmaps are by" not in text
 
@@ -251,7 +251,7 @@ def test_what_of_the_logit_is_accounted_for_is_said_in_words(
 def test_what_made_the_heatmaps_and_whether_rules_were_needed_is_said() -> None:
     assert "The heatmaps are by lrp with symmetric_gamma, of the predicted class." in whole()
     plain = TrustCard(sample_maps(None, np.zeros(5)), sample_trust(gradient=None, is_gradient=True))
-    assert "The heatmaps are plain input &times; gradient themselves" in without_charts(trust=plain)
+    assert "These heatmaps are plain input &times; gradient, without relevance rules." in without_charts(trust=plain)
 
 
 def section(text: str) -> str:
@@ -264,7 +264,7 @@ def section(text: str) -> str:
 
 def test_a_run_that_does_not_choose_its_groups_has_no_section_of_it() -> None:
     text = without_charts()
-    assert "Which grouping to believe" not in text
+    assert "The chosen grouping" not in text
     assert 'href="#choice"' not in text
 
 
@@ -278,14 +278,14 @@ def test_the_choice_is_shown_with_its_verdict_its_reasons_and_all_that_was_weigh
     assert "cow: not tested ." in said
     assert "Worst group: cat, red before 50.0" in said
     assert "exmap[size=3,scope=local,gap=relative] = exmap[size=7] -0.20 3 1.00 chosen" in said
-    assert "error_set -0.10 4 0.30 may not be chosen" in said
+    assert "error_set -0.10 4 0.30 cannot be chosen" in said
     assert "Scores of 4 groupings; chosen exmap[size=3,scope=local,gap=relative] -0.20; runner-up" in text
     assert "50.0\xa0% with 30 images, 70.0\xa0% with 150 images" in text
 
 
 def test_a_classifier_that_is_left_as_it_is_has_no_accuracy_after() -> None:
     said = section(without_charts(choice=sample_choice(found=False)))
-    assert said.startswith("Which grouping to believe No shortcut was found; the classifier is left as it is.")
+    assert said.startswith("The chosen grouping No shortcut was found; the classifier is left as it is.")
     assert "before and after" not in said
     assert "cat: no shortcut found , p = 0.200" in said
 

@@ -263,8 +263,8 @@ def test_unknown_properties_are_refused(properties: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Exchange(properties=properties)
     assert str(caught.value) == (
-        "exchange needs properties=auto, or some of colour, background, place, brightness, region joined by +, got "
-        f"{properties!r}; take out what is not among them"
+        "exchange needs properties=auto, or some of colour, background, place, brightness, region, surroundings joined "
+        f"by +, got {properties!r}; take out what is not among them"
     )
 
 

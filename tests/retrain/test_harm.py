@@ -88,7 +88,7 @@ def test_without_that_it_falls_and_the_first_line_says_so() -> None:
     head, handed_over, verdict = repaired(insisted, own, [330, 330, 335, 5])
     assert np.array_equal(head.weight, handed_over.weight)
     assert not verdict.kept
-    assert "is handed over all the same" in verdict.first_line
+    assert "is handed over anyway" in verdict.first_line
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -247,7 +247,7 @@ def test_a_network_that_harms_a_class_is_not_handed_over_unless_asked_for() -> N
     assert verdict.left_alone == "retraining makes class 'c' (100 % to 25 % of 40 images) worse"
     insisted = judge_network(before, after, labels, labels, names, harm="warn")
     assert not insisted.left_alone
-    assert "is handed over all the same" in insisted.first_line
+    assert "is handed over anyway" in insisted.first_line
     assert not judge_network(np.zeros(120, dtype=int), after, labels, labels, names).classes, "it was not trained yet"
 
 
@@ -264,4 +264,4 @@ def test_training_again_that_ruins_a_class_returns_the_network_as_it_was() -> No
     before, worst = collect_outputs(good, val).predicted, nn.Sequential(nn.Flatten(), nn.Linear(128, 3))
     insisted = replace(learner, harm="warn").judged(before, worst, selection)
     assert not insisted.left_alone
-    assert "handed over all the same" in insisted.first_line
+    assert "handed over anyway" in insisted.first_line

@@ -70,7 +70,11 @@ def test_what_is_given_is_not_tuned() -> None:
     learner = GroupDRO(SHORT, RUNTIME, steps=2, tuned=True, learning_rate=0.01, weight_decay=0.0)
     learner.fit(net(), SPLIT, GROUPS, selection=BY_GROUP)
     assert [dict(trial.setting) for trial in learner.trials_] == [{"step_size": 0.01}, {"step_size": 0.1}]
-    assert (learner.step_size, learner.learning_rate, learner.weight_decay) == (0.01, 0.01, 0.0)
+    assert (learner.step_size, learner.learning_rate, learner.weight_decay) == (None, 0.01, 0.0)
+    given = GroupDRO(SHORT, RUNTIME, step_size=0.01, steps=1, tuned=True, learning_rate=0.01, weight_decay=0.0)
+    given.fit(net(), SPLIT, GROUPS, selection=BY_GROUP)
+    assert [dict(trial.setting) for trial in given.trials_] == [{}]
+    assert given.step_size == 0.01
 
 
 def test_progress_is_of_all_trainings_together() -> None:

@@ -22,7 +22,6 @@ from exmap.model.classifier import check_module
 from exmap.model.named import ChosenOutputs, check_outputs
 from exmap.pipeline.checks import check_before_work
 from exmap.pipeline.memory import analyze_in_memory
-from exmap.precision import with_precision
 from exmap.records import Listener, silent
 from exmap.runtime import generator
 from exmap.settings import Settings, change_settings
@@ -87,7 +86,7 @@ def analyze(
     explainer : object, optional
         In the place of relevance propagation; see :class:`ExMap`.
     clusterer : object, optional
-        An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of spectral clustering.
+        An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in place of spectral clustering.
     auto : bool, optional
         Whether the classifier is tested for shortcuts, and a grouping is chosen among many without group labels. By
         default it is, unless `settings` are a Settings object that says otherwise.
@@ -188,7 +187,7 @@ def prepare(
     if learner is not None:
         part = parse_part(learner)
         changes |= {"retrain__learner": part.name, **{f"retrain__{key}": value for key, value in part.options}}
-    chosen = with_precision(change_settings(given, **changes))
+    chosen = change_settings(given, **changes)
 
     def split(each: Any, name: str) -> Split:
         return as_split(each, name=name, class_names=classes, transform=transform)

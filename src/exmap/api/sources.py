@@ -51,7 +51,7 @@ class ExMap:
     representation : "pixels" or "channels"
         What is clustered: the relevance of pixels, or that of the layer's channels.
     clusterer : object, optional
-        An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in the place of `method`; it is cloned.
+        An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in place of `method`; it is cloned.
     seed : int
     batch_size : int
         Images that are explained at once, at most: fewer where they are large, or would fill more than half of the free

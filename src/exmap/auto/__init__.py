@@ -1,4 +1,4 @@
-"""Which grouping to believe, without group labels, and whether there is anything to repair."""
+"""Choose a grouping without group labels, and test whether there is anything to repair."""
 
 from exmap.auto.candidates import AUTO, Candidate, Candidates, find_candidates
 from exmap.auto.choice import JUDGED, AutoChoice, choose_groups

@@ -163,7 +163,7 @@ def _finding(
 
 
 def _restored(reaction: Intervention | None) -> str:
-    """Say what an exchange restores, where that was measured."""
+    """State what an exchange restores, where that was measured."""
     if reaction is None or reaction.restored is None or None in reaction.restored:
         return ""
     group, matched = reaction.restored

@@ -277,7 +277,7 @@ def _record(
 
 
 def _reason(name: str, test: ShortcutTest) -> str:
-    """Say what speaks for the chosen grouping."""
+    """State what speaks for the chosen grouping."""
     if name in verified_names(test):
         return "the experiment found a shortcut in its groups"
     return "the classifier retrained on it relies least on the groups of all others"
@@ -290,4 +290,4 @@ def _remarks(candidates: Sequence[Candidate], ranking: Ranking, found: bool, set
     if ranking.runner_up is not None and ranking.confidence < UNCERTAIN:
         yield "The choice is uncertain: another grouping may well repair more."
     if not found and settings.only_if_found:
-        yield "No shortcut was found, so the model is left alone; the grouping is shown for looking."
+        yield "No shortcut was found, so the model is left alone; the grouping is shown for inspection only."

@@ -38,7 +38,7 @@ STRENGTHS, SUBSAMPLES = (0.3,), 5  # of DFR
 def judge_last_layer(
     after: NDArray[np.float64], before: NDArray[np.float64], labels: IntArray, groups: Groups, *, seed: int = 0
 ) -> LastLayerVerdict:
-    """Say whether the last layer suffices, by margins on images that heads were not fitted to.
+    """State whether the last layer suffices, by margins on images that heads were not fitted to.
 
     Two kinds of group are told apart: one that is no longer behind the rest of its class, and one that is still 20
     points behind. The test is one-sided, at 95 % over all groups together (Bonferroni). The last layer does not suffice
@@ -78,7 +78,9 @@ def judge_last_layer(
     )
     if suffices is None:
         why += f" {worst.images} images cannot tell a group that is no longer behind from one 20 points behind; " + (
-            f"{needed} images of this group would do." if needed else "the rest of the class has too few images, too."
+            f"{needed} images of this group would be enough."
+            if needed
+            else "the rest of the class also has too few images."
         )
     elif suffices is False:
         why += (

@@ -13,7 +13,7 @@ LEAST_GAIN = 0.01  # in accuracy, that counts as one
 
 
 def verdict(record: AutoRecord) -> str:
-    """Say whether there is a shortcut, and what was done about it."""
+    """State whether there is a shortcut, and what was done about it."""
     if record.chosen is None:
         return record.why
     found = [f"class {name}" for name, finding in record.shortcut.items() if finding.found]
@@ -22,14 +22,14 @@ def verdict(record: AutoRecord) -> str:
         return f"A shortcut was found in {_listed(found)}{count}; the classifier was retrained on the chosen groups."
     if record.repaired:
         return (
-            "No shortcut was found; the classifier was retrained on the chosen groups all the same, because "
+            "No shortcut was found; the classifier was retrained on the chosen groups anyway, because "
             "auto.only_if_found is false."
         )
     return "No shortcut was found; the classifier is left as it is."
 
 
 def confidence(record: AutoRecord) -> str:
-    """Say how sure the choice is; empty where nothing was chosen."""
+    """State how sure the choice is; empty where nothing was chosen."""
     if record.chosen is None:
         return ""
     runner_up = f"The runner-up is {record.runner_up}." if record.runner_up else "No other grouping may be chosen."
@@ -40,7 +40,7 @@ def confidence(record: AutoRecord) -> str:
 
 
 def last_layer(record: AutoRecord) -> str:
-    """Say whether retraining the last layer is enough, why, and what to expect of it; empty where not measured."""
+    """State whether retraining the last layer is enough, why, and what to expect of it; empty where not measured."""
     repair = record.repair
     if repair is None:
         return ""
@@ -53,7 +53,7 @@ def last_layer(record: AutoRecord) -> str:
 
 
 def _expected(repair: LastLayerVerdict, repaired: bool) -> str:
-    """Say how the accuracy of the worst chosen group will change; empty where that was not measured."""
+    """State how the accuracy of the worst chosen group will change; empty where that was not measured."""
     before, gain, low, high = repair.before, repair.gain, repair.gain_low, repair.gain_high
     if before is None or gain is None or low is None or high is None:
         return ""
@@ -67,7 +67,7 @@ def _expected(repair: LastLayerVerdict, repaired: bool) -> str:
 
 
 def more_images(record: AutoRecord) -> str:
-    """Say whether the last step of the data curve was a gain beyond chance; empty where there are no two points."""
+    """State whether the last step of the data curve was a gain beyond chance; empty where there are no two points."""
     curve = record.data_curve
     if len(curve) < 2:
         return ""
@@ -86,7 +86,7 @@ def more_images(record: AutoRecord) -> str:
 
 
 def mislabelled(record: AutoRecord) -> str:
-    """Say how many images look mislabelled, by class; empty where none does."""
+    """State how many images look mislabelled, by class; empty where none does."""
     counts: dict[str, int] = {}
     for each in record.mislabelled:
         counts[each.class_name] = counts.get(each.class_name, 0) + len(each.images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -29,6 +28,7 @@ from exmap.records import Listener, Progress, silent
 from exmap.report import bench_figure
 from exmap.runtime import generator
 from exmap.settings import change_settings
+from exmap.threads import usable_cores
 
 __all__ = ["default_jobs", "run_bench"]
 
@@ -43,7 +43,7 @@ def default_jobs(cells: list[Cell]) -> int:
     on_cpu = all(cell.settings.runtime.accelerator == "cpu" for cell in cells)
     if not on_cpu and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         return 1
-    return min(MOST_JOBS, os.cpu_count() or 1)
+    return min(MOST_JOBS, usable_cores())
 
 
 def run_bench(
@@ -92,7 +92,7 @@ def run_bench(
     if done:
         say(f"{len(done)} of {len(cells)} cells were finished before, and are kept")
     missing = [cell for cell in cells if _key(cell) not in done]
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     tasks, fits = _tasks(folder, missing, keep_models=keep_models, readers=max(0, cores // jobs - 1))
 
     def table() -> list[dict[str, Any]]:
@@ -121,7 +121,8 @@ def run_bench(
             table()
             listen(Progress("cells", len(done), len(cells), "cells"))
 
-    run_tasks(tasks, jobs=jobs, listen=listen, finished=finished, threads=max(1, cores // jobs))
+    threads = max(1, usable_cores(physical=True) // jobs)
+    run_tasks(tasks, jobs=jobs, listen=listen, finished=finished, threads=threads)
     shown = table()
     rows = _write_tables(folder, bench, cells, shown)
     return rows, shown

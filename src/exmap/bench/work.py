@@ -33,7 +33,7 @@ from exmap.pipeline.plan_groups import CHOICE, add_groups, groups_name
 from exmap.pipeline.provenance import identity_part, options_in_use
 from exmap.pipeline.runner import Runner
 from exmap.pipeline.runs import open_run
-from exmap.precision import with_precision
+from exmap.precision import with_kept_precision
 from exmap.records import Listener
 from exmap.registry import LEARNERS
 from exmap.results import read_cell
@@ -115,7 +115,7 @@ def _opened(settings: str) -> Task:
 def _runner(folder: Path, settings: Settings, methods: list[Method], listen: Listener) -> Runner:
     data = {name: value for name, value in dump_settings(settings).items() if name in ("data", "images")}
     task, (run, before) = _opened(json.dumps(data)), opened_run(folder)
-    settings = with_precision(settings, before)
+    settings = with_kept_precision(settings, before)
     runner = Runner(settings, bench_graph(settings, task, methods), lambda: task, run, listen=listen)
     runner.use(task)
     return runner

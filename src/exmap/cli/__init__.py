@@ -10,7 +10,7 @@ import sys
 
 # The order is that of the help.
 # isort: off
-from exmap.cli import audit, run, look, data, bench  # noqa: F401
+from exmap.cli import audit, run, look, data, cache, bench  # noqa: F401
 from exmap.cli.common import app, fail
 from exmap.cli.system import PIPE_CLOSED, flush, make_ready, reader_is_gone, refusal, silence
 from exmap.cli.usage import UsageError, usage

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exmap.cli.common import Override, app, at_work, console_of, listed, loading
+from exmap.cli.common import Address, EngineName, Override, app, at_work, console_of, listed, loading, with_engine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ __all__ = ["audit"]
 FOUND = 1  # exit code with --fail-on-shortcut
 
 
-@app.command(rich_help_panel="Audit a classifier of yours")
+@app.command(rich_help_panel="Audit your classifier")
 def audit(
     model: Annotated[
         str,
@@ -34,19 +34,23 @@ def audit(
         str,
         typer.Option(
             "--data",
-            help="Labelled images that it was not trained on: a folder per class, a CSV or Parquet table, "
+            help="Labelled images that the model was not trained on: a folder per class, a CSV or Parquet table, "
             "hf:FOLDER_OR_ID, or WebDataset shards.",
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="safetensors, or what torch.save wrote; nothing in it is executed.")
+        Path | None,
+        typer.Option("--weights", help="A safetensors file, or one that torch.save wrote; nothing in it is executed."),
     ] = None,
     test: Annotated[
-        Path | None, typer.Option("--test", help="A second labelled set to measure on. Default: cross-fitting.")
+        Path | None,
+        typer.Option("--test", help="A second labelled set to measure accuracy on. Default: cross-fitting."),
     ] = None,
     transform: Annotated[
         str | None,
-        typer.Option("--transform", help="PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION. Default: the model's own."),
+        typer.Option(
+            "--transform", help="Preprocessing: PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION. Default: the model's own."
+        ),
     ] = None,
     classes: Annotated[
         str, typer.Option("--classes", help="Classes in the order of the model's outputs, separated by commas.")
@@ -55,21 +59,23 @@ def audit(
         str, typer.Option("--outputs", help="Which outputs are the classes, by number, separated by commas.")
     ] = "",
     groups: Annotated[
-        str, typer.Option("--groups", help="Columns of known groups, separated by commas: for evaluation alone.")
+        str, typer.Option("--groups", help="Columns of known groups, separated by commas; used for evaluation only.")
     ] = "",
-    label: Annotated[str | None, typer.Option("--label", help="Column of the labels. Default: label.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: audits/MODEL-DATA.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column that holds the labels. Default: label.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder. Default: audits/MODEL-DATA.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of the whole audit.")] = None,
     fail_on_shortcut: Annotated[
         bool,
-        typer.Option("--fail-on-shortcut", help="Exit with 1 where a shortcut was found: for continuous integration."),
+        typer.Option("--fail-on-shortcut", help="Exit with code 1 if a shortcut is found, for continuous integration."),
     ] = False,
     program: Annotated[
-        bool, typer.Option("--export", help="Also write the repaired classifier as a program of torch.export.")
+        bool, typer.Option("--export", help="Also write the repaired classifier as a torch.export program.")
     ] = False,
+    engine: EngineName = None,
+    address: Address = None,
     overrides: Override = None,
 ) -> None:
-    """Find the shortcuts of a classifier of yours, say what they are, and repair its last layer.
+    """Find the shortcuts your classifier takes, describe them, and repair its last layer.
 
     Exit code 0: done; 1: a shortcut was found (with --fail-on-shortcut); 2: could not be done.
     """
@@ -96,6 +102,7 @@ def audit(
         changes=overrides or (),
         seed=seed,
     )
+    settings = with_engine(settings, engine, address)
     folder = out or Path("audits") / f"{slug(Path(model).name)}-{slug(Path(data).name)}"
     console = console_of()
     with sole_writer(folder), at_work(console, "the same command continues from the last finished step") as (bars, say):

@@ -24,24 +24,29 @@ def bench(
     preset: Annotated[str | None, typer.Option("--preset", help="The same as GRID.")] = None,
     datasets: Annotated[str, typer.Option("--datasets", help="Presets or YAML files, separated by commas.")] = "",
     methods: Annotated[
-        str, typer.Option("--methods", help="For example erm,exmap+dfr,jtt@exmap (docs/bench.md).")
+        str,
+        typer.Option("--methods", help="Methods, separated by commas, such as erm,exmap+dfr (docs/bench.md)."),
     ] = "",
     seeds: Annotated[int | None, typer.Option("--seeds", help="Number of seeds, counted from 0.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the bench; an unfinished bench is continued.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Output folder; an unfinished bench in it is continued.")] = Path(
         "bench"
     ),
     data_dir: Annotated[
         list[str] | None,
-        typer.Option("--data-dir", metavar="[NAME=]DIR", help="Folder of the data files, for one data set or for all."),
+        typer.Option(
+            "--data-dir", metavar="[NAME=]DIR", help="Folder of the data files, for one data set or all of them."
+        ),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", help="Worker processes. Default: one per core, at most 4.")
     ] = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="The method to compare with.")] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="The method that others are compared with.")
+    ] = None,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep the weights of every method.")] = False,
     overrides: Override = None,
 ) -> None:
-    """Compare methods on data sets over seeds, and write the tables. Exit code 1 if cells failed."""
+    """Compare methods over data sets and seeds, and write tables. Exit code 1 if a cell failed."""
     from exmap.bench.grid import load_bench, plan
     from exmap.errors import SettingsError
     from exmap.runtime import launched
@@ -81,7 +86,7 @@ def _bench(grid: Bench, cells: list[Cell], out: Path, jobs: int | None, keep_mod
     console = console_of()
     with (
         sole_writer(out),
-        at_work(console, "the same command continues with the cells that are missing") as (bars, say),
+        at_work(console, "rerun the same command to compute the missing cells") as (bars, say),
     ):
         rows, found = run_bench(
             grid, cells, out, jobs=jobs or default_jobs(cells), keep_models=keep_models, listen=bars, say=say

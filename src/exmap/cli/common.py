@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from exmap.settings import Settings
 
 __all__ = [
+    "Address",
     "DataDir",
     "Devices",
+    "EngineName",
     "Nodes",
     "Override",
     "RunDir",
@@ -41,6 +43,7 @@ __all__ = [
     "loading",
     "plain",
     "tell",
+    "with_engine",
     "with_processes",
 ]
 
@@ -58,21 +61,38 @@ DataDir = Annotated[
 ]
 Override = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting. Repeat for more."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeat the option for more."),
 ]
 Devices = Annotated[int | None, typer.Option("--devices", help="Processes per host, one per device.")]
 Nodes = Annotated[int | None, typer.Option("--num-nodes", help="Number of hosts; start the processes with torchrun.")]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="local|ray",
+        help="What computes heatmaps and features: this machine's own processes, or the workers of a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="HOST:PORT of a running Ray cluster, or auto for the one that this machine belongs to; implies "
+        "--engine ray. Default: a cluster on this machine only.",
+    ),
+]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="The run is yours: a FILE.py or the like that it names may be executed.")
+    bool,
+    typer.Option("--trust", help="Execute code that the run names, such as a FILE.py. Use it for your own runs only."),
 ]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of an earlier run.")]
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from exmap import __version__
 
-        print(f"exmap {version('exmap')}")
+        print(f"exmap {__version__}")
         raise typer.Exit
 
 
@@ -104,6 +124,14 @@ def with_processes(settings: Settings, devices: int | None, num_nodes: int | Non
             f"{started.processes}; leave them out"
         )
     return change_settings(settings, runtime__devices=started.devices, runtime__num_nodes=started.num_nodes)
+
+
+def with_engine(settings: Settings, engine: str | None, address: str | None) -> Settings:
+    """Return the settings with the engine that was asked for."""
+    from exmap.settings import change_settings
+
+    named = engine or (None if address is None else "ray")
+    return change_settings(settings, runtime__engine=named, runtime__address=address)
 
 
 def console_of() -> Console:
@@ -138,7 +166,7 @@ def tell(line: str) -> None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Say that libraries are loading, and keep theirs from saying more."""
+    """State that libraries are loading, and keep theirs from saying more."""
     import logging
 
     from rich.console import Console
@@ -155,7 +183,7 @@ def loading() -> Iterator[None]:
 
 @contextmanager
 def at_work(console: Console, continued: str) -> Iterator[tuple[ProgressBars, Callable[[str], None]]]:
-    """Give bars, and a way to say a line between them; say how work that is interrupted goes on."""
+    """Yield progress bars and a function that prints a line between them; on an interrupt, print how to continue."""
     with bars_at_work(continued) as bars:
 
         def say(line: str) -> None:
@@ -166,8 +194,8 @@ def at_work(console: Console, continued: str) -> Iterator[tuple[ProgressBars, Ca
 
 
 @contextmanager
-def bars_at_work(continued: str = "give the same command again") -> Iterator[ProgressBars]:
-    """Give bars; say how work that is interrupted goes on."""
+def bars_at_work(continued: str = "rerun the same command") -> Iterator[ProgressBars]:
+    """Yield progress bars; on an interrupt, print how to continue."""
     with ProgressBars() as bars, raised() as pressed:
         try:
             yield bars
@@ -179,7 +207,7 @@ def bars_at_work(continued: str = "give the same command again") -> Iterator[Pro
 
 
 def end_with_the_others(*_: Any) -> NoReturn:
-    """Say why torchrun ends this process."""
+    """State why torchrun ends this process."""
     from exmap.errors import ProcessError
 
     raise ProcessError(
@@ -189,7 +217,7 @@ def end_with_the_others(*_: Any) -> NoReturn:
 
 
 def fail(sentence: str, code: int) -> NoReturn:
-    """Print an error as one sentence, and leave with a code."""
+    """Print an error as one sentence, and exit with a code."""
     number = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"
     which = "" if number == "0" else f" (process {number})"
     with suppress(OSError):  # nobody may be reading

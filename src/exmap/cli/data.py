@@ -24,7 +24,7 @@ app.add_typer(data, name="data", rich_help_panel="Models, data and settings")
 
 @data.command("list")
 def data_list() -> None:
-    """List the data sets, and where each comes from."""
+    """List the data sets and where each one comes from."""
     from rich.table import Table
 
     from exmap.data.catalog import entries
@@ -45,14 +45,14 @@ def data_prepare(
         Path | None, typer.Option("--source", help="An archive, a folder of archives, or an unpacked folder.")
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch what is public; continues what broke off.")
+        bool, typer.Option("--download", help="Download what is public; resumes an interrupted download.")
     ] = False,
-    to: Annotated[Path | None, typer.Option("--to", help="Where to put it; by default data/NAME.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Output folder. Default: data/NAME.")] = None,
 ) -> None:
-    """Unpack a data set from local archives, or download it first; then check it."""
+    """Unpack a data set from local archives or a download, then check it."""
     from exmap.data.prepare import prepare_data
 
-    with bars_at_work("the same command goes on where it broke off") as bars:
+    with bars_at_work("rerun the same command to continue") as bars:
         folder = prepare_data(name, to or Path("data") / name, source=source, fetch=download, listen=bars)
     code = _check(name, folder, None)
     tell(f"Data: {folder}; run it with: exmap run {name} --data-dir {folder}")
@@ -63,7 +63,9 @@ def data_prepare(
 def data_check(
     name: Annotated[str, typer.Argument(help="A data set's name.")],
     path: Annotated[Path, typer.Argument(help="Its folder.")],
-    table: Annotated[Path | None, typer.Option("--table", help="For your own images: the table, from PATH.")] = None,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="For your own images: the table, relative to PATH.")
+    ] = None,
     overrides: Override = None,
 ) -> None:
     """Count every group, open every image, and show what is missing, unreadable or extra. Exit code 1 for defects."""
@@ -116,18 +118,19 @@ def _check_table(found: DataCheck, path: Path) -> Any:
 
 @data.command("compose")
 def data_compose(
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(help="Output folder.")],
     foregrounds: Annotated[Path, typer.Option("--foregrounds", help="Cut-outs: a folder per class.")],
     backgrounds: Annotated[Path, typer.Option("--backgrounds", help="A folder per kind of background.")],
     layout: Annotated[str, typer.Option("--layout", help="waterbirds or urbancars.")] = "waterbirds",
     masks: Annotated[Path | None, typer.Option("--masks", help="Masks of cut-outs without transparency.")] = None,
     objects: Annotated[Path | None, typer.Option("--objects", help="Cut-outs of co-occurring objects.")] = None,
-    object_masks: Annotated[Path | None, typer.Option("--object-masks", help="Their masks.")] = None,
+    object_masks: Annotated[Path | None, typer.Option("--object-masks", help="Masks of the objects.")] = None,
     sizes: Annotated[
         tuple[int, int, int] | None, typer.Option("--sizes", help="Images for train, val and test.")
     ] = None,
     correlation: Annotated[
-        tuple[float, float, float] | None, typer.Option("--correlation", help="Of each split; by default the layout's.")
+        tuple[float, float, float] | None,
+        typer.Option("--correlation", help="Correlation in each split. Default: that of the layout."),
     ] = None,
     side: Annotated[int, typer.Option("--side", help="Side in pixels (urbancars).")] = 256,
     seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same files.")] = 0,

@@ -30,13 +30,17 @@ __all__ = ["figures"]
 def figures(
     run_dir: RunDir,
     data_dir: DataDir = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder. Default: RUN_DIR/figures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder. Default: RUN_DIR/figures.")] = None,
     only: Annotated[
-        str, typer.Option("--only", help="comparison, strategies, true-groups, embedding, mistakes. Default: all.")
+        str,
+        typer.Option(
+            "--only",
+            help="Figures to draw, separated by commas: comparison, strategies, true-groups, embedding, mistakes.",
+        ),
     ] = "",
     trust: Trust = False,
 ) -> None:
-    """Draw the paper's figures of a run as PNG and PDF, and say which cannot be drawn and why."""
+    """Draw the paper's figures for a run as PNG and PDF. Figures that cannot be drawn are named with the reason."""
     with loading():
         from exmap.draw import draw_figures
         from exmap.pipeline.looking import open_analysis
@@ -74,16 +78,18 @@ def export(
 @app.command(rich_help_panel="Models, data and settings")
 def settings(
     source: Annotated[
-        str | None, typer.Argument(metavar="[PRESET_OR_YAML]", help="Settings to show. Default: the defaults.")
+        str | None,
+        typer.Argument(metavar="[PRESET_OR_YAML]", help="A preset or a YAML file. Default: exmap's defaults."),
     ] = None,
     overrides: Override = None,
 ) -> None:
-    """List all settings with their values and meanings, and the options of the learner, clusterer and explainer."""
+    """List every setting with its value and meaning, and the options of the learner, clusterer and explainer."""
     from rich.table import Table
 
     from exmap.precision import native_precision
     from exmap.settings import Settings, change_settings, load_settings
     from exmap.settings.describe import describe_settings
+    from exmap.threads import choose_threads
 
     chosen = load_settings(source, overrides or ()) if source else change_settings(Settings(), overrides or ())
     table = Table()
@@ -93,6 +99,8 @@ def settings(
         value = row.value
         if row.name == "runtime.precision" and value == "auto":
             value = f"auto, here {native_precision(chosen.runtime.accelerator)}"
+        if row.name == "runtime.threads" and value == "auto":
+            value = f"auto, now {choose_threads(chosen.runtime).number}"
         table.add_row(*plain(map(str, (row.name, value, row.allowed, row.meaning))))
     console_of().print(table)
 
@@ -111,14 +119,17 @@ def check_model(
         Path | None, typer.Option("--images", help="A .npy file of float images, (n, C, H, W). Default: random images.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--size", help="Side of random images in pixels. Default: the model's own, or 224.")
+        int | None,
+        typer.Option("--size", help="Side of the random images in pixels. Default: the model's own, or 224."),
     ] = None,
-    channels: Annotated[int | None, typer.Option("--channels", help="Channels of random images. Default: 3.")] = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", help="Channels of the random images. Default: 3.")
+    ] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", help="Number of classes, where exmap builds the model. Default: 2.")
+        int | None, typer.Option("--classes", help="Number of classes if exmap builds the model. Default: 2.")
     ] = None,
     composite: Annotated[
-        str, typer.Option("--composite", help="Relevance rules; auto picks those for the kind of model.")
+        str, typer.Option("--composite", help="Relevance rules; auto chooses them for the kind of model.")
     ] = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to this file.")

@@ -55,9 +55,10 @@ class ProgressBars:
         self._logged[progress.task] = (began, first, now if due else last, progress.done)
         if not due:
             return
-        rate = _in_words((progress.done - first) / (now - began)) if now > began else ""
+        speed = (progress.done - first) / (now - began) if now > began else 0.0
         done = f"{progress.done:,}/{progress.total:,} {progress.unit}"
-        line = printable(f"{progress.task} {', '.join(filter(None, (done, rate)))} {progress.note}")
+        parts = (done, _in_words(speed), _left(progress.total - progress.done, speed))
+        line = printable(f"{progress.task} {', '.join(filter(None, parts))} {progress.note}")
         print(line, file=sys.stderr, flush=True)
 
     def _start(self) -> Bar:
@@ -92,6 +93,16 @@ class ProgressBars:
 
 def _rate(bar: Bar, task: Any) -> str:
     return _in_words(bar.tasks[bar.task_ids.index(task)].speed)
+
+
+def _left(pieces: int, rate: float) -> str:
+    """Return how long the rest takes, in the unit that says most."""
+    if not rate or pieces <= 0:
+        return ""
+    seconds = pieces / rate
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h left"
 
 
 def _in_words(rate: float | None) -> str:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exmap.cli.common import (
+    Address,
     DataDir,
     Devices,
+    EngineName,
     Nodes,
     Override,
     RunDir,
@@ -22,6 +24,7 @@ from exmap.cli.common import (
     end_with_the_others,
     loading,
     tell,
+    with_engine,
     with_processes,
 )
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from exmap.settings import RuntimeSettings, Settings
 
     Say = Callable[[str], None]
-    Show = Callable[[Console, AutoRecord], None]
+    Show = Callable[[Console, AutoRecord, str], None]
 
 __all__ = ["run"]
 
@@ -54,19 +57,21 @@ def run(
             "--rounds",
             min=1,
             max=100,
-            help="Choose groups without labels, repair, explain again and find what is left, until no shortcut is "
-            "found or so many rounds are made.",
+            help="Repair, explain again and look for what is left, for at most this many rounds or until no shortcut "
+            "is found. Groups are chosen without labels.",
         ),
     ] = None,
     devices: Devices = None,
     num_nodes: Nodes = None,
+    engine: EngineName = None,
+    address: Address = None,
     overrides: Override = None,
 ) -> None:
     """Run the whole chain: train, explain, cluster, retrain, evaluate, report. Resumes an interrupted run."""
     from exmap.settings import load_settings
 
     settings = load_settings(source, overrides or (), seed=seed, data__dir=data_dir)
-    settings = with_processes(settings, devices, num_nodes)
+    settings = with_engine(with_processes(settings, devices, num_nodes), engine, address)
     folder = out or Path("runs") / f"{settings.preset}-seed{settings.seed}"
     if rounds is not None:
         _in_rounds(folder, settings, rounds)
@@ -92,15 +97,17 @@ def explain(
     data_dir: DataDir = None,
     devices: Devices = None,
     num_nodes: Nodes = None,
+    engine: EngineName = None,
+    address: Address = None,
     overrides: Override = None,
 ) -> None:
     """Compute a run's heatmaps, running earlier stages first if needed."""
-    _stage("explain", run_dir, data_dir, overrides, devices, num_nodes)
+    _stage("explain", run_dir, data_dir, overrides, devices, num_nodes, engine=engine, address=address)
 
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
 def cluster(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
-    """Infer a run's groups, running earlier stages first if needed. Needs no images where heatmaps are finished."""
+    """Infer a run's groups, running earlier stages first if needed. Needs no images if heatmaps are finished."""
     _stage("cluster", run_dir, data_dir, overrides)
 
 
@@ -110,7 +117,7 @@ def retrain(
     data_dir: DataDir = None,
     edits: Annotated[
         Path | None,
-        typer.Option("--edits", help="File with your edits of the groups; also retrain on the edited groups."),
+        typer.Option("--edits", help="File with your edits of the groups; retrains on the edited groups as well."),
     ] = None,
     overrides: Override = None,
 ) -> None:
@@ -126,7 +133,7 @@ def evaluate(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = No
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
 def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) -> None:
-    """Choose among many groupings without group labels, test whether there is a shortcut, and repair it."""
+    """Choose a grouping without group labels, test for a shortcut, and repair it."""
     from exmap.cli.tables import show_choice
 
     _stage("report", run_dir, data_dir, [*(overrides or ()), "groups.auto=true"], show=show_choice)
@@ -134,7 +141,7 @@ def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) 
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
 def report(run_dir: RunDir, data_dir: DataDir = None, trust: Trust = False) -> None:
-    """Regenerate the report of a finished run: report.html, one file that opens from disk and can be mailed."""
+    """Regenerate the report of a finished run: report.html, a single file to open or send by mail."""
     from exmap.pipeline.looking import report_run
     from exmap.pipeline.runs import open_run
     from exmap.settings import change_settings
@@ -151,6 +158,8 @@ def _stage(
     overrides: list[str] | None,
     devices: int | None = None,
     num_nodes: int | None = None,
+    engine: str | None = None,
+    address: str | None = None,
     edits: Path | None = None,
     show: Show | None = None,
 ) -> None:
@@ -161,6 +170,7 @@ def _stage(
     settings = change_settings(kept, overrides or (), data__dir=data_dir)
     if edits is not None:
         settings = with_edits(run_folder, settings, edits)
+    settings = with_engine(settings, engine, address)
     shared = with_processes(settings, devices, num_nodes)
     # A classifier belongs to the number of processes it was trained with; heatmaps do not.
     wanted = shared if name == "train" else settings
@@ -246,10 +256,10 @@ def _show(console: Console, folder: Path, results: Results | None, show: Show | 
         for line in results.first_lines:
             console.print(line, style="bold", highlight=False, markup=False)
         if show is not None and results.auto is not None:
-            show(console, results.auto)
+            show(console, results.auto, results.left_alone)
         console.print(summary(results))
         if show is None and results.auto is not None:
-            mention_choice(console, results.auto, folder)
+            mention_choice(console, results.auto, folder, results.left_alone)
         for said in kept_repairs(results):
             console.print(said, highlight=False, markup=False)
         for fit in results.clusters.get("exmap", ()):

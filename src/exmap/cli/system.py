@@ -1,4 +1,4 @@
-"""What lies between the command line and the system: streams, the width of a terminal, and refused files in words."""
+"""The command line and the operating system: streams, the width of a terminal, and the errors of files in words."""
 
 from __future__ import annotations
 
@@ -14,31 +14,34 @@ __all__ = ["PIPE_CLOSED", "flush", "make_ready", "reader_is_gone", "refusal", "s
 PIPE_CLOSED = 141  # exit code where nobody reads what is printed any more, as shells give it
 WIDTHS = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
 WIDTH = re.compile(r"[2-9][0-9]|[1-9][0-9]{2,3}")  # from 20 to 9999
-AGAIN = "give the same command again: what is finished is kept"
+AGAIN = "rerun the same command: finished work is kept"
 
 # What the system says, and what to do: {file} stands for the file, with its name where that is known.
 REFUSALS: dict[str, tuple[str, ...]] = {
-    "{file} cannot be written, because no space is left there; free some, and {again}": ("ENOSPC", "EDQUOT"),
-    "{file} may not be read or written by this user; permit it, or choose another place": ("EACCES", "EPERM"),
-    "{file} cannot be changed, because it lies on a disk that can only be read; choose another place": ("EROFS",),
-    "{file} has a name or a path that is too long for this system; choose a shorter one": ("ENAMETOOLONG",),
-    "{file} has a name that is not allowed on its disk; choose another": ("EILSEQ", "EINVAL"),
-    "{file} cannot be opened, because too many files are open; permit more with ulimit -n, or read images with fewer "
-    "processes (--set images.workers=0)": ("EMFILE", "ENFILE"),
-    "{file} is a directory, where a file was expected; name another, or move it away": ("EISDIR",),
-    "{file} lies below something that is a file and no directory; name another place": ("ENOTDIR",),
-    "{file} is not there; put it there, or name another": ("ENOENT",),
-    "{file} is there already; move it away, or name another": ("EEXIST", "ENOTEMPTY"),
-    "{file} is a link that leads back to itself; name another": ("ELOOP",),
-    "{file} would be larger than this system or this user's limits allow (ulimit -f); raise them, and {again}": (
+    "{file} cannot be written because the disk is full; free some space and {again}": ("ENOSPC", "EDQUOT"),
+    "{file} may not be read or written by this user; change its permissions or choose another place": (
+        "EACCES",
+        "EPERM",
+    ),
+    "{file} cannot be changed because it is on a read-only disk; choose another place": ("EROFS",),
+    "{file} has a name or path that is too long for this system; choose a shorter one": ("ENAMETOOLONG",),
+    "{file} has a name that its disk does not allow; choose another one": ("EILSEQ", "EINVAL"),
+    "{file} cannot be opened because too many files are open; raise the limit with ulimit -n, or read images with "
+    "fewer processes (--set images.workers=0)": ("EMFILE", "ENFILE"),
+    "{file} is a directory, but a file was expected; name another one, or move the directory": ("EISDIR",),
+    "{file} lies below a file instead of a directory; name another place": ("ENOTDIR",),
+    "{file} does not exist; create it, or name another one": ("ENOENT",),
+    "{file} already exists; move it, or name another one": ("EEXIST", "ENOTEMPTY"),
+    "{file} is a link that points to itself; name another one": ("ELOOP",),
+    "{file} would exceed the file size that this system or user is allowed (ulimit -f); raise the limit and {again}": (
         "EFBIG",
     ),
-    "{file} cannot be had, because its disk or network drive does not answer ({said}); see that it is connected and "
-    "whole, and {again}": ("EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN", "ETIMEDOUT", "EREMOTEIO"),
-    "{file} is in use by another program ({said}); wait until that has ended, and {again}": ("EBUSY", "ETXTBSY"),
-    "the system has no room for another process or for what it needs ({said}); end other programs, or take fewer "
+    "{file} cannot be reached because its disk or network drive does not respond ({said}); check the drive and "
+    "{again}": ("EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN", "ETIMEDOUT", "EREMOTEIO"),
+    "{file} is in use by another program ({said}); wait until that program has ended and {again}": ("EBUSY", "ETXTBSY"),
+    "the system cannot start another process or has no memory for it ({said}); close other programs or use fewer "
     "processes (--set images.workers=0), and {again}": ("EAGAIN", "ENOMEM"),
-    "a process that this one works with has ended ({said}); {again}": ("EPIPE", "ECONNRESET"),
+    "a process that this one depends on has ended ({said}); {again}": ("EPIPE", "ECONNRESET"),
 }
 BY_NUMBER = {
     number: sentence
@@ -54,7 +57,7 @@ def refusal(error: OSError) -> str:
     Examples
     --------
     >>> refusal(OSError(errno.EROFS, "Read-only file system", "/mnt/run"))
-    '/mnt/run cannot be changed, because it lies on a disk that can only be read; choose another place'
+    '/mnt/run cannot be changed because it is on a read-only disk; choose another place'
     """
     number, said = error.errno, error.strerror or str(error)
     if number is None and (found := re.search(r"\(os error (\d+)\)", said)):  # of libraries that are not Python's
@@ -65,7 +68,7 @@ def refusal(error: OSError) -> str:
         number = None
     if number in BY_NUMBER:
         return BY_NUMBER[number].format(file=file, said=said, again=AGAIN)
-    return f"the system refused {file} ({said}); mend that, and {AGAIN}"
+    return f"the system refused {file} ({said}); fix the cause and {AGAIN}"
 
 
 def _shortened(name: str) -> str:
@@ -73,7 +76,7 @@ def _shortened(name: str) -> str:
 
 
 def make_ready() -> None:
-    """Give the libraries streams and an environment that they can work with."""
+    """Prepare the streams and the environment for the libraries."""
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # no text can then fail to be printed, whatever the encoding
@@ -85,7 +88,7 @@ def make_ready() -> None:
 
 
 def _open_streams() -> None:
-    """Open nothing in the place of standard streams that are closed: else files would get their numbers."""
+    """Open nothing in place of standard streams that are closed: else files would get their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             lowest = os.open(os.devnull, os.O_RDWR)  # of the numbers that are free: that of the stream
@@ -109,7 +112,7 @@ def flush() -> None:
 
 
 def silence() -> None:
-    """Lead what would still be printed nowhere."""
+    """Discard anything that is still printed."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         if _is_gone(stream) or stream is sys.stdout:
@@ -118,7 +121,7 @@ def silence() -> None:
 
 
 def reader_is_gone() -> bool:
-    """Return whether nobody reads standard output, or the error stream, any more."""
+    """Return whether the reader of standard output, or of the error stream, has gone."""
     return _is_gone(sys.stdout) or _is_gone(sys.stderr)
 
 

@@ -110,18 +110,18 @@ def rounds_table(rounds: Rounds) -> Any:
     return table
 
 
-def mention_choice(console: Console, record: AutoRecord, folder: Path) -> None:
+def mention_choice(console: Console, record: AutoRecord, folder: Path, left_alone: str = "") -> None:
     """Print what was chosen without group labels in a few lines."""
     from exmap.report import story
 
-    lines = [story.verdict(record), *(f"Warning: {each}" for each in story.warnings(record))]
+    lines = [story.verdict(record, left_alone), *(f"Warning: {each}" for each in story.warnings(record))]
     if record.chosen is not None:
         lines.append(f"Chosen grouping: {record.chosen}, confidence {record.confidence:.0%}.")
-        lines += [*filter(None, [story.last_layer(record)]), f"All that was weighed: exmap auto {folder}"]
+        lines += [*filter(None, [story.last_layer(record)]), f"All groupings: exmap auto {folder}"]
     console.print("\n".join(lines), highlight=False, markup=False)
 
 
-def show_choice(console: Console, record: AutoRecord) -> None:
+def show_choice(console: Console, record: AutoRecord, left_alone: str = "") -> None:
     """Print all that a choice of groups says, the verdict first."""
     from exmap.auto import words
     from exmap.report import story
@@ -130,7 +130,7 @@ def show_choice(console: Console, record: AutoRecord) -> None:
         if line:
             console.print(line, style=style, highlight=False, markup=False)
 
-    say(story.verdict(record), "bold")
+    say(story.verdict(record, left_alone), "bold")
     if not record.found:
         say(f"The report shows groups of heatmaps to look at: {story.NO_EVIDENCE}")
     for warning in story.warnings(record):
@@ -194,7 +194,8 @@ def _candidates(record: AutoRecord) -> Any:
     rows = record.candidates
     marks = {record.chosen: "chosen", record.runner_up: "runner-up"}
     table = Table(
-        title=f"Groupings by score, {len(rows)} in all (0 is best); likeness to the chosen one", title_justify="left"
+        title=f"Groupings by score, {len(rows)} in all (0 is best), and similarity to the chosen one",
+        title_justify="left",
     )
     table.add_column("grouping", overflow="fold")
     for column in ("score", "groups", "likeness"):
@@ -202,7 +203,7 @@ def _candidates(record: AutoRecord) -> Any:
     table.add_column("")
 
     def add(row: ScoredGrouping) -> None:
-        mark = marks.get(row.name, "") if row.eligible else "may not be chosen"
+        mark = marks.get(row.name, "") if row.eligible else "cannot be chosen"
         cells = (row.name, f"{row.score:.2f}", str(row.groups), f"{row.like_chosen:.2f}", mark)
         table.add_row(*plain(cells), style="bold" if mark == "chosen" else "")
 
@@ -221,7 +222,7 @@ def _data_curve(record: AutoRecord) -> Any:
     """Return how the repair depends on the number of images."""
     from rich.table import Table
 
-    table = Table(title="What so many images give", title_justify="left")
+    table = Table(title="Accuracy by number of images", title_justify="left")
     for column in ("images", "in the smallest group", "worst chosen group is right"):
         table.add_column(column, justify="right")
     for point in record.data_curve:

@@ -1,4 +1,4 @@
-"""Words of a command line that it does not take, in one sentence."""
+"""Errors of usage on the command line, each in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ i
 
 
 class Commands(TyperGroup):
-    """Commands; one that there is none of is refused with the closest one as a hint."""
+    """Commands; an unknown one is refused with the closest one as a hint."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by its name."""
@@ -41,7 +41,7 @@ def usage(error: Any) -> str:
     if type(error).__name__ == "NoSuchOption" and context is not None:
         return unknown_name(f"option of {command}", option, _options(context))
     said = " ".join(error.format_message().split()).rstrip(".")
-    return f"{said[:1].lower()}{said[1:]}; say {command} --help to see what it takes"
+    return f"{said[:1].lower()}{said[1:]}; run {command} --help to see its options"
 
 
 def _options(context: Any) -> list[str]:

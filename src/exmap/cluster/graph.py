@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.neighbors import kneighbors_graph
 
-from exmap.cluster.neighbors import search_cells
+from exmap.cluster.libraries import search_by
+from exmap.cluster.rows import Rows
 from exmap.errors import DataError
 from exmap.records import IntArray
 
@@ -28,7 +29,7 @@ def default_neighbors(n_samples: int) -> int:
 
 
 def few_neighbors(n_neighbors: int, n_samples: int) -> str:
-    """Say that so many neighbours cannot be had of so many samples."""
+    """State that so many neighbours cannot be had of so many samples."""
     return (
         f"n_neighbors must lie in [2, {n_samples}] for {n_samples} samples (a sample counts as its own neighbour), got "
         f"{n_neighbors}; lower cluster.n_neighbors or give more samples"
@@ -65,29 +66,40 @@ def neighbor_graph(
 
 
 def ordered_graph(
-    vectors: NDArray[np.floating], n_neighbors: int, *, approximate: bool = False, seed: int = 0
+    vectors: Rows, n_neighbors: int, *, approximate: bool = False, seed: int = 0, search: str = "cells"
 ) -> tuple[sparse.csr_array, IntArray | None]:
     """Return :func:`neighbor_graph`, and an order of its vertices in which neighbours lie together.
+
+    Parameters
+    ----------
+    vectors : ndarray or SomeRows of float, shape (N, F)
+    n_neighbors, approximate, seed
+        As of :func:`neighbor_graph`.
+    search : str
+        What searches approximately, :func:`~exmap.cluster.libraries.search_by`.
 
     Returns
     -------
     graph : csr_array of float64, shape (N, N)
     order : ndarray of int64, shape (N,), or None
-        None where all pairs were compared: there are so few that memory is no matter.
+        None where all pairs were compared, since there are so few that memory is no matter, and where the search knows
+        of none.
     """
     n = len(vectors)
     if not 2 <= n_neighbors <= n:
         raise DataError(few_neighbors(n_neighbors, n))
     order: IntArray | None
     if approximate:
-        found, order = search_cells(vectors, n_neighbors, seed)
-        others = (found != np.arange(n)[:, None]).astype(np.float64)
+        found, order = search_by(search)(vectors, n_neighbors, seed)
+        found.sort(axis=1)
+        others = found != np.arange(n)[:, None]
         ends = np.arange(0, found.size + 1, n_neighbors, dtype=np.int32 if found.size < 2**31 else np.int64)
-        directed = sparse.csr_array((others.ravel(), found.ravel(), ends), shape=(n, n))
+        directed = sparse.csr_array((others.ravel().view(np.int8), found.ravel(), ends), shape=(n, n))
     else:
         order = None
-        directed = sparse.csr_array(kneighbors_graph(vectors, n_neighbors, include_self=True))
+        directed = sparse.csr_array(kneighbors_graph(np.asarray(vectors), n_neighbors, include_self=True))
         directed.setdiag(0)
-    graph = sparse.csr_array((directed + directed.T) * 0.5)
+    both = sparse.csr_array(directed + directed.T)
+    graph = sparse.csr_array((both.data * 0.5, both.indices, both.indptr), shape=(n, n))
     graph.eliminate_zeros()
     return graph, order

@@ -2,7 +2,8 @@
 
 The search is that of an inverted file (Jegou, Douze and Schmid, 2011, "Product quantization for nearest neighbor
 search"), with cells from hierarchical k-means (Nister and Stewenius, 2006, "Scalable recognition with a vocabulary
-tree"). All vectors of a cell are compared with the same candidates, which is one matrix product.
+tree"). All vectors of a cell are compared with the same candidates, which is one matrix product. Which cells are near
+is the same question about their centres, and has the same answer.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.extmath import randomized_svd
 
-from exmap.cluster.rows import nearest_center, row_blocks, sample_rows
+from exmap.cluster.rows import Rows, nearest_center, row_blocks, sample_rows, smallest
 from exmap.records import IntArray
 from exmap.runtime import worker_threads
 
@@ -25,16 +25,18 @@ SAMPLE = 4_000  # rows that the axes are fitted on
 CELL, LARGEST_CELL = 64, 127  # vectors in a cell: what is aimed at, and what is left whole
 BRANCHES, ROUNDS, FITTED = 128, 3, 32  # of the k-means that makes cells: most centres, rounds, vectors per centre
 CANDIDATES = 4_000  # vectors that each vector is compared with
-QUERIES = 256  # of a cell of equal vectors at once
+ALL_CANDIDATES = 20_000  # centres of cells; up to so many are all compared with one another
+QUERIES = 256  # vectors that are compared at once
+COLUMNS = 16  # that are brought into another order at once: a line of the processor's cache
 
 
-def principal_coordinates(vectors: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
+def principal_coordinates(vectors: Rows, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return centred coordinates along the first principal axes of a sample.
 
     Parameters
     ----------
     vectors : ndarray of float, shape (N, F)
-        May lie on disk.
+        May lie on disk; it is read once, in order.
     rng : Generator
 
     Returns
@@ -45,12 +47,17 @@ def principal_coordinates(vectors: NDArray[np.floating], rng: np.random.Generato
     mean = sample.mean(axis=0)
     axes = randomized_svd(sample - mean, min(AXES, *sample.shape), random_state=int(rng.integers(2**31)))[2].T
     result = np.empty((len(vectors), axes.shape[1]), dtype=np.float32)
-    for block in row_blocks(*vectors.shape):
+
+    def project(block: slice) -> None:
         result[block] = (vectors[block] - mean) @ axes
+
+    with worker_threads() as pool:
+        for _ in pool.map(project, row_blocks(*vectors.shape)):
+            pass
     return result
 
 
-def approximate_neighbors(vectors: NDArray[np.floating], n_neighbors: int, seed: int) -> NDArray[np.int32]:
+def approximate_neighbors(vectors: Rows, n_neighbors: int, seed: int) -> NDArray[np.int32]:
     """Return each vector's nearest ones among those of the cells around it.
 
     Parameters
@@ -65,12 +72,12 @@ def approximate_neighbors(vectors: NDArray[np.floating], n_neighbors: int, seed:
     Returns
     -------
     ndarray of int32, shape (N, n_neighbors)
-        In no order; of different vectors each.
+        The nearest first; of different vectors each.
     """
     return search_cells(vectors, n_neighbors, seed)[0]
 
 
-def search_cells(vectors: NDArray[np.floating], n_neighbors: int, seed: int) -> tuple[NDArray[np.int32], IntArray]:
+def search_cells(vectors: Rows, n_neighbors: int, seed: int) -> tuple[NDArray[np.int32], IntArray]:
     """Return what :func:`approximate_neighbors` returns, and an order of all vectors in which neighbours lie together.
 
     Returns
@@ -79,37 +86,36 @@ def search_cells(vectors: NDArray[np.floating], n_neighbors: int, seed: int) -> 
     order : ndarray of int64, shape (N,)
         Cell by cell.
     """
+    rng = np.random.default_rng(seed)
+    points = principal_coordinates(vectors, rng)
     with worker_threads() as pool:
-        return _search(vectors, n_neighbors, seed, pool)
+        return _search(points, n_neighbors, rng, pool)
 
 
 def _search(
-    vectors: NDArray[np.floating], n_neighbors: int, seed: int, pool: ThreadPoolExecutor
+    points: NDArray[np.float32], n_neighbors: int, rng: np.random.Generator, pool: ThreadPoolExecutor
 ) -> tuple[NDArray[np.int32], IntArray]:
-    rng = np.random.default_rng(seed)
-    points = principal_coordinates(vectors, rng)
-    order, starts = _cells(points, rng)
-    points = points[order]
+    """Return the neighbours of points, and the order that the points are brought into."""
+    order, starts = _cells(points, int(rng.integers(2**31)), pool)
+    for column in range(0, points.shape[1], COLUMNS):  # a few columns at a time: no second copy of all points
+        points[:, column : column + COLUMNS] = points[order, column : column + COLUMNS]
     sizes = np.diff(starts)
-    squares = np.einsum("ij,ij->i", points, points)
-    centers = np.add.reduceat(points, starts[:-1], axis=0) / sizes[:, None].astype(np.float32)
     most = max(CANDIDATES, n_neighbors)
-    wanted = min(len(sizes), max(4 * most // CELL, n_neighbors))
-    index = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(centers)
-    nearby = index.kneighbors(centers, return_distance=False)
+    sums = np.add.reduceat(points, starts[:-1], axis=0)
+    centers = np.asarray(sums / sizes[:, None], dtype=np.float32)
+    nearby = _near_cells(centers, min(len(sizes), max(4 * most // CELL, n_neighbors)), rng, pool)
+    halves = 0.5 * np.einsum("ij,ij->i", points, points)
     found = np.empty((len(points), n_neighbors), dtype=np.int32)
 
     def search(cell: int) -> None:
         cells = nearby[cell][: np.searchsorted(np.cumsum(sizes[nearby[cell]]), most) + 1]
-        candidates = np.concatenate([np.arange(starts[c], starts[c + 1]) for c in cells])[:most]
-        others = points[candidates].T
+        slices = [slice(starts[c], starts[c + 1]) for c in cells]
+        others = np.concatenate([points[part] for part in slices])[:most]
+        numbers = np.concatenate([order[part] for part in slices])[:most]
+        offsets = np.concatenate([halves[part] for part in slices])[:most]
         for start in range(starts[cell], starts[cell + 1], QUERIES):
             block = slice(start, min(start + QUERIES, starts[cell + 1]))
-            distances = points[block] @ others
-            distances *= -2
-            distances += squares[candidates]
-            best = np.argpartition(distances, n_neighbors - 1, axis=1)[:, :n_neighbors]
-            found[block] = order[candidates[best]]
+            found[block] = numbers[_nearest(points[block], others, offsets, n_neighbors)]
 
     for _ in pool.map(search, range(len(sizes))):
         pass
@@ -118,34 +124,63 @@ def _search(
     return result, order
 
 
-def _cells(points: NDArray[np.float32], rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+def _near_cells(
+    centers: NDArray[np.float32], wanted: int, rng: np.random.Generator, pool: ThreadPoolExecutor
+) -> NDArray[np.int32]:
+    """Return the nearest ones of each centre, the nearest first."""
+    if len(centers) > ALL_CANDIDATES:
+        return _search(centers, wanted, rng, pool)[0]
+    halves = 0.5 * np.einsum("ij,ij->i", centers, centers)
+    blocks = [slice(start, start + CELL) for start in range(0, len(centers), CELL)]
+    found = list(pool.map(lambda block: _nearest(centers[block], centers, halves, wanted), blocks))
+    return np.concatenate(found).astype(np.int32)
+
+
+def _nearest(
+    points: NDArray[np.float32], others: NDArray[np.float32], halves: NDArray[np.float32], number: int
+) -> IntArray:
+    """Return the positions of each point's nearest others, given half of their squared lengths."""
+    distances = points @ others.T
+    np.subtract(halves, distances, out=distances)
+    return smallest(distances, number)
+
+
+def _cells(points: NDArray[np.float32], seed: int, pool: ThreadPoolExecutor) -> tuple[IntArray, IntArray]:
     """Return an order of the points in which cells follow each other, and where each starts, with the end.
 
     Parts are split by k-means until they are small; a part of equal points stays whole.
     """
     order = np.arange(len(points))
-    starts, todo = [len(points)], [(0, len(points))]
-    while todo:
-        start, stop = todo.pop()
+    starts, parts = [len(points)], [(0, len(points))]
+
+    def split(part: tuple[int, int]) -> list[tuple[int, int]]:
+        start, stop = part
         rows = order[start:stop]
-        if len(rows) > LARGEST_CELL:
-            branch = nearest_center(points[rows], _centers(points[rows], min(BRANCHES, len(rows) // CELL), rng))
-            sizes = np.bincount(branch)
-            if sizes.max() < len(rows):
-                order[start:stop] = rows[np.argsort(branch, kind="stable")]
-                ends = start + np.cumsum(sizes)
-                todo += [(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True) if size]
-                continue
-        starts.append(start)
+        if len(rows) <= LARGEST_CELL:
+            return []
+        rng = np.random.default_rng([seed, start, stop])
+        centers = _centers(points, rows, min(BRANCHES, len(rows) // CELL), rng)
+        branch = nearest_center(points, centers, rows)
+        sizes = np.bincount(branch)
+        if sizes.max() == len(rows):
+            return []
+        order[start:stop] = rows[np.argsort(branch, kind="stable")]
+        ends = start + np.cumsum(sizes)
+        return [(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True) if size]
+
+    while parts:
+        inner = list(pool.map(split, parts))
+        starts += [start for (start, _), within in zip(parts, inner, strict=True) if not within]
+        parts = [part for within in inner for part in within]
     return order, np.sort(starts)
 
 
-def _centers(points: NDArray[np.float32], number: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return centres of k-means after a few rounds on a sample.
+def _centers(points: NDArray[np.float32], rows: IntArray, number: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return centres of k-means after a few rounds on a sample of some rows.
 
     Random members instead would be far from a small cluster in noisy dimensions, and scatter it over many cells.
     """
-    sample = points[sample_rows(len(points), FITTED * number, rng)]
+    sample = points[rows[sample_rows(len(rows), FITTED * number, rng)]]
     centers = sample[rng.choice(len(sample), number, replace=False)]
     for _ in range(ROUNDS):
         order = np.argsort(nearest := nearest_center(sample, centers), kind="stable")

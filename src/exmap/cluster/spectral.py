@@ -11,7 +11,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from exmap.cluster.graph import default_neighbors, few_neighbors, ordered_graph
-from exmap.cluster.rows import distinct_rows
+from exmap.cluster.libraries import search_by
+from exmap.cluster.rows import Rows, SomeRows, distinct_rows
 from exmap.cluster.spectrum import cluster_qr, eigengap, laplacian_spectrum
 from exmap.errors import DataError, SettingsError, unknown_name
 from exmap.records import IntArray
@@ -40,6 +41,9 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     exact_below : int
         With this many samples or more, neighbours are searched in near-linear time and some are missed; with fewer
         all pairs are compared.
+    search : "cells", "faiss" or "cuvs"
+        What searches in near-linear time: exmap itself, or a library that is installed besides, on a GPU where it finds
+        one.
     random_state : int, RandomState or None
         Starting vector of the eigenvalue iteration, and the approximate search.
 
@@ -73,6 +77,7 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         n_neighbors: int | None = None,
         n_eigenvalues: int = 10,
         exact_below: int = EXACT_BELOW,
+        search: str = "cells",
         random_state: Any = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -80,10 +85,11 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.n_neighbors = n_neighbors
         self.n_eigenvalues = n_eigenvalues
         self.exact_below = exact_below
+        self.search = search
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
-        """Cluster the rows of `X`, shape (N, F), which may lie on disk.
+        """Cluster the rows of `X`, shape (N, F), which may lie on disk, also as half-precision numbers.
 
         Raises
         ------
@@ -91,21 +97,22 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             For fewer samples than clusters or neighbours.
         """
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused
-            vectors = validate_data(self, X, dtype=[np.float32, np.float64], ensure_min_samples=2)
+            vectors = validate_data(self, X, dtype=[np.float32, np.float64, np.float16], ensure_min_samples=2)
         n = len(vectors)
         if self.n_clusters is not None and not 1 <= self.n_clusters <= n:
             raise DataError(f"n_clusters must lie in [1, {n}] for {n} samples, got {self.n_clusters}")
         if self.gap not in GAPS:
             raise SettingsError(unknown_name("gap", str(self.gap), GAPS))
+        search_by(self.search)  # an unknown one is refused before any work
         if self.n_neighbors is not None and not 2 <= self.n_neighbors <= n:
             raise DataError(few_neighbors(self.n_neighbors, n))
         first, place = distinct_rows(vectors)  # copies that know only one another would be clusters of nothing
-        different = vectors if len(first) == n else vectors[first]
+        different = vectors if len(first) == n else SomeRows(vectors, first)
         seed = int(check_random_state(self.random_state).randint(2**31))
         self.labels_ = self._fitted(different, np.bincount(place), seed)[place]
         return self
 
-    def _fitted(self, vectors: NDArray[np.floating], copies: NDArray[np.int64], seed: int) -> IntArray:
+    def _fitted(self, vectors: Rows, copies: NDArray[np.int64], seed: int) -> IntArray:
         """Return the clusters of vectors of which no two are equal, given how often there is each."""
         n, samples = len(vectors), int(copies.sum())
 
@@ -123,7 +130,7 @@ class SpectralEigengap(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         neighbors = min(neighbors_of(n), n)
         wanted = max(self.n_eigenvalues, asked or 0)
         approximate = n >= self.exact_below
-        graph, order = ordered_graph(vectors, neighbors, approximate=approximate, seed=seed)
+        graph, order = ordered_graph(vectors, neighbors, approximate=approximate, seed=seed, search=self.search)
         spectrum = laplacian_spectrum(graph, wanted, seed, order)
         self.eigenvalues_ = spectrum.values
         self.n_components_ = spectrum.components

@@ -7,24 +7,19 @@ von Luxburg (2007), "A tutorial on spectral clustering", for the Laplacian and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
-from threadpoolctl import threadpool_limits
 
-from exmap.errors import NumericalError
+from exmap.cluster.iteration import largest_pairs
+from exmap.cluster.rows import row_blocks
 from exmap.records import IntArray
 
 __all__ = ["Spectrum", "cluster_qr", "eigengap", "laplacian_spectrum"]
 
 ROUNDING = 1e-9  # eigenvalues below are zero
-SINGLE_FROM = 15_000  # samples; the iteration then runs in single precision, which halves what memory has to move
-TOLERANCE = 1e-5  # of it, relative
-MOST_RESTARTS = 10_000
 DENSE_BELOW = 500  # samples; the exact dense solver is faster there
 
 
@@ -71,21 +66,45 @@ def laplacian_spectrum(graph: sparse.csr_array, count: int, seed: int, order: In
     n = graph.shape[0]
     components, member = connected_components(graph, directed=False)
     degree = np.asarray(graph.sum(axis=1)).ravel()
-    scale = sparse.diags_array(1 / np.sqrt(np.where(degree > 0, degree, 1.0)))
-    # A vertex without edges must have eigenvalue 0, not 1: give it a loop.
-    loops = sparse.diags_array((degree == 0).astype(np.float64))
-    adjacency = sparse.csr_array(scale @ graph @ scale + loops)
+    weight = np.sqrt(np.where(degree > 0, degree, 1.0))
     count = min(count, n)
-    if n < DENSE_BELOW or count >= n - 1:
+    small = n < DENSE_BELOW or count >= n - 1
+    if small or order is None:
+        order = np.arange(n)
+    adjacency = _normalised(graph, weight, order)
+    if small:
         values, vectors = linalg.eigh(np.eye(n) - adjacency.toarray(), subset_by_index=[0, count - 1])
-        return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components), _residual(adjacency, values, vectors))
-    # Each component has an eigenvector of eigenvalue 0 that is known, and an iteration may miss repeated ones.
-    null = _component_vectors(member, np.sqrt(np.where(degree > 0, degree, 1.0)), count)
-    values, vectors = np.zeros(null.shape[1]), null.toarray()
-    if missing := count - len(values):
-        found, others = _largest(adjacency, null, missing, seed, order)
-        values, vectors = np.concatenate([values, 1 - found]), np.hstack([vectors, others])
-    return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components), _residual(adjacency, values, vectors))
+    else:
+        # Each component has an eigenvector of eigenvalue 0 that is known, and an iteration may miss repeated ones.
+        known = _component_vectors(member[order], weight[order], count)
+        values, vectors = np.zeros(known.shape[1]), known.toarray()
+        if missing := count - len(values):
+            found, others = largest_pairs(adjacency, known, missing, seed)
+            values, vectors = np.concatenate([values, 1 - found]), np.hstack([vectors, others])
+    residual = _residual(adjacency, values, vectors)
+    for column in vectors.T:  # one at a time: no second copy of the vectors
+        column[order] = column.copy()
+    return Spectrum(np.clip(values, 0.0, 2.0), vectors, int(components), residual)
+
+
+def _normalised(graph: sparse.csr_array, weight: NDArray[np.float64], order: IntArray) -> sparse.csr_array:
+    """Return a graph with its weights divided by those of both vertices, and its vertices in another order.
+
+    A vertex without edges must have eigenvalue 0, not 1, and so gets a loop.
+    """
+    n = graph.shape[0]
+    place = np.empty(n, dtype=graph.indices.dtype)
+    place[order] = np.arange(n, dtype=place.dtype)
+    rows = graph[order]
+    ends, weight = rows.indptr, weight[order]
+    rows.indices = place[rows.indices]
+    for block in row_blocks(n, int(ends[-1]) // n + 1):
+        inside = slice(ends[block.start], ends[min(block.stop, n)])
+        own = np.repeat(weight[block], np.diff(ends[block.start : block.stop + 1]))
+        rows.data[inside] /= own * weight[rows.indices[inside]]
+    if (lone := np.diff(ends) == 0).any():
+        rows = sparse.csr_array(rows + sparse.diags_array(lone.astype(np.float64)))
+    return rows
 
 
 def _residual(adjacency: sparse.csr_array, values: NDArray[np.float64], vectors: NDArray[np.float64]) -> float:
@@ -103,61 +122,6 @@ def _component_vectors(member: IntArray, weight: NDArray[np.float64], most: int)
     kept = np.flatnonzero(column < most)
     shape = (len(member), min(most, len(sizes)))
     return sparse.csc_array((weight[kept] / norms[column[kept]], (kept, column[kept])), shape=shape)
-
-
-def _largest(
-    adjacency: sparse.csr_array, null: sparse.csc_array, count: int, seed: int, order: IntArray | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the largest eigenpairs of the normalised adjacency beside those of eigenvalue 1, in falling order."""
-    n = adjacency.shape[0]
-    kind: Any = np.float32 if n >= SINGLE_FROM else np.float64
-    start = np.random.default_rng(seed).standard_normal(n).astype(kind)
-    if order is not None:
-        adjacency, null, start = _reordered(adjacency, order), sparse.csc_array(null.tocsr()[order]), start[order]
-    matrix, known = adjacency.astype(kind, copy=False), null.astype(kind, copy=False)
-
-    def multiply(x: NDArray[Any]) -> NDArray[Any]:
-        # Shifted into [0, 2], with the known eigenvectors moved to 0.
-        product: NDArray[Any] = matrix @ x + x - 2 * (known @ (known.T @ x))
-        return product
-
-    try:
-        with threadpool_limits(1, "blas"):  # the products are memory-bound; threads wait, and round differently
-            found, vectors = eigsh(
-                LinearOperator((n, n), matvec=multiply, dtype=kind),
-                k=count,
-                which="LA",
-                v0=start,
-                ncv=max(4 * count, 40),
-                maxiter=MOST_RESTARTS,
-                tol=TOLERANCE if kind is np.float32 else 0,
-            )
-    except ArpackNoConvergence as error:
-        raise NumericalError(
-            f"the eigenvalues of the neighbour graph of {n} samples did not converge ({error}); raise "
-            "cluster.n_neighbors"
-        ) from error
-    if kind is np.float32:  # eigenvalues are as exact as the square of the vectors' error, computed in double precision
-        vectors = linalg.qr(vectors.astype(np.float64), mode="economic", overwrite_a=True)[0]
-        products = np.column_stack([adjacency @ column for column in vectors.T])
-        found, turned = linalg.eigh(vectors.T @ products)
-        found, vectors = found[::-1], vectors @ turned[:, ::-1]
-    else:
-        falling = np.argsort(-found)
-        found, vectors = found[falling] - 1, vectors[:, falling]
-    if order is not None:
-        placed = np.empty_like(vectors)
-        placed[order] = vectors
-        vectors = placed
-    return found, vectors
-
-
-def _reordered(matrix: sparse.csr_array, order: IntArray) -> sparse.csr_array:
-    """Return a matrix with its rows and columns in another order."""
-    place = np.empty(len(order), dtype=matrix.indices.dtype)
-    place[order] = np.arange(len(order), dtype=place.dtype)
-    rows = matrix[order]
-    return sparse.csr_array((rows.data, place[rows.indices], rows.indptr), shape=matrix.shape)
 
 
 def eigengap(values: NDArray[np.float64], first: int = 2, *, relative: bool = False) -> int:

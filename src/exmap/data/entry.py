@@ -61,7 +61,7 @@ class Entry:
 def folder_of(settings: DataSettings) -> Path:
     """Return the folder of a data set's files, or say how to name one."""
     if settings.dir is None:
-        raise DataError(f"{settings.name} needs the folder of its files, and none was given; name it with --data-dir")
+        raise DataError(f"{settings.name} needs the folder of its files, but none was given; name it with --data-dir")
     return settings.dir
 
 

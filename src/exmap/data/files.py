@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from exmap.data.cache_folders import half_written, make_room, use
+from exmap.data.cache_folders import allowed, can_hold, half_written, make_room, use
 from exmap.data.dataset import Request, batch_slices
 from exmap.data.decode import Pixels, centre_crop, decode, random_crop
 from exmap.data.reading import (
@@ -35,6 +35,7 @@ from exmap.data.reading import (
     by_workers,
     content_digest,
     facts_of_files,
+    files_alone,
     opened_again,
     read_image,
     worker_count,
@@ -166,10 +167,17 @@ class FileImages:
         return np.stack([random_crop(image, side, area, flip, rng) for image, rng in zip(whole, rngs, strict=True)])
 
     def _whole(self, indices: IntArray) -> Pixels:
-        if self.cache is not None:
+        if self.cache is not None and self.cache.is_file():  # another host may not have it
             decoded: Pixels = np.load(self.cache, mmap_mode="r", allow_pickle=False)
             return decoded[self.rows[indices]]
         return opened_again(Squares(self.settings.resize), self.files, self.names, self.masks, indices)
+
+    def only(self, indices: IntArray) -> FileImages:
+        """Return the images at `indices`, without the names of others."""
+        names, masks = (tuple(texts[i] for i in indices.tolist()) for texts in (self.names, self.masks))
+        files = files_alone(self.files, (*names, *masks))
+        rows = self.rows[indices] if len(self.rows) else self.rows
+        return replace(self, files=files, names=names, masks=masks, rows=rows)
 
     def facts(self, indices: IntArray) -> dict[str, list[Any]]:
         """Return what is known of the files at `indices`: see :func:`exmap.data.decode.file_facts`."""
@@ -251,13 +259,14 @@ def open_images(
     home = settings.cache_folder / f"{key}-1"  # 1: with the decoded images; they stay in use when the disk fills up
     record = None if settings.cache == "never" else _remembered(home)
     keep = settings.cache != "never" and (
-        record is not None or _keeps(settings, len(names) * way.dtype.itemsize * math.prod(way.shape))
+        record is not None or _has_room(settings, len(names) * way.dtype.itemsize * math.prod(way.shape))
     )
     if not keep:
         home = home.with_name(f"{key}-0")
         record = _remembered(home)
     array = home / ARRAY if keep else None
     if record is not None and use(home):
+        make_room(home.parent, _limit(settings))
         broken, digests = {int(row): why for row, why in record["broken"].items()}, record["digests"]
         return Opened(broken, array, tuple(digests), _digest(names, digests))
     start = time.monotonic()
@@ -269,6 +278,7 @@ def open_images(
             if kept is not None:
                 header = {"descr": way.dtype.str, "fortran_order": False, "shape": (len(names), *way.shape)}
                 np.lib.format.write_array_header_1_0(kept, header)
+                kept.truncate(kept.tell() + len(names) * way.dtype.itemsize * math.prod(way.shape))  # others count it
             for made in by_workers(dataset, pieces, min(worker_count(settings), len(pieces))):
                 if isinstance(made, UnfitError):
                     raise made
@@ -280,7 +290,8 @@ def open_images(
                 listen(Progress(f"opening {what}", piece.stop, len(names)))
         if any(REFUSED in why for why in broken.values()):  # by the system, which may change its mind: not remembered
             return Opened(broken, None, tuple(digests), _digest(names, digests))
-        record = {"images": len(names), "broken": broken, "digests": digests}
+        where = os.path.abspath(getattr(files, "root", ""))
+        record = {"set": what, "source": where, "images": len(names), "broken": broken, "digests": digests}
         (part / "done.json").write_text(json.dumps(record), encoding="utf-8")
         try:
             part.rename(home)
@@ -288,7 +299,7 @@ def open_images(
             if _remembered(home) is None:
                 raise
     use(home)
-    make_room(home.parent, settings.cache_limit_gib * 2**30)
+    make_room(home.parent, _limit(settings))
     rate = len(names) / max(time.monotonic() - start, 1e-9)
     return Opened(broken, array, tuple(digests), _digest(names, digests), rate)
 
@@ -314,11 +325,14 @@ def _remembered(home: Path) -> Any:
         return None
 
 
-def _keeps(settings: ImageSettings, size: int) -> bool:
-    """Return whether decoded images of `size` bytes are kept: as set, or if that leaves half of the free disk."""
-    if settings.cache != "auto":
-        return settings.cache == "always"
-    folder = settings.cache_folder
-    while not folder.exists():
-        folder = folder.parent
-    return size <= min(settings.cache_limit_gib * 2**30, shutil.disk_usage(folder).free / 2)
+def _limit(settings: ImageSettings) -> float:
+    return allowed(settings.cache_folder, settings.cache_limit_gib * 2**30)
+
+
+def _has_room(settings: ImageSettings, size: int) -> bool:
+    """Return whether decoded images of `size` bytes are kept: as set, or if they fit; others make room for them."""
+    folder, most = settings.cache_folder, _limit(settings)
+    if settings.cache == "auto" and not can_hold(folder, most, size):
+        return False
+    make_room(folder, most - size)
+    return True

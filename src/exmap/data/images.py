@@ -13,7 +13,7 @@ from exmap.data.arrays import check_pixels
 from exmap.errors import DataError
 from exmap.records import IntArray
 
-__all__ = ["ArrayImages", "Images", "Request", "SomeImages", "facts_of"]
+__all__ = ["ArrayImages", "Images", "Request", "SomeImages", "facts_of", "taken_alone"]
 
 Request = tuple[IntArray, int | None]  # the images of a batch, and the seed of random crops, None for none
 
@@ -81,6 +81,10 @@ class ArrayImages:
         """Yield the batch of each request; arrays are given as they are, without random crops."""
         return (self.batch(indices) for indices, _ in requests)
 
+    def only(self, indices: IntArray) -> ArrayImages:
+        """Return the images at `indices`, with no other image in memory."""
+        return ArrayImages(self.array[indices])
+
 
 @dataclass(frozen=True)
 class SomeImages:
@@ -114,9 +118,23 @@ class SomeImages:
         known: dict[str, list[Any]] = facts_of(self.images, self.chosen[indices])
         return known
 
+    def only(self, indices: IntArray) -> Images:
+        """Return the images at `indices` of these, and nothing of the others where that can be had."""
+        return taken_alone(self.images, self.chosen[indices])
+
 
 def facts_of(images: Images, indices: IntArray) -> dict[str, list[Any]]:
     """Return what is known of the files of images, a list per fact with a value per image; nothing if they are none."""
     read = getattr(images, "facts", None)
     found: dict[str, list[Any]] = {} if read is None else read(indices)
+    return found
+
+
+def taken_alone(images: Images, indices: IntArray) -> Images:
+    """Return some images without the others, so that little is sent where they are sent to another process.
+
+    Images that have no method ``only(indices)`` are sent whole.
+    """
+    alone = getattr(images, "only", None)
+    found: Images = SomeImages(images, indices) if alone is None else alone(indices)
     return found

@@ -24,6 +24,7 @@ from exmap.data.reading import (
     UnfitError,
     arrays_by_workers,
     facts_of_files,
+    files_alone,
     opened_again,
     read_image,
     worker_count,
@@ -167,9 +168,15 @@ class InputImages:
         """Return what is known of the files at `indices`: see :func:`exmap.data.decode.file_facts`."""
         return facts_of_files(self.files, [self.names[i] for i in indices])
 
+    def only(self, indices: IntArray) -> InputImages:
+        """Return the images at `indices`, without the names of others."""
+        names, masks = (tuple(texts[i] for i in indices.tolist()) for texts in (self.names, self.masks))
+        files = files_alone(self.files, (*names, *masks))
+        return replace(self, files=files, names=names, masks=masks, rows=self.rows[indices])
+
     def kept(self, indices: IntArray) -> NDArray[Any]:
         """Return the inputs at `indices` as they are kept."""
-        if self.cache is not None:
+        if self.cache is not None and self.cache.is_file():  # another host may not have it
             array: NDArray[Any] = np.load(self.cache, mmap_mode="r", allow_pickle=False)
             return array[self.rows[indices]]
         return opened_again(self.way, self.files, self.names, self.masks, indices)

@@ -143,8 +143,8 @@ def _check_truth(spelled: Sequence[str], what: str) -> None:
     used = [pair for pair in TRUTH if not words.isdisjoint(pair)]
     if len(used) > 1 and all(any(word in pair for pair in TRUTH) for word in words):
         raise DataError(
-            f"{what} must be written in one way, but holds {listed(spelled)}: nobody knows which of them mean the "
-            f"same; write {' and '.join(used[0])} alone"
+            f"{what} must be written in one way, but holds {listed(spelled)}, which may or may not mean the same; "
+            f"write only {' and '.join(used[0])}"
         )
 
 

@@ -204,8 +204,8 @@ def _without_duplicates(table: ImageTable, second: ImageTable, listen: Listener)
     more = f" and {len(twice) - NAMED:,} more" if len(twice) > NAMED else ""
     if len(twice) == len(table.names):
         raise DataError(
-            f"the second set must hold other images, but all {len(twice):,} of {table.name} are in {second.name}, too "
-            f"({', '.join(named)}{more}); give one set alone, or another second one"
+            f"the second set must hold other images, but all {len(twice):,} of {table.name} are also in {second.name} "
+            f"({', '.join(named)}{more}); give only one set, or another second one"
         )
     note = (
         f"{len(twice):,} of {len(table.names):,} images of {table.name} are in {second.name}, too, byte for byte "

@@ -1,4 +1,4 @@
-"""Bring a data set into the layout it is read from: unpack local archives, or download public ones first."""
+"""Put a data set into the layout that exmap reads: unpack local archives, or download public ones first."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ def _whole(name: str, folder: Path) -> Path:
         table = read_images(DataSettings(name=name, dir=folder))
         for image in (*table.names[:1], *[mask for mask in table.masks if mask][:1]):
             if table.files.stamp(image)[0] < 0:
-                raise DataError(
-                    f"the images of {name} must lie in {folder}, too, but {image} is not there; unpack them"
-                )
+                raise DataError(f"the images of {name} must also be in {folder}, but {image} is missing; unpack them")
     for one in found.idx:
         find_set(folder, one)
     return folder

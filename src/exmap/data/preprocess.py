@@ -270,7 +270,7 @@ def input_of(result: Any, about: str) -> NDArray[np.float32]:
         )
     numbers = np.asarray(result, dtype=np.float32)
     if not np.isfinite(numbers).all():
-        raise DataError(f"{about} must return finite numbers, got NaN or infinite ones; mend its normalisation")
+        raise DataError(f"{about} must return finite numbers, got NaN or infinite ones; correct its normalisation")
     return numbers
 
 

@@ -24,6 +24,7 @@ from exmap.errors import DataError
 from exmap.records import IntArray
 from exmap.runtime import processes_here
 from exmap.settings import ImageSettings
+from exmap.threads import usable_cores
 
 __all__ = [
     "REFUSED",
@@ -35,6 +36,7 @@ __all__ = [
     "by_workers",
     "content_digest",
     "facts_of_files",
+    "files_alone",
     "may_pass",
     "opened_again",
     "read_image",
@@ -126,7 +128,7 @@ def opened_again(way: Way, files: Files, names: Sequence[str], masks: Sequence[s
             arrays[place] = way.make(*read_image(files, names[i], masks[i]), names[i])
         except DataError as error:
             raise DataError(
-                f"{names[i]} can no longer be read ({error}); put it back and give the same command again"
+                f"{names[i]} can no longer be read ({error}); restore it and rerun the same command"
             ) from error
     return arrays
 
@@ -140,6 +142,13 @@ def facts_of_files(files: Files, names: Sequence[str]) -> dict[str, list[Any]]:
         except OSError:
             found.append(dict.fromkeys(FACTS))
     return {fact: [one[fact] for one in found] for fact in FACTS}
+
+
+def files_alone(files: Files, names: Sequence[str]) -> Files:
+    """Return what reads some files, without the places of others where it holds such."""
+    alone = getattr(files, "only", None)
+    found: Files = files if alone is None else alone(names)
+    return found
 
 
 def read_image(files: Files, name: str, mask: str) -> tuple[bytes, bytes | None]:
@@ -182,8 +191,7 @@ def worker_count(settings: ImageSettings) -> int:
     """
     if settings.workers is not None:
         return settings.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // processes_here() - 1, 1), 8)
+    return min(max(usable_cores() // processes_here() - 1, 1), 8)
 
 
 class _Arrays(Dataset[torch.Tensor | Exception]):

@@ -19,7 +19,7 @@ KINDS = {
 
 
 class IrregularError(OSError):
-    """What stands in the place of a file is none; its text says what it is, such as ``it is a pipe``."""
+    """What stands in place of a file is none; its text says what it is, such as ``it is a pipe``."""
 
 
 def kind_of_file(mode: int) -> str:

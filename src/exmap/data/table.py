@@ -281,7 +281,7 @@ class OpenedTable:
         if opened.broken and (settings.on_error == "stop" or passing or len(opened.broken) == len(table.names)):
             remedy = "Mend them or take them out, or leave them out with --set images.on_error=skip"
             if passing:
-                remedy = "That may pass: see that their disk is there, and give the same command again"
+                remedy = "This may be temporary: check their disk and rerun the same command"
             raise DataError(
                 f"{len(opened.broken)} of {len(table.names)} images of {table.name} cannot be read: "
                 f"{'; '.join(broken_images(opened.broken, table.names))}. {remedy}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,6 +51,10 @@ class TarFiles:
         with open_regular(self.root / shard) as file:
             file.seek(offset)
             return file.read(size)
+
+    def only(self, names: Sequence[str]) -> TarFiles:
+        """Return the files of some names, without the places of the others."""
+        return TarFiles(self.root, {name: self.places[name] for name in names if name in self.places})
 
     def stamp(self, name: str) -> tuple[int, int]:
         """Return the size of an image and the time of change of its shard."""

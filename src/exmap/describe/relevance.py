@@ -77,7 +77,7 @@ class Relevance:
         return float(np.einsum("nhw,h,w->n", self.tiles[known], down, across).mean())
 
     def place(self, group: IntArray, others: IntArray, tests: int) -> RelevancePlace | None:
-        """Say where the relevance of a group lies: where it lies more than in the others, else where most of it is.
+        """State where the relevance of a group lies: where it lies more than in the others, else where most of it is.
 
         None where no map of the group is finite and not zero.
         """

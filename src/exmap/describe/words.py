@@ -147,7 +147,7 @@ def sentence(
 
 
 def _begin(speaker: _Speaker, follows: str, against: bool | None) -> str:
-    """Say what predictions follow, and for which class it speaks in these images."""
+    """State what predictions follow, and for which class it speaks in these images."""
     speaker.class_said = True
     said = f"predictions for \u201c{speaker.class_name}\u201d follow the {_property(follows)}"
     if against is None:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from exmap.errors import DataError
-from exmap.records import IntArray
+from exmap.records import IntArray, Listener, Progress, silent
 from exmap.results import Rerun
 
 __all__ = ["rerun_agreement", "within_class_ari"]
@@ -25,6 +25,7 @@ def rerun_agreement(
     reruns: int = 5,
     share: float = 0.8,
     most: int = 10_000,
+    listen: Listener = silent,
 ) -> tuple[Rerun, ...]:
     """Infer groups again from random parts of the images, and compare with those that were found.
 
@@ -40,6 +41,7 @@ def rerun_agreement(
         Of the images, for each rerun.
     most : int
         Images of a rerun; keeps it cheap where there are many.
+    listen : Listener
 
     Returns
     -------
@@ -56,6 +58,7 @@ def rerun_agreement(
         again = regroup(rows, int(rng.integers(2**32)))
         ari = within_class_ari(again, index[rows], labels[rows])
         found.append(Rerun(images=size, groups=len(np.unique(again[again >= 0])), ari=ari))
+        listen(Progress("groups inferred again", len(found), reruns, "reruns"))
     return tuple(found)
 
 

@@ -4,6 +4,7 @@ from exmap.exchange.looks import Looks, Pixels, Predict, Scale
 from exmap.exchange.properties import (
     GIVEN,
     PROPERTIES,
+    OfRows,
     Property,
     Region,
     exchange_background,
@@ -11,6 +12,7 @@ from exmap.exchange.properties import (
     exchange_colour,
     exchange_place,
     exchangeable,
+    paired,
 )
 from exmap.exchange.trial import Trial, asked
 
@@ -18,6 +20,7 @@ __all__ = [
     "GIVEN",
     "PROPERTIES",
     "Looks",
+    "OfRows",
     "Pixels",
     "Predict",
     "Property",
@@ -30,4 +33,5 @@ __all__ = [
     "exchange_colour",
     "exchange_place",
     "exchangeable",
+    "paired",
 ]

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from exmap.data import Images, Split
 from exmap.model.classifier import logits_of
+from exmap.model.halving import AtOnce
 from exmap.model.running import evaluation_mode, images_at_once, model_device, model_input, run_model
 from exmap.records import IntArray
 
@@ -113,8 +114,8 @@ class Looks(Scale):
 
     def logits(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return the logits of such images, shape (n, K)."""
-        parts = range(0, len(pixels), self.at_once)
-        return np.concatenate([self._logits(pixels[part : part + self.at_once]) for part in parts])
+        parts = AtOnce(self.at_once).parts(len(pixels), lambda part: self._logits(pixels[part]))
+        return np.concatenate(list(parts))
 
     def predict(self, pixels: Pixels) -> IntArray:
         """Return the class of each image, shape (n,)."""

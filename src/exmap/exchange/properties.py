@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from exmap.exchange.looks import Pixels
+from exmap.records import IntArray
 
 __all__ = [
     "GIVEN",
     "PROPERTIES",
+    "OfRows",
     "Property",
     "Region",
     "exchange_background",
@@ -26,9 +29,21 @@ __all__ = [
     "exchange_place",
     "exchangeable",
     "otsu",
+    "paired",
+    "softened",
 ]
 
 Property = Callable[[Pixels, Pixels], Pixels]
+
+
+@runtime_checkable
+class OfRows(Protocol):
+    """A property that knows more of each image of a split than its pixels."""
+
+    def at(self, receivers: IntArray, donors: IntArray) -> Property:
+        """Return the exchange between these rows of the split, in pairs."""
+        ...
+
 
 SMALLEST = 8  # side in pixels of images whose properties can be exchanged
 FEATHER = 0.03  # width of the edge between what is kept and what is exchanged, as a share of the image's side
@@ -37,7 +52,7 @@ DARK = 0.05  # brightness below which a pixel has hardly any colour
 
 
 def exchangeable(shape: tuple[int, int, int]) -> bool:
-    """Say whether images of a shape (C, H, W) have properties to exchange: 1 or 3 channels, 8 pixels a side."""
+    """State whether images of a shape (C, H, W) have properties to exchange: 1 or 3 channels, 8 pixels a side."""
     channels, height, width = shape
     return channels in (1, 3) and min(height, width) >= SMALLEST
 
@@ -51,7 +66,7 @@ def exchange_colour(receivers: Pixels, donors: Pixels) -> Pixels:
 
 def exchange_background(receivers: Pixels, donors: Pixels) -> Pixels:
     """Give images the background of others, wherever neither has its object, with soft edges."""
-    weight = _softened(_object(receivers) | _object(donors))[:, None]
+    weight = softened(_object(receivers) | _object(donors))[:, None]
     return np.asarray(receivers * weight + donors * (1 - weight), dtype=np.float32)
 
 
@@ -90,7 +105,7 @@ class Region:
 
     def __call__(self, receivers: Pixels, donors: Pixels) -> Pixels:
         """Give images what others have in the region."""
-        weight = _softened(self.inside[None])[:, None]
+        weight = softened(self.inside[None])[:, None]
         return np.asarray(donors * weight + receivers * (1 - weight), dtype=np.float32)
 
 
@@ -102,7 +117,12 @@ PROPERTIES: dict[str, Property] = {
 GIVEN: dict[str, Property] = {**PROPERTIES, "brightness": exchange_brightness}  # that a repair can exchange
 
 
-def _softened(inside: NDArray[np.bool_]) -> Pixels:
+def paired(exchange: Property | OfRows, receivers: IntArray, donors: IntArray) -> Property:
+    """Return an exchange between rows of a split, whether it asks for more than their pixels or not."""
+    return exchange.at(receivers, donors) if isinstance(exchange, OfRows) else exchange
+
+
+def softened(inside: NDArray[np.bool_]) -> Pixels:
     """Return weights in [0, 1], shape (n, H, W): 1 inside, and falling to 0 around it."""
     height, width = inside.shape[1:]
     soft = ndimage.gaussian_filter(inside.astype(np.float32), (0, FEATHER * height, FEATHER * width), mode="nearest")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from exmap.exchange.looks import Looks
-from exmap.exchange.properties import Property
+from exmap.exchange.properties import OfRows, Property, paired
 from exmap.records import Explained, IntArray
 from exmap.results import PropertyReliance
 from exmap.runtime import generator
@@ -91,7 +91,7 @@ class Trial:
         """Number of classes that are tested."""
         return len(np.unique(self.explained.labels[self.receivers]))
 
-    def reliances(self, looks: Looks, name: str, exchange: Property, tests: int) -> Iterator[PropertyReliance]:
+    def reliances(self, looks: Looks, name: str, exchange: Property | OfRows, tests: int) -> Iterator[PropertyReliance]:
         """Yield what each class's images do with the property of others.
 
         Parameters
@@ -100,7 +100,7 @@ class Trial:
             The images of the explained split, and the classifier.
         name : str
             Of the property.
-        exchange : callable
+        exchange : callable, or OfRows of the explained split
         tests : int
             Properties times classes: what p-values are corrected for.
         """
@@ -160,14 +160,10 @@ def _reliance(
     )
 
 
-def asked(looks: Looks, exchange: Property, receivers: IntArray, donors: IntArray) -> NDArray[np.float32]:
+def asked(looks: Looks, exchange: Property | OfRows, receivers: IntArray, donors: IntArray) -> NDArray[np.float32]:
     """Return the logits of receivers with the donors' property, in parts that fit the memory."""
-    parts = range(0, len(receivers), looks.at_once)
-    return np.concatenate(
-        [
-            looks.logits(
-                exchange(looks.pixels(receivers[s : s + looks.at_once]), looks.pixels(donors[s : s + looks.at_once]))
-            )
-            for s in parts
-        ]
-    )
+    found = []
+    for start in range(0, len(receivers), looks.at_once):
+        some, others = (rows[start : start + looks.at_once] for rows in (receivers, donors))
+        found.append(looks.logits(paired(exchange, some, others)(looks.pixels(some), looks.pixels(others))))
+    return np.concatenate(found)

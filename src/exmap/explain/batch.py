@@ -18,8 +18,8 @@ from exmap.explain.engine import Relevance
 from exmap.explain.explainers import Explainer, Target, make_explainer
 from exmap.explain.rules import Composite
 from exmap.model.backbone import model_device
-from exmap.model.batches import AtOnce
 from exmap.model.classifier import check_module
+from exmap.model.halving import AtOnce
 from exmap.model.running import explained_at_once, model_dtype
 from exmap.records import IntArray
 

@@ -14,7 +14,7 @@ from torch import nn
 from exmap.explain.engine import Call, Engine, propagate
 from exmap.explain.rules import Composite, Rule, hold, is_held
 from exmap.explain.rules.table import on_the_way_back
-from exmap.model.running import model_device
+from exmap.model.running import exact, model_device
 
 __all__ = ["EXACT", "ROUNDED", "Break", "Watch", "first_break"]
 
@@ -99,7 +99,7 @@ class Watch:
             duplicate._exmap_before = operand._exmap_before  # type: ignore[attr-defined]
 
         def came(g: torch.Tensor) -> None:
-            record.into += float((g * value).double().sum())
+            record.into += float(exact(g * value).sum())
 
         if duplicate.is_floating_point():
             on_the_way_back(duplicate, came)
@@ -115,7 +115,7 @@ class Watch:
         value = duplicate.detach().clone()
 
         def came(g: torch.Tensor) -> None:
-            record.out += float((g * value).double().sum())
+            record.out += float(exact(g * value).sum())
 
         on_the_way_back(duplicate, came)
         return duplicate
@@ -161,7 +161,8 @@ def first_break(
     try:
         used = twin if twin is not None else model
         kind = torch.float64 if twin is not None else x.dtype
-        made = propagate(used, x.to(model_device(used), kind), target=target, engine=engine)
+        given = x if twin is None else exact(x)
+        made = propagate(used, given.to(model_device(used)), target=target, engine=engine)
     except Exception:  # the copy does not run: watch the model itself
         watch.records.clear()
         watch.names = {id(module): name for name, module in model.named_modules()}
@@ -169,7 +170,7 @@ def first_break(
         made = propagate(model, x, target=target, engine=engine)
     held: Counter[int] = Counter()
     for owner, relevance in engine.constants.by_owner():
-        held[id(owner)] += float(relevance.double().sum())  # type: ignore[assignment]
+        held[id(owner)] += float(exact(relevance).sum())  # type: ignore[assignment]
     scale = max(float(made.explained.abs().max()), 1e-30)
     limit = EXACT if kind == torch.float64 else ROUNDED
     for record in watch.records:

@@ -14,7 +14,7 @@ from exmap.explain.engine import Call, Engine, Relevance, propagate
 from exmap.explain.rules import Composite, Rule
 from exmap.model.classifier import logits_of
 from exmap.model.probe import copied
-from exmap.model.running import evaluation_mode, model_device
+from exmap.model.running import evaluation_mode, exact, model_device
 
 __all__ = ["alone", "alone_difference", "alone_error", "as_computed", "double", "plain_logits", "shares"]
 
@@ -112,7 +112,7 @@ def alone(
     if twin is not None:
         try:
             engine = _Sorting(composite)
-            made = propagate(twin, x.to(model_device(twin), torch.float64), target=target, engine=engine)
+            made = propagate(twin, exact(x).to(model_device(twin)), target=target, engine=engine)
             return made, engine.kinds(), True
         except Exception:  # numbers of a fixed kind inside forward; what else is wrong comes again
             kinds.clear()
@@ -136,7 +136,7 @@ class _Sorting(Engine):
         """Return the relevance of each kind of constant."""
         found: Counter[str] = Counter()
         for owner, relevance in self.constants.by_owner():
-            found[owner] += float(relevance.double().sum())  # type: ignore[assignment]
+            found[owner] += float(exact(relevance).sum())  # type: ignore[assignment]
         return found
 
 

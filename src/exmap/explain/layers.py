@@ -18,6 +18,7 @@ from torch import nn
 from exmap.explain.engine import Call, Engine, propagate
 from exmap.explain.rules import Composite, Rule
 from exmap.explain.rules.table import on_the_way_back
+from exmap.model.running import exact
 
 __all__ = ["Layer", "by_channel", "layer_at", "whole_layers"]
 
@@ -77,10 +78,10 @@ def whole_layers(model: nn.Module, x: torch.Tensor, composite: Composite) -> lis
     engine = Engine(composite, audit=count)
     with _outputs(model, counter) as seen:
         made = propagate(model, x[:1], engine=engine)
-    explained = float(made.explained.double()[0])
+    explained = float(exact(made.explained)[0])
     later = torch.zeros(counter["operations"] + 2, dtype=torch.float64)
     for owner, relevance in engine.constants.by_owner():
-        later[owner or 0] += float(relevance.double().sum())
+        later[owner or 0] += float(exact(relevance).sum())
     after = later.flip(0).cumsum(0).flip(0)  # relevance of the constants of this operation and all later ones
     found: dict[int, Layer] = {}
     for one in seen:
@@ -105,7 +106,7 @@ def _outputs(model: nn.Module, counter: dict[str, int]) -> Iterator[list[_Seen]]
 
         def came(g: torch.Tensor | None) -> None:
             if g is not None:
-                one.relevance += float((g * value).double().sum())
+                one.relevance += float(exact(g * value).sum())
 
         on_the_way_back(output, came)
 

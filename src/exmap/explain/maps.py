@@ -265,7 +265,7 @@ def apply_rule(
     late: bool = False,
     deposit: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Return the map's output, with the rule in the place of its gradient.
+    """Return the map's output, with the rule in place of its gradient.
 
     Parameters
     ----------

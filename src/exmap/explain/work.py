@@ -183,7 +183,7 @@ def _first_check(
         raise NumericalError(
             f"relevance of input and constants must add up to the logit within {limit:g} of it, but is off by "
             f"{worst:.3g} on the first images{where}; see exmap.check_model, choose another explain.explainer, or "
-            "raise explain.tolerance to go on all the same"
+            "raise explain.tolerance to continue anyway"
         )
     return {"explainer": "lrp", "composite": explainer.rules.name, "images": len(errors), "error": worst}
 

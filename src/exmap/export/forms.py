@@ -190,7 +190,7 @@ class Onnx(Form):
     def write(
         self, model: nn.Module, repaired: nn.Module, settings: ModelSettings, layer: OwnLayer, part: Path
     ) -> list[str]:
-        """Write the file with the new weight and bias in the place of the old."""
+        """Write the file with the new weight and bias in place of the old."""
         inner = inner_of(model)
         assert isinstance(inner, OnnxClassifier)
         proto = read_file(inner.path)
@@ -222,7 +222,7 @@ class TorchScript(Form):
     def write(
         self, model: nn.Module, repaired: nn.Module, settings: ModelSettings, layer: OwnLayer, part: Path
     ) -> list[str]:
-        """Write the program with the new weight and bias in the place of the old."""
+        """Write the program with the new weight and bias in place of the old."""
         inner = inner_of(model)
         assert isinstance(inner, ScriptedClassifier)
         script = set_layer(open_script(inner.path), inner.layer, *_whole_head(inner, layer))

@@ -42,7 +42,7 @@ class OwnLayer:
     replaced : bool
         Whether the user's layer had no bias, and is to be replaced by one that has.
     foreign : bool
-        Whether no plain layer can stand in the place of the old one, so that its state cannot hold the new one.
+        Whether no plain layer can stand in place of the old one, so that its state cannot hold the new one.
     notes : tuple of str
     """
 

@@ -44,7 +44,7 @@ def cluster_samples(
     usable : ndarray of bool, shape (N,), optional
         Samples left out get cluster -1.
     clusterer : object, optional
-        With scikit-learn's ``fit(X)`` and ``labels_``, in the place of the one that the settings name; it is cloned.
+        With scikit-learn's ``fit(X)`` and ``labels_``, in place of the one that the settings name; it is cloned.
 
     Returns
     -------

@@ -33,7 +33,7 @@ class ExMapGroups:
     size : int, optional
         Side in pixels to which heatmaps are reduced before they are clustered; whoever explains reduces them.
     clusterer : object, optional
-        With scikit-learn's ``fit(X)`` and ``labels_``, in the place of the one that `clustering` names.
+        With scikit-learn's ``fit(X)`` and ``labels_``, in place of the one that `clustering` names.
     """
 
     clustering: ClusterSettings = ClusterSettings()

@@ -28,6 +28,7 @@ class ClassGroups:
     """One group per class: the control that knows of no shortcut."""
 
     name: ClassVar[str] = "classes"
+    explains: ClassVar[bool] = False
 
     def infer(self, explained: Explained, *, seed: int) -> Groups:
         """Return the classes as groups."""
@@ -41,6 +42,7 @@ class ErrorSetGroups:
     """Each class split into what the classifier gets right and wrong (the error set of JTT)."""
 
     name: ClassVar[str] = "error_set"
+    explains: ClassVar[bool] = False
 
     def infer(self, explained: Explained, *, seed: int) -> Groups:
         """Return the groups; a class without errors is one group."""
@@ -95,6 +97,7 @@ class OracleGroups:
     """The true groups themselves, as an upper reference."""
 
     name: ClassVar[str] = "oracle"
+    explains: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = (TRUE_GROUPS,)
 
     def infer(self, explained: Explained, *, seed: int) -> Groups:

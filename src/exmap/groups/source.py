@@ -15,6 +15,7 @@ __all__ = [
     "TRUE_GROUPS",
     "TRUE_LABELS",
     "GroupSource",
+    "explains",
     "make_source",
     "needs_of",
     "sees_truth",
@@ -42,6 +43,9 @@ class GroupSource(Protocol):
         :class:`~exmap.data.TrueGroups`; only for a source that says ``oracle`` in its name.
     any other text
         :class:`~exmap.records.Groups` of another source, written as in ``exmap bench``: ``exmap[n_clusters=4]``.
+
+    A source that looks at no heatmaps says ``explains = False``: a split that is grouped by it alone is not explained
+    then, and its ``explained.heatmaps`` may be None.
 
     A source with settings of its own names their sections in ``sections``, and is built by ``from_settings(settings,
     options)``.
@@ -82,6 +86,11 @@ def make_source(part: Part, settings: Settings) -> GroupSource:
             "it, or infer its groups without them"
         )
     return source
+
+
+def explains(source: GroupSource) -> bool:
+    """Return whether a source looks at heatmaps."""
+    return bool(getattr(source, "explains", True))
 
 
 def source_names() -> list[str]:

@@ -8,22 +8,20 @@ with it, and a process that has died is noticed by the next batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from exmap.data.dataset import Split, batch_slices
-from exmap.errors import DataError
-from exmap.model.running import ran_out_of_memory
+from exmap.model.halving import AtOnce
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["AtOnce", "Compute", "agreed_size", "computed_batches", "is_first"]
+__all__ = ["Compute", "Halved", "agreed_size", "computed_batches", "is_first"]
 
-Result = TypeVar("Result")
 Compute = Callable[[slice, NDArray[np.float32]], Sequence[torch.Tensor]]
 
 
@@ -62,7 +60,7 @@ def computed_batches(
     group: Any = torch.distributed.new_group(backend="gloo") if world > 1 else None  # results are wanted on the CPU
     rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts[rank::world])
     sent: list[Any] = []
-    compute = _Halved(compute, size)
+    compute = Halved(compute, size)
     for number, images in enumerate(split.images.stream(rows)):
         turn = parts[number * world : (number + 1) * world]
         made = [tensor.cpu().contiguous() for tensor in compute(turn[rank], images)]
@@ -79,52 +77,7 @@ def computed_batches(
     _wait(sent)
 
 
-class AtOnce:
-    """How many images are computed at once: half as many from where memory runs out.
-
-    Parameters
-    ----------
-    most : int
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-
-    def parts(self, total: int, compute: Callable[[slice], Result]) -> Iterator[Result]:
-        """Yield what is computed of consecutive parts of ``range(total)``.
-
-        Raises
-        ------
-        DataError
-            If memory does not suffice for one image.
-        """
-        start = 0
-        while start < total:
-            part = slice(start, min(start + self.most, total))
-            try:
-                made = compute(part)
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out_of_memory(error):
-                    raise
-                if part.stop - part.start < 2:
-                    raise DataError(
-                        f"memory must suffice for one image at a time, but ran out ({_first_line(error)}); give "
-                        "smaller images, or a machine with more memory"
-                    ) from error
-                self.most = (part.stop - part.start + 1) // 2
-            else:
-                yield made
-                start = part.stop
-                continue
-            if torch.cuda.is_available():  # the error holds what was computed until here
-                torch.cuda.empty_cache()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-class _Halved:
+class Halved:
     """What is computed of a batch, in halves where memory runs out, and from then on in parts of that size.
 
     Parameters

@@ -14,7 +14,7 @@ from exmap.errors import DataError
 from exmap.model.classifier import check_differentiable, check_module, is_quantised, logits_of, unwrapped
 from exmap.model.ending import read_ending
 from exmap.model.replace import Logits
-from exmap.model.running import eager, evaluation_mode, model_dtype, model_input, run_model, way_back
+from exmap.model.running import eager, evaluation_mode, exact, model_dtype, model_input, run_model, way_back
 from exmap.model.trace import Call, Trace, traced
 from exmap.runtime import torch_seed
 
@@ -122,8 +122,9 @@ def _check_same(trace: Trace, logits: torch.Tensor) -> None:
 
 def largest_gap(one: torch.Tensor, other: torch.Tensor) -> float:
     """Return the largest difference of logits that are finite in both."""
-    known = one.isfinite() & other.isfinite()
-    return float((one.double() - other.double())[known].abs().max()) if known.any() else 0.0
+    gaps = (exact(one) - exact(other)).abs()
+    known = gaps[gaps.isfinite()]
+    return float(known.max()) if len(known) else 0.0
 
 
 def rounding(model: nn.Module, logits: torch.Tensor) -> float:

@@ -13,9 +13,10 @@ split can take the place of its classes, and several such choices can be made fr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,9 +27,10 @@ from torch import nn
 from exmap.data.dataset import Split, batch_slices
 from exmap.errors import DataError, NumericalError, SettingsError
 from exmap.evaluation import worst_share
-from exmap.model.batches import agreed_size
+from exmap.model.batches import Halved, agreed_size
 from exmap.model.classifier import logits_of
 from exmap.model.fits import check_trainable
+from exmap.model.halving import AtOnce, step_in_parts
 from exmap.model.running import (
     evaluation_mode,
     images_at_once,
@@ -79,7 +81,7 @@ class ChangesImages(Protocol):
     """An objective that also changes what the model is shown."""
 
     def images(self, batch: NDArray[np.float32], rows: IntArray, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return what the model is shown in the place of a batch, before its forward pass.
+        """Return what the model is shown in place of a batch, before its forward pass.
 
         Parameters
         ----------
@@ -245,12 +247,15 @@ def fit(
                 optimizer.state[parameter]["momentum_buffer"] = buffer
     history: list[list[Row]] = [list(rows) for rows in state.history] if state else [[] for _ in choices]
     best: list[Weights] = list(state.best) if state else [{} for _ in choices]
+    at_once = AtOnce(2 * settings.batch_size)  # a last batch may be larger than the others
     for epoch in range(len(history[0]), settings.epochs):
         rate = settings.learning_rate * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
         optimizer.param_groups[0]["lr"] = rate
         with small_maps_as_products(model), _enough_memory(settings.batch_size):
             with torch_seed(child_seed(seed, "epoch", epoch, fabric.global_rank)):
-                loss = _train_epoch(wrapped, optimizer, train, objective, settings, fabric, seed, epoch, listen)
+                loss = _train_epoch(
+                    wrapped, optimizer, train, objective, settings, fabric, seed, epoch, at_once, listen
+                )
             right = _right(model, val, fabric)
         mean = float(right.mean()) if len(right) else math.nan
         for number, (index, rows) in enumerate(zip(choices, history, strict=True)):
@@ -281,7 +286,7 @@ def fit(
 
 @contextmanager
 def _enough_memory(batch_size: int) -> Iterator[None]:
-    """Say what to do where memory runs out inside the block."""
+    """State what to do where memory runs out inside the block."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -312,6 +317,7 @@ def _train_epoch(
     fabric: Fabric,
     seed: int,
     epoch: int,
+    at_once: AtOnce,
     listen: Listener,
 ) -> float:
     """Take one step per batch and return the mean loss over the epoch's images."""
@@ -330,20 +336,18 @@ def _train_epoch(
         labels = torch.from_numpy(train.labels[share]).to(fabric.device)
         # Processes average their gradients; this weight makes that the mean over the whole batch.
         weight = len(share) * fabric.world_size / len(batch)
-        loss = objective.loss(_logits(model, model_input(model, images)), labels, share) * weight
-        if not loss.requires_grad:
-            raise DataError(
-                "the model must be trainable, but its logits do not depend on its weights through gradients; look in "
-                "forward for detach, .data, no_grad or numpy"
-            )
         optimizer.zero_grad()
-        with way_back(otherwise=""):
-            fabric.backward(loss)
+        most = at_once.most
+        cost = partial(_cost, objective, labels, share, weight)
+        loss = _add_gradients(model, images, cost, fabric, at_once)
         optimizer.step()
-        total += loss.detach().cpu() * (len(batch) / fabric.world_size)
+        total += loss.cpu() * (len(batch) / fabric.world_size)
         seen += len(batch)
         note = f"epoch {epoch + 1}/{settings.epochs}"
-        listen(Progress("train", epoch * len(order) + seen, settings.epochs * len(order), note=note))
+        if at_once.most < settings.batch_size:
+            note += f", {at_once.most} images at a time, as memory ran out"
+        done, of_all = epoch * len(order) + seen, settings.epochs * len(order)
+        listen(Progress("train", done, of_all, note=note, at_once=at_once.most < most))
     summed: Any = fabric.all_reduce(total, reduce_op="sum")
     mean = float(summed) / seen
     if not math.isfinite(mean):
@@ -352,6 +356,35 @@ def _train_epoch(
             f"{settings.learning_rate:g}) or set runtime.precision=32-true"
         )
     return mean
+
+
+def _cost(objective: Objective, labels: torch.Tensor, rows: IntArray, weight: float, logits: Any) -> torch.Tensor:
+    """Return this process's part of what a batch costs."""
+    return objective.loss(logits, labels, rows) * weight
+
+
+def _add_gradients(
+    model: Any, images: NDArray[np.float32], cost: Callable[[Any], torch.Tensor], fabric: Fabric, at_once: AtOnce
+) -> torch.Tensor:
+    """Return what a batch costs, after adding its gradients; one process alone takes parts where memory runs out."""
+
+    def run(part: slice) -> Any:
+        return _logits(model, model_input(model, images[part]))
+
+    def backward(number: torch.Tensor) -> None:
+        if not number.requires_grad:
+            raise DataError(
+                "the model must be trainable, but its logits do not depend on its weights through gradients; look in "
+                "forward for detach, .data, no_grad or numpy"
+            )
+        with way_back(otherwise=""):
+            fabric.backward(number)
+
+    if fabric.world_size == 1:
+        return step_in_parts(at_once, len(images), run=run, loss=cost, backward=backward, model=model)
+    loss = cost(run(slice(0, len(images))))
+    backward(loss)
+    return loss.detach()
 
 
 def _batches(order: IntArray, size: int, processes: int) -> list[IntArray]:
@@ -374,12 +407,17 @@ def _right(model: nn.Module, split: Split | None, fabric: Fabric) -> NDArray[np.
     if split is None:
         return np.zeros(0, dtype=np.bool_)
     right = torch.zeros(len(split), dtype=torch.float32)
+
+    def predicted(_: slice, images: NDArray[np.float32]) -> list[torch.Tensor]:
+        return [_logits(model, model_input(model, images)).argmax(dim=1).cpu()]
+
     with torch.inference_mode(), evaluation_mode(model), fabric.autocast():
         size = agreed_size(images_at_once(split, model_device(model)), fabric)
+        compute = Halved(predicted, size)
         parts = list(batch_slices(len(split), size))[fabric.global_rank :: fabric.world_size]
         rows = ((np.arange(part.start, part.stop, dtype=np.int64), None) for part in parts)
         for part, images in zip(parts, split.images.stream(rows), strict=True):
-            predicted = _logits(model, model_input(model, images)).argmax(dim=1).cpu().numpy()
-            right[part] = torch.from_numpy((predicted == split.labels[part]).astype(np.float32))
+            (found,) = compute(part, images)
+            right[part] = torch.from_numpy((found.numpy() == split.labels[part]).astype(np.float32))
     summed: Any = fabric.all_reduce(right, reduce_op="sum")
     return np.asarray(summed.cpu().numpy() > 0)

@@ -122,7 +122,7 @@ def _outputs(module: nn.Module) -> int | None:
 
 
 def _must_wrap(layer: LastLayer, weight: Array) -> bool:
-    """Return whether no plain layer can stand in the place of the old one."""
+    """Return whether no plain layer can stand in place of the old one."""
     tail = layer.tail
     uniform = np.ptp(tail.scale) < 1e-9 and np.ptp(tail.shift) < 1e-9
     other_size = len(weight) != layer.n_logits

@@ -22,6 +22,7 @@ __all__ = [
     "available_memory",
     "eager",
     "evaluation_mode",
+    "exact",
     "explained_at_once",
     "images_at_once",
     "model_device",
@@ -123,6 +124,11 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     """Return the kind of numbers the model takes: that of its first floating-point parameter or buffer, or float32."""
     tensors = (*model.parameters(), *model.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def exact(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float64, on the CPU where its device has no such numbers (MPS)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def images_at_once(split: Split, device: torch.device = CPU) -> int:

@@ -82,9 +82,9 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, along: Any) -> torch.Tensor:
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        ctx.along, ctx.dtypes = along, (x.dtype, weight.dtype)
+        ctx.along, ctx.dtypes, ctx.computed_in = along, (x.dtype, weight.dtype), dtype
+        ctx.save_for_backward(x, weight)  # as given: only these have a second derivative
         x, weight = x.to(dtype), weight.to(dtype)
-        ctx.save_for_backward(x, weight)
         output = x.new_empty(len(x), len(weight), len(along[0]), len(along[1]))
         output = output.contiguous(memory_format=torch.channels_last)
         for place, taps, pixels in _positions(along):
@@ -93,7 +93,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight = (saved.to(ctx.computed_in) for saved in ctx.saved_tensors)
         back, moved = (
             torch.zeros_like(tensor, dtype=dtype) if needed else None
             for tensor, dtype, needed in zip((x, weight), ctx.dtypes, ctx.needs_input_grad[:2], strict=True)

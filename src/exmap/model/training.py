@@ -15,6 +15,7 @@ from torch import nn
 from exmap.data.dataset import Split
 from exmap.errors import CheckpointError, SettingsError
 from exmap.model.fit import Checkpoint, FitState, Objective, Row, Weights, fit
+from exmap.model.quickest import quickest_precision
 from exmap.model.running import surroundings
 from exmap.model.weights import detached, load_tensors, save_tensors
 from exmap.records import IntArray, Listener, silent
@@ -127,6 +128,9 @@ def train_choices(
         listen=listen,
     )
     with surroundings():
+        if runtime.precision == "auto":
+            chosen = quickest_precision(model, train, settings, runtime)
+            runtime = runtime.model_copy(update={"precision": chosen.precision})
         history, weights = in_processes(runtime, job, model)
     return history, [safetensors.torch.load(each) for each in weights]
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from exmap.data.dataset import Split
 from exmap.model.backbone import evaluation_mode, images_at_once, model_device, to_tensor
+from exmap.model.batches import Halved
 from exmap.model.classifier import logits_of
 from exmap.model.fit import Answers, Row
 from exmap.model.running import run_model
@@ -216,12 +217,17 @@ def _predictions(pair: Pair, split: Split, runtime: RuntimeSettings, listen: Lis
     predicted = np.empty((2, len(split)), dtype=np.int64)
     device = model_device(pair)
     fabric = make_fabric(runtime)
+
+    def classes(_: slice, images: NDArray[np.float32]) -> list[torch.Tensor]:
+        batch = to_tensor(images, device)
+        twins = (pair.first, pair.second)
+        return [logits_of(run_model(twin, batch.clone()), len(batch)).argmax(dim=1) for twin in twins]
+
+    compute = Halved(classes, images_at_once(split, device))
     with torch.inference_mode(), evaluation_mode(pair), small_maps_as_products(pair), fabric.autocast():
         for part, images in split.batches(images_at_once(split, device)):
-            batch = to_tensor(images, device)
-            for twin, network in enumerate((pair.first, pair.second)):
-                logits = logits_of(run_model(network, batch.clone()), len(batch))
-                predicted[twin, part] = logits.argmax(dim=1).cpu().numpy()
+            for twin, found in enumerate(compute(part, images)):
+                predicted[twin, part] = found.cpu().numpy()
             listen(Progress(f"twins ({split.name})", part.stop, len(split)))
     return predicted
 

@@ -83,7 +83,7 @@ def check_clustering(clustering: ClusterSettings, labels: IntArray, name: str = 
     """
     if not callable(getattr(make_clusterer(clustering, 0), "fit", None)):
         raise SettingsError(
-            f"a clustering method must be a class with scikit-learn's fit(X), but {clustering.method} is none; choose "
+            f"a clustering method must be a class with scikit-learn's fit(X), but {clustering.method} is not; choose "
             f"one of {', '.join(CLUSTERERS.names())}, or another"
         )
     together = np.unique(labels, return_counts=True)[1] if clustering.scope == "local" else np.array([len(labels)])

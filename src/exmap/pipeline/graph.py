@@ -43,7 +43,7 @@ class Work(Protocol):
     folder: Path | None
     runtime: RuntimeSettings
     listen: Listener
-    measured: dict[str, float]
+    measured: dict[str, Any]
 
     @property
     def task(self) -> Task:

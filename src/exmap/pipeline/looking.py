@@ -111,7 +111,7 @@ def trained_classifier(
     if not run.is_finished(TRAIN, plan.graph().identity(TRAIN)):
         raise RunFolderError(
             f"{path} holds a classifier that was trained with other settings or data; train it again with exmap train "
-            f"{path}, or say where its data are with --data-dir"
+            f"{path}, or name the folder of its data with --data-dir"
         )
     with run.reading(TRAIN) as folder:
         return plan.network(folder), task
@@ -138,7 +138,7 @@ def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: P
         raise RunFolderError(f"{run.path} is not finished: its step data is missing; {finish}")
     recorded = recorded_task(run, settings)
     if recorded is None:
-        raise RunFolderError(f"{run.path} is not finished: its data are to be others than those it read; {finish}")
+        raise RunFolderError(f"{run.path} is not finished: its settings name other data than it read; {finish}")
     why, task = "", None
     try:
         task = open_task(change_settings(settings, data__dir=data_dir), listen=listen)

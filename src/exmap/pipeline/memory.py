@@ -60,13 +60,13 @@ def analysis_and_runner(
     """
     if beyond := [part for part in sources_of(settings, task) if trains_networks(part, settings)]:
         raise SettingsError(
-            f"the source {beyond[0]} trains classifiers from their beginning and cannot be had of one that is given; "
-            "leave it out, or take it in exmap run or exmap bench"
+            f"the source {beyond[0]} trains its own classifiers and does not work with one that is given; "
+            "leave it out, or use it in exmap run or exmap bench"
         )
     if not whole_networks and (trains := trained_apart(settings)):
         raise SettingsError(
-            f"{trains} trains whole networks and needs the images that the model was trained on; give train=, or do "
-            "without it"
+            f"{trains} trains whole networks and needs the images that the model was trained on; give train=, or "
+            "choose another learner"
         )
     given = {"explainer": explainer, "clusterer": clusterer, "start": model, "earlier": earlier}
     chain = plan_run(settings, task, dict(task.digests), **given)

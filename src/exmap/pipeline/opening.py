@@ -35,8 +35,8 @@ def preprocess_of(settings: Settings) -> Preprocess | None:
     found = own_preprocess(settings.model)
     if found is None:
         raise SettingsError(
-            f"the model {settings.model.name} does not say how it wants its images; name its transform with "
-            "--transform package.module:function, or say --set images.transform=null with images.resize, images.crop "
+            f"the model {settings.model.name} does not specify its preprocessing; name its transform with "
+            "--transform package.module:function, or use --set images.transform=null with images.resize, images.crop "
             "and images.normalize"
         )
     return found

@@ -252,6 +252,7 @@ def _measured(
     result = measure_on_test(task, settings, fit.predicted, seed_name)
     more: dict[str, Any] = {"labels_used": _labels_of(settings, task, method, groups), "notes": fit.notes}
     more |= {"harm": fit.harm, "first_line": fit.first_line, "repairs": fit.repairs}
+    more["left_alone"] = fit.left_alone
     if fit.heads:
         more["strengths"] = tuple(head.strength for head in fit.heads)
         if any(head.strength is None and head.chosen for head in fit.heads):  # other hyperparameters than a strength

@@ -13,10 +13,12 @@ from exmap.data import Task
 from exmap.model import build_model, initial_model, load_weights
 from exmap.pipeline import files
 from exmap.pipeline.disk import digest_of_file
+from exmap.pipeline.extraction import in_shards
 from exmap.pipeline.facts import load_task, save_task
 from exmap.pipeline.graph import DATA, Graph, Step, Work, seed_of
 from exmap.pipeline.provenance import identity_part, options_in_use, setting
-from exmap.pipeline.steps import explain_share, outputs_share, train_share
+from exmap.pipeline.steps import explain_by_shards, explain_share, outputs_share, train_share
+from exmap.pipeline.trained_on import forget_training, training_here
 from exmap.records import Groups, Outputs
 from exmap.registry import EXPLAINERS
 from exmap.runtime import in_processes
@@ -104,17 +106,25 @@ class Plan:
         settings = self.settings
 
         def make(work: Work) -> None:
-            task, folder = work.task, work.folder
+            task, model = work.task, self.begin(work)
+            training = settings.train
+            if settings.model.trained:
+                training = training.model_copy(update={"epochs": 0})
             share = partial(
                 train_share,
                 train=task.train,
                 val=task.val,
-                settings=settings.train.model_copy(update={"epochs": 0}) if settings.model.trained else settings.train,
+                settings=training,
                 seed=seed_of(work, "train"),
-                folder=folder,
+                folder=work.folder,
                 listen=work.listen,
             )
-            work.measured |= in_processes(settings.runtime, share, self.begin(work))
+            trained_on = training_here(model, task.train, training, settings.runtime, work.folder)
+            runtime = settings.runtime.model_copy(update={"precision": trained_on.precision})
+            work.measured |= in_processes(runtime, share, model)
+            forget_training(work.folder)
+            if training.epochs:
+                work.measured["trained_on"] = trained_on.model_dump()
 
         self.add(
             TRAIN,
@@ -155,6 +165,18 @@ class Plan:
         """Add the step that explains a split, and return its name."""
 
         def make(work: Work) -> Any:
+            if in_shards(work.runtime):
+                measured, whole = explain_by_shards(
+                    work[TRAIN],
+                    work.task.split(split),
+                    self.settings.explain,
+                    work.runtime,
+                    explainer=self.explainer,
+                    folder=work.folder,
+                    listen=work.listen,
+                )
+                work.measured |= measured
+                return whole if work.folder is None else None
             share = partial(  # the split in it: no frozen record may be launched with
                 explain_share,
                 split=work.task.split(split),
@@ -189,6 +211,10 @@ class Plan:
             if same:
                 found: Outputs = work[self.explained].outputs
                 return found
+            if in_shards(work.runtime):
+                test, folder = work.task.test, work.folder
+                _, whole = explain_by_shards(work[TRAIN], test, None, work.runtime, folder=folder, listen=work.listen)
+                return whole.outputs
             share = partial(outputs_share, split=work.task.test, move=work.folder is not None, listen=work.listen)
             return in_processes(work.runtime, share, work[TRAIN])
 

@@ -82,8 +82,8 @@ def _fit(plan: Plan, name: str, methods: list[Method]) -> str:
 def _groups_of(plan: Plan, part: Part, split: str) -> str:
     if part == Part(EDITED) and split != plan.split:
         raise SettingsError(
-            f"a person's edits are of groups of the {plan.split} split; {plan.settings.retrain.learner} needs those "
-            f"of the {split} split, too; set retrain.learner=dfr, or take the edits away with edits=null"
+            f"the edits are of groups of the {plan.split} split, but {plan.settings.retrain.learner} also needs those "
+            f"of the {split} split; set retrain.learner=dfr, or remove the edits with edits=null"
         )
     return add_edited(plan) if part == Part(EDITED) else add_groups(plan, part, split)
 

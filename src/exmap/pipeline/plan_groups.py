@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from exmap.auto import AUTO, AutoChoice, Exchanges, choose_groups, experiment
 from exmap.data.missing import MissingImages
 from exmap.groups import EDITED, ExMapGroups, edit_groups, make_source, needs_of
 from exmap.groups.crossed import cross_groups
-from exmap.groups.source import TRUE_GROUPS
+from exmap.groups.source import TRUE_GROUPS, explains
 from exmap.methods import Part, parse_part
 from exmap.model import collect_outputs
 from exmap.model.training import train_model
@@ -24,10 +25,11 @@ from exmap.pipeline.graph import DATA, Work, seed_of
 from exmap.pipeline.kept import kept_arrays
 from exmap.pipeline.plan import TRAIN, Plan, explained_name
 from exmap.pipeline.provenance import options_in_use, plain_text
-from exmap.pipeline.steps import chosen_groups, infer_groups
+from exmap.pipeline.steps import chosen_groups, infer_groups, outputs_share
 from exmap.pipeline.store import RunFolder
-from exmap.records import Groups, Outputs
+from exmap.records import Explained, Groups, Outputs
 from exmap.registry import CLUSTERERS
+from exmap.runtime import in_processes
 from exmap.settings import AutoSettings, ClusterSettings
 
 __all__ = ["CHOICE", "add_choice", "add_edited", "add_groups", "groups_name"]
@@ -45,7 +47,7 @@ def groups_name(part: Part, split: str) -> str:
 def add_groups(plan: Plan, part: Part, split: str) -> str:
     """Add the step that infers a source's groups of a split, and all that it needs."""
     source: Any = make_source(part, plan.settings)
-    explained = plan.explain(split)
+    seen = plan.explain(split) if split == plan.split or explains(source) else _outputs(plan, split)
     if plan.clusterer is not None and isinstance(source, ExMapGroups):
         source = replace(source, clusterer=plan.clusterer)
     needs = {name: _need(plan, name, split) for name in needs_of(source)}
@@ -55,7 +57,7 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
         return {name: _given(plan, work, name, step, split) for name, step in needs.items()}
 
     def make(work: Work) -> Groups:
-        found = infer_groups(source, work[explained], given(work), seed=seed_of(work, "groups"))
+        found = infer_groups(source, work[seen], given(work), seed=seed_of(work, "groups"))
         return found if earlier is None else cross_groups(found, earlier.groups(len(found)))
 
     return plan.add(
@@ -63,14 +65,40 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
         "cluster",
         f"groups of the {split} split by {part}",
         make,
-        **_kept(explained, split),
-        needs=(explained, *needs.values()),
+        **_kept(seen, split),
+        needs=(seen, *needs.values()),
         settings={
             "source": str(part),
             "options": source_record(source),
             **plan.settings_of("seed", *getattr(source, "sections", ())),
             **({} if earlier is None else {"earlier": earlier.identity}),
         },
+    )
+
+
+def _outputs(plan: Plan, split: str) -> str:
+    """Add the step that collects what the classifier says of a split that nobody explains, and return its name."""
+
+    def explained(work: Work, outputs: Outputs) -> Explained:
+        of = work.task.split(split)
+        return Explained(of.name, of.ids, of.labels, of.class_names, outputs)
+
+    def make(work: Work) -> Explained:
+        share = partial(outputs_share, split=work.task.split(split), move=work.folder is not None, listen=work.listen)
+        return explained(work, in_processes(work.runtime, share, work[TRAIN]))
+
+    def load(work: Work, folder: Path) -> Explained:
+        return explained(work, files.load_outputs(folder, len(work.task.split(split))))
+
+    return plan.add(
+        f"outputs-{split}",
+        "cluster",
+        f"outputs of the {split} split",
+        make,
+        save=lambda _, record, folder: files.save_outputs(record.outputs, folder),
+        load=load,
+        needs=(DATA, TRAIN),
+        images=True,
     )
 
 

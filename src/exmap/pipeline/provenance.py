@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exmap.data import Task
+from exmap.precision import choose_precision
 from exmap.registry import REQUIRED, Registry
 from exmap.settings import Settings, dump_settings
 
@@ -21,6 +22,7 @@ NOT_IDENTITY = {  # where things lie, whose content is identity, and how quickly
     "data": ("dir", "download"),
     "images": ("workers", "cache", "cache_dir", "cache_limit_gib"),
     "model": ("weights", "trained"),  # where it is trained, that is said beside
+    "runtime": ("threads", "engine", "address", "actors", "shard_images"),
     "groups": ("auto", "sources", "earlier"),  # steps of their own, which are there or not
 }
 PACKAGES = ("exmap", "torch", "torchvision", "lightning-fabric", "scikit-learn", "numpy", "umap-learn")
@@ -84,7 +86,7 @@ def manifest(settings: Settings, task: Task) -> dict[str, Any]:
         "versions": {"python": sys.version.split()[0], **{k: v for k, v in versions.items() if v is not None}},
         "git_commit": git_commit(),
         "device": settings.runtime.accelerator,
-        "precision": settings.runtime.precision,
+        "precision": choose_precision(settings.runtime).precision,
         "machine": platform.platform(),
     }
 

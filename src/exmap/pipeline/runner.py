@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from exmap.analysis import Analysis
 from exmap.data import Task
@@ -14,8 +17,10 @@ from exmap.errors import DataError, SettingsError
 from exmap.pipeline.graph import DATA, Graph, Step
 from exmap.pipeline.store import RunFolder, StepFolder
 from exmap.records import Listener, silent
+from exmap.results import TrainedOn
 from exmap.runtime import ProcessGroup
 from exmap.settings import RuntimeSettings, Settings
+from exmap.threads import choose_threads, computing_threads
 
 __all__ = ["Runner", "StepWork"]
 
@@ -23,7 +28,7 @@ Say = Callable[[str], None]
 
 
 def _say_nothing(_: str) -> None:
-    """Say nothing."""
+    """Ignore the message."""
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Runner:
     say: Say = _say_nothing
     gather: Callable[[StepWork], Analysis] | None = None
     _task: Task | None = None
+    _threads: int | None = None
 
     def task(self, *, images: bool = False, looks: bool = False) -> Task:
         """Return the task, with its images if they are needed, or looked at and at hand, or were opened before."""
@@ -123,13 +129,22 @@ class Runner:
                     self.records[name] = step.load(StepWork(self), folder)
         return self.records[name]
 
+    def threads(self) -> AbstractContextManager[None]:
+        """Return a context in which steps take the threads that were chosen when the first one was made."""
+        if self._threads is None:
+            chosen = choose_threads(self.settings.runtime)
+            self._threads = chosen.number
+            self.say(f"runtime: {chosen}")
+        return computing_threads(self._threads)
+
     def _make(self, step: Step) -> None:
         for need in step.needs:
             if not self.is_finished(need):
                 self._make(self.graph[need])
         images = step.images or step.name == DATA
         if self.run is None:
-            self.records[step.name] = step.make(StepWork(self, images=images))
+            with self.threads():
+                self.records[step.name] = step.make(StepWork(self, images=images))
             return
         self.records.pop(step.name, None)
         (self.run.path / "results.json").unlink(missing_ok=True)
@@ -140,7 +155,8 @@ class Runner:
             if self.group is not None and step.shared:
                 self.group.share(step.name)
             work = StepWork(self, images=images, looks=step.looks, part=part)
-            record = step.make(work)
+            with self.threads():
+                record = step.make(work)
             if step.looks:
                 part.measured["with_images"] = self._has_images()
             if record is not None:
@@ -170,7 +186,7 @@ class StepWork:
         self.settings, self.listen = runner.settings, runner.listen
         self.runtime = runner.runtime or runner.settings.runtime
         self.folder: Path | None = None if part is None else part.path
-        self.measured: dict[str, float] = {} if part is None else part.measured
+        self.measured: dict[str, Any] = {} if part is None else part.measured
 
     @property
     def task(self) -> Task:
@@ -192,7 +208,8 @@ def assist(path: Path, runner: Runner) -> None:
     assert runner.group is not None
     while (name := runner.group.share()) is not None:
         step = runner.graph[name]
-        step.make(StepWork(runner, images=step.images, part=StepFolder(path / f"{name}.part", resumed=False)))
+        with runner.threads():
+            step.make(StepWork(runner, images=step.images, part=StepFolder(path / f"{name}.part", resumed=False)))
 
 
 def seconds_by_stage(run: RunFolder, graph: Graph) -> Mapping[str, Any]:
@@ -210,4 +227,13 @@ def seconds_by_stage(run: RunFolder, graph: Graph) -> Mapping[str, Any]:
         "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
         "images_per_second": speed,
         "peak_memory_mib": max((record.get("peak_memory_mib") or 0.0 for record in records.values()), default=0.0),
+        "trained_on": next(filter(None, map(_trained_on, records.values())), None),
     }
+
+
+def _trained_on(record: Mapping[str, Any]) -> TrainedOn | None:
+    """Return what a step's record says of training; None where it says nothing, or not in that form."""
+    try:
+        return TrainedOn.model_validate(record.get("trained_on"))
+    except ValidationError:
+        return None

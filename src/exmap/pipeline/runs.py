@@ -27,10 +27,10 @@ from exmap.pipeline.plan_groups import groups_name
 from exmap.pipeline.provenance import MANIFEST, identity_part, manifest, setting, without_places
 from exmap.pipeline.runner import Runner, Say, assist
 from exmap.pipeline.store import RunFolder
-from exmap.precision import precision_remark, with_precision
+from exmap.precision import choose_precision, precision_remark, with_kept_precision
 from exmap.records import Listener, silent
 from exmap.registry import CLUSTERERS, DATASETS, EXPLAINERS, LEARNERS, MODELS
-from exmap.results import Results
+from exmap.results import Results, Rounds
 from exmap.runtime import ProcessGroup, launched, launched_runtime
 from exmap.settings import (
     RuntimeSettings,
@@ -73,7 +73,7 @@ def open_run(path: Path, settings: Settings | None = None, *, change: bool = Fal
         kept = None
     _check_names(settings)
     before = None if kept is None else parse_settings(kept)
-    settings = with_precision(settings, before)
+    settings = with_kept_precision(settings, before)
     if before is not None and change:
         _check_edits(run, before, settings)
         if (recorded := recorded_task(run, settings)) is not None:  # a folder keeps no settings that cannot be
@@ -132,8 +132,8 @@ def _check_edits(run: RunFolder, before: Settings, wanted: Settings) -> None:
     old, new = ({name: setting(identity_part(each), name) for name in BEHIND_GROUPS} for each in (before, wanted))
     if (found := differences(old, new)) and run.record(step) is not None:
         raise RunFolderError(
-            f"a person's edits belong to the groups they were made of, but other settings make others: "
-            f"{'; '.join(found)}; take the edits away with --set edits=null, too"
+            f"edits belong to the groups they were made for, but other settings make other groups: "
+            f"{'; '.join(found)}; also remove the edits with --set edits=null"
         )
 
 
@@ -155,12 +155,12 @@ def with_edits(run: RunFolder, settings: Settings, path: Path) -> Settings:
     if chain is None or record["identity"] != chain.grouping:
         raise RunFolderError(
             f"the groups of {run.path} are not those that its settings make here, with this version of exmap; bring it "
-            f"up to date with exmap evaluate {run.path}, look at the groups again and edit those"
+            f"up to date with exmap evaluate {run.path}, look at the groups again and edit them"
         )
     if edits.grouping != record["identity"]:
         raise RunFolderError(
             f"{path} holds edits of other groups than those of {run.path}, which were made since or elsewhere; look at "
-            "the groups again and edit those"
+            "the groups again and edit them"
         )
     runner = Runner(settings, chain, partial(no_task, "are not needed here"), run)
     try:
@@ -190,7 +190,7 @@ class _Source:
 
 
 def _say_reading(task: Task, settings: Settings, say: Say) -> None:
-    """Say how quickly image files were opened, where they just were, and what was done about the data."""
+    """State how quickly image files were opened, where they just were, and what was done about the data."""
     rate = task.reading.get("images_per_second_when_opened", math.nan)
     if not math.isnan(rate):
         kept = "kept decoded" if task.reading["kept_decoded"] else "not kept decoded"
@@ -242,6 +242,10 @@ def run_until(
 
 def finish(runner: Runner, run: RunFolder, until: str) -> Results | None:
     """Bring a planned run up to date as far as a stage; see :func:`run_until`."""
+    kept = run.record(EVALUATE)
+    if kept is not None and kept["identity"] != runner.graph.digest(EVALUATE):
+        first = run.path.parent if run.path.name.startswith("round-") else run.path
+        (first / Rounds.file_name).unlink(missing_ok=True)  # it tells of the results as they were
     runner.bring_up(runner.graph.until(until))
     results = publish(run, runner.graph) if until in (EVALUATE, REPORT) else None
     if until == REPORT:
@@ -269,11 +273,16 @@ def runner_of(
     if launched() and (apart := trained_apart(settings)):
         raise SettingsError(
             f"{apart} trains networks in processes that it starts itself, but these were launched from outside; start "
-            "exmap by itself with --devices, or do without it"
+            "exmap by itself with --devices, or leave that method out"
+        )
+    if launched() and runtime.engine != "local":
+        raise SettingsError(
+            f"runtime.engine={runtime.engine} starts its own workers, but these processes were launched from outside; "
+            "start exmap by itself, or set runtime.engine=local"
         )
     group = ProcessGroup(runtime) if launched() else None
     if group is not None:  # with the edits and the choice of groups of the folder, which the command may not name
-        group.share(dump_settings(settings))
+        group.share(dump_settings(_decided(settings)))
     source = _Source(settings, group, listen, say)
     recorded = None if look or group is not None else recorded_task(run, settings)
     if recorded is None:
@@ -286,8 +295,8 @@ def runner_of(
         task = source()
         if dict(task.digests) != recorded[1]:
             raise DataError(
-                f"the data found are not those that {run.path} was made from; say where those are with --data-dir, or "
-                f"make the run again with exmap train {run.path}"
+                f"the data found are not those that {run.path} was made from; name their folder with --data-dir, or "
+                f"repeat the run with exmap train {run.path}"
             )
         write_json(run.path / MANIFEST, manifest(settings, task))
         return task
@@ -299,9 +308,16 @@ def runner_of(
         write_json(run.path / MANIFEST, manifest(settings, recorded[0]))
         if not runner.is_finished(TRAIN):
             check_before_work(settings, recorded[0], rehearse=settings.train.epochs > 0)
-            if settings.train.epochs and (remark := precision_remark(settings.runtime)):
-                say(f"train: {remark}")
+            if settings.train.epochs and not settings.model.trained:
+                remark = precision_remark(settings.runtime)
+                say(f"train: {remark}" if remark else f"runtime: training in {choose_precision(settings.runtime)}")
     return runner
+
+
+def _decided(settings: Settings) -> Settings:
+    """Return settings with the precision that this process would train in, so that all others do, too."""
+    runtime = settings.runtime.model_copy(update={"precision": choose_precision(settings.runtime).precision})
+    return settings.model_copy(update={"runtime": runtime})
 
 
 def _check_grouping(run: RunFolder, settings: Settings, chain: Chain) -> None:
@@ -309,8 +325,8 @@ def _check_grouping(run: RunFolder, settings: Settings, chain: Chain) -> None:
     edits = settings.edits
     if edits is not None and chain.grouping != edits.grouping:
         raise RunFolderError(
-            f"the edits of {run.path} are of groups that would now be others, because what they were made from changed "
-            f"({edits.grouping[:8]} edited, {chain.grouping[:8]} here); take the edits away with --set edits=null"
+            f"the edits of {run.path} belong to groups that would now be different, because their inputs changed "
+            f"({edits.grouping[:8]} edited, {chain.grouping[:8]} here); remove the edits with --set edits=null"
         )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from exmap.auto import AUTO, AutoChoice, find_candidates
 from exmap.data import Split
+from exmap.engine import Job, engine_of
 from exmap.errors import DataError
 from exmap.explain import explain_split, reduce_heatmaps
 from exmap.groups import ClassGroups, GroupSource
@@ -20,16 +21,18 @@ from exmap.model import collect_outputs, fit, save_weights
 from exmap.model.batches import is_first
 from exmap.model.training import FileCheckpoint
 from exmap.pipeline.disk import write_json
+from exmap.pipeline.extraction import compute_split
 from exmap.pipeline.files import heatmap_file, save_explained
 from exmap.records import Explained, Groups, Listener, Outputs, Progress, silent
 from exmap.runtime import child_seed
-from exmap.settings import ExplainSettings, TrainSettings
+from exmap.settings import ExplainSettings, RuntimeSettings, TrainSettings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__ = [
     "chosen_groups",
+    "explain_by_shards",
     "explain_share",
     "infer_groups",
     "train_share",
@@ -119,6 +122,36 @@ def explain_share(
         save_explained(maps, outputs, split.ids, folder)
         return measured, None
     return measured, Explained(split.name, split.ids, split.labels, split.class_names, outputs, maps)
+
+
+def explain_by_shards(
+    model: nn.Module,
+    split: Split,
+    settings: ExplainSettings | None,
+    runtime: RuntimeSettings,
+    *,
+    explainer: Any = None,
+    folder: Path | None,
+    listen: Listener,
+) -> tuple[dict[str, float], Explained]:
+    """Explain a split, or without settings collect its outputs, shard by shard, on the engine of the settings.
+
+    In a folder, finished shards are kept there until all are, and what was explained is saved.
+    """
+    engine, speed = engine_of(runtime, move=folder is not None), Speed(listen)
+    found = compute_split(
+        engine,
+        Job.of(model, split, settings, explainer),
+        split,
+        size=runtime.shard_images,
+        folder=None if folder is None else folder / "shards",
+        allocate=None if folder is None else heatmap_file(folder),
+        save=None
+        if folder is None or settings is None
+        else lambda f: save_explained(f.maps(), f.outputs, f.ids, folder),
+        listen=speed,
+    )
+    return {"images_per_second": speed.images_per_second, **engine.measured}, found
 
 
 def outputs_share(fabric: Fabric, model: nn.Module, split: Split, *, move: bool, listen: Listener) -> Outputs:

@@ -61,7 +61,7 @@ class StepFolder:
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path = path
         self.resumed = resumed
-        self.measured: dict[str, float] = {}
+        self.measured: dict[str, Any] = {}
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunFolderError(
-            f"one command at a time may write into {folder}, and another is at work there; wait until it has ended, or "
+            f"only one command at a time may write into {folder}, and another is running; wait until it has ended, or "
             "choose another folder"
         ) from None
     try:
@@ -99,7 +99,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def holds_others(folder: Path, *known: str) -> bool:
-    """Say whether a directory holds anything but a lock and the files of these names."""
+    """State whether a directory holds anything but a lock and the files of these names."""
     return any(item.name not in (LOCK, *known) for item in folder.iterdir())
 
 
@@ -138,8 +138,8 @@ class RunFolder:
                 raise RunFolderError(f"a run folder must lie in a directory, but {path} is below a file") from error
         elif (found := self._read_settings().get("format")) != FORMAT:
             raise RunFolderError(
-                f"{path} must be of run-folder format {FORMAT}, found {found!r}; look at it with the version of exmap "
-                "it was made with, or run it again with another --out"
+                f"{path} must be of run-folder format {FORMAT}, found {found!r}; open it with the version of exmap "
+                "that made it, or run it again with another --out"
             )
 
     def settings(self) -> dict[str, Any] | None:
@@ -219,7 +219,7 @@ class RunFolder:
             except (_DamagedStepError, DamagedError, OSError, MemoryError):
                 raise
             except ExMapError as error:
-                if files:  # they are what was written: it is of what is read with them, such as a model of one's own
+                if files:  # which are what was written: the error is that of another thing, such as the user's model
                     raise
                 raise DamagedError(folder, str(error)) from error
             except Exception as error:  # what was written elsewhere can be wrong in any way

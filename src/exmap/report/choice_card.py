@@ -1,4 +1,4 @@
-"""The report's section on which grouping to believe."""
+"""The report's section on the chosen grouping."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class ChoiceCard:
 
     def standing(self, grouping: ScoredGrouping) -> str:
         """Return whether a grouping is the chosen one, the runner-up, or may not be chosen."""
-        return self._mark(grouping) if grouping.eligible else "may not be chosen"
+        return self._mark(grouping) if grouping.eligible else "cannot be chosen"
 
     def _mark(self, grouping: ScoredGrouping) -> str:
         marks = {self.record.chosen: "chosen", self.record.runner_up: "runner-up"}

@@ -68,7 +68,7 @@ def _table(
 
 
 def headline(analysis: Analysis, before: Sequence[Interval]) -> str:
-    """Say what was found: what the test for a shortcut says, or without a test how a class splits, and what came of it.
+    """State what was found: the result of the test for a shortcut, or else how a class splits, and what came of it.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def headline(analysis: Analysis, before: Sequence[Interval]) -> str:
     if record is None:
         sentences = [_split_in_groups(analysis, before), _on_test_images(analysis), _test_it(analysis)]
     else:
-        to_look_at = "" if record.found else f"The groups of heatmaps below are there to look at: {NO_EVIDENCE}"
+        to_look_at = "" if record.found else f"The groups of heatmaps below are for inspection only: {NO_EVIDENCE}"
         sentences = [story.finding(record), _what_was_done(analysis, record), to_look_at]
     return " ".join(filter(None, (first, *sentences)))
 
@@ -111,20 +111,20 @@ def _split_in_groups(analysis: Analysis, before: Sequence[Interval]) -> str:
 
 
 def _test_it(analysis: Analysis) -> str:
-    """Say that nothing was tested, and what would test it; a run has a folder, other analyses have not."""
+    """State that nothing was tested, and what would test it; a run has a folder, other analyses have not."""
     how = "exmap auto RUN_DIR" if analysis.grouping else "groups.auto=true"
     return f"No test for a shortcut was made; {how} makes one."
 
 
 def _what_was_done(analysis: Analysis, record: AutoRecord) -> str:
-    """Say what retraining on the chosen groups did, or that the classifier is left as it is."""
+    """State what retraining on the chosen groups did, or that the classifier is left as it is."""
     name = shown_method(analysis)
     fit = None if name is None else analysis.fits[name]
     if not record.repaired or (fit is not None and fit.left_alone):
         done = "" if fit is not None and fit.first_line else "The classifier is left as it is."
         return " ".join(filter(None, (done, _on_test_images(analysis))))
     what = "The last layer" if fit is None or fit.heads else "The network" if fit.repairs else "The whole network"
-    same = "" if record.found else " all the same"
+    same = "" if record.found else " anyway"
     done = f"{what} was retrained on the chosen groups{same}"
     before, after = _measured(analysis)
     if before is None or after is None:
@@ -227,7 +227,7 @@ def _not_yet(analysis: Analysis) -> list[str]:
 
 
 def _warned(analysis: Analysis) -> list[str]:
-    """Say how many warnings there are, where the page lists them further down."""
+    """State how many warnings there are, where the page lists them further down."""
     record = _record(analysis)
     count = 0 if record is None else len(story.warnings(record))
     if not count:
@@ -237,7 +237,7 @@ def _warned(analysis: Analysis) -> list[str]:
 
 
 def _of_own_groups(analysis: Analysis) -> list[str]:
-    """Say what retraining on ExMap's own groups gave, where the page shows another repair, or none."""
+    """State what retraining on ExMap's own groups gave, where the page shows another repair, or none."""
     record, name, results = _record(analysis), analysis.method_of(ExMapGroups.name), analysis.results
     if record is None or results is None or name is None or name == shown_method(analysis):
         return []
@@ -263,7 +263,7 @@ def same_groups(analysis: Analysis) -> bool | None:
 
 
 def _which_groups(analysis: Analysis, record: AutoRecord) -> str:
-    """Say which groups are shown and which were chosen, unless they are the same."""
+    """State which groups are shown and which were chosen, unless they are the same."""
     same = same_groups(analysis)
     if record.chosen is None or same:
         return ""
@@ -271,12 +271,12 @@ def _which_groups(analysis: Analysis, record: AutoRecord) -> str:
     if same is None:
         return f"{shown}; the chosen grouping is {record.chosen}."
     if record.repaired:
-        return f"{shown}; the repair used the chosen grouping, {record.chosen}, which is another one."
-    return f"{shown}; the chosen grouping, {record.chosen}, is another one, and nothing was retrained on it."
+        return f"{shown}; the repair used the chosen grouping, {record.chosen}, which differs."
+    return f"{shown}; the chosen grouping, {record.chosen}, differs, and nothing was retrained on it."
 
 
 def _edited(analysis: Analysis) -> list[str]:
-    """Say what retraining on the groups that a person edited gave, where there are such."""
+    """State what retraining on the groups that a person edited gave, where there are such."""
     name = analysis.method_of(EDITED)
     if name is None or analysis.results is None or name not in analysis.results.methods:
         return []
@@ -288,7 +288,7 @@ def _edited(analysis: Analysis) -> list[str]:
 
 
 def _by_channels(analysis: Analysis) -> list[str]:
-    """Say that something else than pixels was clustered."""
+    """State that something else than pixels was clustered."""
     if analysis.settings.cluster.representation != "channels":
         return []
     layer = analysis.explained.maps().check.get("layer")

@@ -85,7 +85,7 @@ def warnings(record: AutoRecord) -> Sequence[str]:
 
 
 def finding(record: AutoRecord) -> str:
-    """Say in which classes a shortcut was found, with the evidence, or that none was found; no more than the test does.
+    """State in which classes a shortcut was found, with the evidence, or that none was found, as the test says.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def _may_be_one(follows: str) -> str:
 
 
 def verdict(record: AutoRecord, left_alone: str = "") -> str:
-    """Say whether there is a shortcut and what was done about it, in short.
+    """State whether there is a shortcut and what was done about it, in short.
 
     Parameters
     ----------
@@ -195,7 +195,7 @@ def verdict(record: AutoRecord, left_alone: str = "") -> str:
     if record.chosen is None or (_tested(record) and retrained == (record.found or record.repaired)):
         said = words.verdict(record)
     elif retrained:
-        said = f"{' '.join(_finding(record, ''))} The classifier was retrained on the chosen groups all the same."
+        said = f"{' '.join(_finding(record, ''))} The classifier was retrained on the chosen groups anyway."
     else:
         why = f": {left_alone}" if left_alone else ""
         said = f"{' '.join(_finding(record, ''))} The classifier is left as it is{why}."
@@ -205,11 +205,11 @@ def verdict(record: AutoRecord, left_alone: str = "") -> str:
 
 
 def last_layer(record: AutoRecord) -> str:
-    """Say whether retraining the last layer is enough, where there is something to repair; empty if not measured."""
+    """State whether retraining the last layer is enough, where there is something to repair; empty if not measured."""
     said = words.last_layer(record)
     if not said or record.found:
         return said
-    return f"The test found no shortcut to repair. For a repair by the chosen groups all the same: {said}"
+    return f"The test found no shortcut to repair. If you repair by the chosen groups anyway: {said}"
 
 
 def title(record: AutoRecord) -> str:

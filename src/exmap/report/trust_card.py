@@ -62,7 +62,7 @@ class TrustCard:
 
 
 def accounted(shares: Quantiles | None, errors: Quantiles | None) -> str:
-    r"""Say what of the explained logit the pixels and the constants hold, and what is missing.
+    r"""State what of the explained logit the pixels and the constants hold, and what is missing.
 
     Parameters
     ----------

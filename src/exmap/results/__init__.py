@@ -23,7 +23,7 @@ from exmap.results.measured import ClassAgreement, ClassHarm, GroupAccuracy, Gro
 from exmap.results.part import FORMAT, Part
 from exmap.results.repairs import RepairTrial, repairs_in_words
 from exmap.results.rounds import FoundShortcut, Round, Rounds
-from exmap.results.run import ClusterFit, HeatmapCheck, HeatmapHealth, Results
+from exmap.results.run import ClusterFit, HeatmapCheck, HeatmapHealth, Results, TrainedOn
 from exmap.results.trust import GradientAgreement, Quantiles, Rerun, Trust
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "Rounds",
     "StrategyDescription",
     "ScoredGrouping",
+    "TrainedOn",
     "Trust",
     "descriptions_from_json",
     "read_cell",

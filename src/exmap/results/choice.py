@@ -191,7 +191,7 @@ class LastLayerVerdict(Part):
     )
     why: str = Field(
         description="In a sentence or two; where the last layer does not suffice, also what would, and where its "
-        "images are too few, how many would do."
+        "images are too few, how many would be enough."
     )
 
 
@@ -227,7 +227,7 @@ class AutoRecord(Part):
     reliance: Reliance | None = Field(description="What the classifier relies on as it is, and with the chosen groups.")
     candidates: tuple[ScoredGrouping, ...] = Field(
         description="All groupings that were weighed, in the order in which they would be chosen: those that an "
-        "experiment found a shortcut in, then the others, each by falling score; those that may not be chosen last."
+        "experiment found a shortcut in, then the others, each by falling score; those that cannot be chosen last."
     )
     shortcut: dict[str, ClassFinding] = Field(description="What the test for a shortcut says, by class.")
     repair: LastLayerVerdict | None = Field(description="Whether retraining the last layer is enough.")

@@ -76,6 +76,7 @@ class MethodResult(Part):
     first_line: str = Field(
         "", description="What must be read before any figure: which classes retraining makes worse, and what was done."
     )
+    left_alone: str = Field("", description="Why the classifier was left as it was; empty where it was repaired.")
     harm: tuple[ClassHarm, ...] = Field(
         (), description="Classes that retraining makes worse, and those without an image to retrain on."
     )

@@ -51,7 +51,7 @@ class RepairTrial(Part):
 
 
 def repairs_in_words(trials: Sequence[RepairTrial]) -> str:
-    """Say which repair was kept, and what each other one would gain or lose; empty where that was not measured.
+    """State which repair was kept, and what each other one would gain or lose; empty where that was not measured.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from exmap.results.measured import GroupInference, MethodResult
 from exmap.results.part import Number, Part, Share
 from exmap.results.trust import Trust
 
-__all__ = ["ClusterFit", "HeatmapCheck", "HeatmapHealth", "Results"]
+__all__ = ["ClusterFit", "HeatmapCheck", "HeatmapHealth", "Results", "TrainedOn"]
 
 WEIGHTED_MEAN_IS = "test accuracy of each group, weighted by the group's frequency in the training split"
 
@@ -65,6 +65,15 @@ class HeatmapHealth(Part):
         return value or None
 
 
+class TrainedOn(Part):
+    """How the classifier was trained on the machine that was found."""
+
+    device: str = Field(description="Name of the processor or GPU, as its maker calls it.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(description="What training computed in.")
+    why: str = Field(description="Why it was this precision, as the end of a sentence.")
+    threads: int = Field(ge=1, description="Threads of torch in each process.")
+
+
 class Results(Part):
     """All that a run found, as results.json holds it.
 
@@ -109,6 +118,15 @@ class Results(Part):
     peak_memory_mib: NonNegativeFloat | None = Field(
         None, description="Largest resident size of any step's process, in MiB."
     )
+    trained_on: TrainedOn | None = Field(
+        None, description="How the classifier was trained; absent where it came trained, and in old folders."
+    )
+
+    @property
+    def left_alone(self) -> str:
+        """Why the repair on the chosen groups left the classifier as it was; empty where it did not, or is none."""
+        repairs = [row.left_alone for name, row in self.methods.items() if name.startswith("auto+")]
+        return "" if "" in repairs else next(iter(repairs), "")
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {row.worst_group_accuracy:.1%}" for name, row in self.methods.items())

@@ -1,6 +1,7 @@
 """Group-robust learners. Each takes a model, a split and groups, and returns a model."""
 
 from exmap.registry import LEARNERS
+from exmap.retrain.adapters import Adapters
 from exmap.retrain.afr import AFR
 from exmap.retrain.balance import balanced_subset
 from exmap.retrain.bpa import BPA
@@ -16,7 +17,9 @@ from exmap.retrain.learner import LastLayer, Learner, Selection, WholeNetwork, o
 from exmap.retrain.lff import LfF
 from exmap.retrain.lp_ft import LPFT
 from exmap.retrain.neurontune import NeuronTune
+from exmap.retrain.norms import Norms
 from exmap.retrain.project import Project
+from exmap.retrain.relevance_penalty import RelevancePenalty
 from exmap.retrain.reweight import RWG, SUBG
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "LPFT",
     "RWG",
     "SUBG",
+    "Adapters",
     "Cheapest",
     "ClassBalanced",
     "DFRClassifier",
@@ -39,7 +43,9 @@ __all__ = [
     "Learner",
     "LfF",
     "NeuronTune",
+    "Norms",
     "Project",
+    "RelevancePenalty",
     "Selection",
     "WholeNetwork",
     "balanced_subset",

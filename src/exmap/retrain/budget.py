@@ -29,7 +29,7 @@ def checks_of(steps: int, epochs: int) -> int:
 
 @dataclass
 class InSteps:
-    """An objective whose epochs are parts of a number of steps: its orders, one after the other, and cut anew.
+    """An objective whose epochs are parts of a number of steps: its orders, one after the other, and divided again.
 
     Every step shows one full batch; where the objective's own order ends within a batch, its next one goes on in it.
     The orders of a part are all drawn where it begins.

@@ -146,7 +146,7 @@ class Cheapest(WholeNetwork):
     def judged(
         self, before: IntArray, trained: nn.Module, selection: Selection, *, listen: Listener = silent
     ) -> Verdict:
-        """Say what the repair did to the classes, as was found when it was tried."""
+        """State what the repair did to the classes, as was found when it was tried."""
         found = next((verdict for network, verdict in self._verdicts if network is trained), None)
         return found if found is not None else super().judged(before, trained, selection, listen=listen)
 

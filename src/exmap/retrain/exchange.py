@@ -20,19 +20,24 @@ from torch import nn
 
 from exmap.data import Split
 from exmap.errors import ExMapError, SettingsError
-from exmap.exchange import GIVEN, Looks, Property, Scale, Trial, exchangeable
+from exmap.exchange import GIVEN, Looks, OfRows, Property, Scale, Trial, exchangeable, paired
 from exmap.model import collect_outputs
-from exmap.records import Explained, Groups, IntArray, Listener
+from exmap.model.fit import Row
+from exmap.records import Explained, Groups, IntArray, Listener, silent
 from exmap.registry import LEARNERS
+from exmap.retrain.exchanged import exchanged_selection
+from exmap.retrain.harm import Verdict, judge_network, parts_of_classes
 from exmap.retrain.learner import Selection
+from exmap.retrain.refit import predicted_apart, refit
 from exmap.retrain.region import shortcut_region
 from exmap.retrain.reweight import RWG, Drawn
+from exmap.retrain.surroundings import CutOut, balanced_reader, cut_out
 from exmap.runtime import child_seed
 
 __all__ = ["Exchange", "ExchangedDraws"]
 
-AUTO, REGION = "auto", "region"
-NAMES = (*GIVEN, REGION)
+AUTO, REGION, SURROUNDINGS = "auto", "region", "surroundings"
+NAMES = (*GIVEN, REGION, SURROUNDINGS)
 
 
 @LEARNERS.register
@@ -49,18 +54,28 @@ class Exchange(RWG):
     train, runtime, seed
         As for :class:`~exmap.retrain.learner.WholeNetwork`.
     properties : str
-        What is exchanged: ``colour``, ``background``, ``place``, ``brightness`` and ``region``, joined by ``+``; or
-        ``auto``, those that predictions of the model are seen to follow in some class when they are exchanged on the
-        images that the epoch is chosen by (:class:`exmap.exchange.Trial`; the training images without a selection).
-        The region is :func:`exmap.retrain.region.shortcut_region`.
+        What is exchanged: ``colour``, ``background``, ``place``, ``brightness``, ``region`` and ``surroundings``,
+        joined by ``+``; or ``auto``, those that predictions of the model are seen to follow in some class when they are
+        exchanged on the images that the epoch is chosen by (:class:`exmap.exchange.Trial`; the training images without
+        a selection). The region is :func:`exmap.retrain.region.shortcut_region`. A background is what surrounds the
+        object, found by its contrast to the border; surroundings are the same for an object found by heatmaps
+        (:mod:`exmap.retrain.surroundings`), which takes one pass of them over the images. they are
+        exchanged only if they are named.
     share : float in [0, 1]
         Chance of each image shown to receive a property, for each property by itself. What is left as it is still
         holds the shortcut, so one that is hard to see past wants a chance near 1.
+    chosen_by : {"exchanged", "groups"}
+        What the epoch is chosen by: the images of the selection after they, too, received what is exchanged
+        (:func:`~exmap.retrain.exchanged.exchanged_selection`), or its groups as they are. Those that a shortcut leads
+        wrong are few among the images as they are, and half of the images after the exchange.
+    refitted : bool
+        Whether the last layer is then fitted to the groups of the selection (:func:`~exmap.retrain.refit.refit`). With
+        few training images, or surroundings whose cut leaves a rim, features gain more than the last layer does.
     pooled : int
         As for :class:`~exmap.retrain.RWG`.
     start : {"classifier", "initial"}
         Here the trained classifier by default: what predictions follow, and where, is asked of the model that is
-        given. With ``initial`` properties must be named, and there is no region.
+        given. With ``initial`` properties must be named, and there is neither region nor surroundings.
 
     Attributes
     ----------
@@ -77,6 +92,8 @@ class Exchange(RWG):
 
     properties: str = field(default=AUTO, kw_only=True)
     share: Annotated[float, Field(ge=0, le=1)] = field(default=0.9, kw_only=True)
+    chosen_by: Literal["exchanged", "groups"] = field(default="exchanged", kw_only=True)
+    refitted: bool = field(default=False, kw_only=True)
     start: Literal["initial", "classifier"] = field(default="classifier", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -98,14 +115,15 @@ class Exchange(RWG):
     ) -> None:
         """Ask the model which properties it follows, and where its heatmaps gather."""
         assert groups is not None
-        self._exchanges: dict[str, Property] = {}
+        self._exchanges: dict[str, Property | OfRows] = {}
+        self._judged: dict[str, Property | OfRows] = {}  # the same, of rows of the split that the epoch is chosen by
         if not exchangeable(split.images.shape):
             self.notes_ += (
                 "images smaller than 8 pixels, or with other than 1 or 3 channels, have no property to exchange: "
                 "groups are only drawn equally often, as by rwg",
             )
         elif self.properties != AUTO:
-            self._exchanges = self._by_name(model, split, groups, listen)
+            self._exchanges = self._by_name(model, split, groups, selections, listen)
         elif self.start == "initial":
             self.notes_ += (
                 "a network that is not trained follows no property, so none was exchanged: name properties, or leave "
@@ -114,11 +132,45 @@ class Exchange(RWG):
         else:
             self._exchanges = self._followed(model, split, groups, selections, listen)
         self.exchanged_ = tuple(self._exchanges)
+        self._judged = {name: self._judged.get(name, exchange) for name, exchange in self._exchanges.items()}
         if self._exchanges:
             self.notes_ += (
                 f"{' and '.join(self._exchanges)} {'was' if len(self._exchanges) == 1 else 'were'} exchanged between "
                 f"images, with a chance of {self.share:g} for each image shown",
             )
+
+    def fit_choices(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups | None,
+        selections: Sequence[Selection],
+        *,
+        listen: Listener = silent,
+    ) -> list[nn.Module]:
+        """Train once, choose an epoch by each selection, and fit the last layer once more where that is asked for."""
+        if self.refitted and not selections:
+            raise SettingsError(
+                "exchange needs a selection for its last layer to be refitted to, got refitted=True without one; give "
+                "a selection, or leave refitted out"
+            )
+        models = super().fit_choices(model, split, groups, selections, listen=listen)
+        if not self.refitted:
+            return models
+        return [
+            refit(each, selection, seed=self.seed, listen=listen)
+            for each, selection in zip(models, selections, strict=True)
+        ]
+
+    def judged(
+        self, before: IntArray, trained: nn.Module, selection: Selection, *, listen: Listener = silent
+    ) -> Verdict:
+        """State what training did to the classes; a refitted last layer is judged by layers fitted to other images."""
+        if not self.refitted:
+            return super().judged(before, trained, selection, listen=listen)
+        after = predicted_apart(trained, selection, seed=self.seed, listen=listen)
+        split, index = selection.split, parts_of_classes(selection.groups)
+        return judge_network(before, after, split.labels, index, split.class_names, harm=self.harm)
 
     def objective(self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener) -> Drawn:
         """Return balanced draws, with what is exchanged, and the mean cross-entropy.
@@ -134,22 +186,41 @@ class Exchange(RWG):
         exchanges = tuple(self._exchanges.values())
         return ExchangedDraws(drawn.rows, drawn.chances, Scale.read(split), exchanges, self.share)
 
+    def _trained(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups | None,
+        selections: Sequence[Selection],
+        listen: Listener,
+    ) -> tuple[list[list[Row]], list[nn.Module]]:
+        """Train a copy once; choose every epoch by images that received what is exchanged, unless told otherwise."""
+        if not (selections and self._exchanges and self.chosen_by == "exchanged"):
+            return super()._trained(model, split, groups, selections, listen)
+        changed = exchanged_selection(selections[0].split, tuple(self._judged.values()), seed=self.seed)
+        history, models = super()._trained(model, split, groups, [changed], listen)
+        return history * len(selections), models * len(selections)
+
     def _named(self) -> list[str]:
         return [] if self.properties == AUTO else list(dict.fromkeys(self.properties.split("+")))
 
-    def _by_name(self, model: nn.Module, split: Split, groups: Groups, listen: Listener) -> dict[str, Property]:
+    def _by_name(
+        self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
+    ) -> dict[str, Property | OfRows]:
         """Return the properties that are named."""
-        found = {name: GIVEN[name] for name in self._named() if name != REGION}
-        if REGION in self._named():
-            if self.start == "initial":
-                self.notes_ += ("a network that is not trained shows no region, so it was left out",)
-            else:
-                found |= self._region(model, split, groups, listen)
+        found: dict[str, Property | OfRows] = {name: GIVEN[name] for name in self._named() if name in GIVEN}
+        for name in (REGION, SURROUNDINGS):
+            if name in self._named() and self.start == "initial":
+                self.notes_ += (f"a network that is not trained shows no {name}, so it was left out",)
+            elif name in self._named():
+                found |= (self._region if name == REGION else self._surroundings)(
+                    model, split, groups, selections, listen
+                )
         return found
 
     def _followed(
         self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
-    ) -> dict[str, Property]:
+    ) -> dict[str, Property | OfRows]:
         """Return the properties that predictions follow in some class."""
         judged = selections[0].split if selections else split
         outputs = collect_outputs(model, judged, listen=listen)
@@ -161,9 +232,9 @@ class Exchange(RWG):
                 "was exchanged: name properties",
             )
             return {}
-        offered = dict(GIVEN)
+        offered: dict[str, Property | OfRows] = dict(GIVEN)
         try:
-            offered |= self._region(model, split, groups, listen)
+            offered |= self._region(model, split, groups, selections, listen)
         except ExMapError as error:
             self.notes_ += (f"no region was exchanged, since the model cannot be explained: {error}",)
         looks, tests = Looks.of(judged, model), len(offered) * trial.classes
@@ -178,11 +249,30 @@ class Exchange(RWG):
             )
         return found
 
-    def _region(self, model: nn.Module, split: Split, groups: Groups, listen: Listener) -> dict[str, Property]:
+    def _region(
+        self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
+    ) -> dict[str, Property | OfRows]:
         """Return the region of the shortcut by its name; nothing where there is none to exchange."""
         found = shortcut_region(model, split, groups, seed=self.seed, listen=listen)
         self.notes_ += tuple(filter(None, [found.note]))
         return {} if found.region is None else {REGION: found.region}
+
+    def _surroundings(
+        self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
+    ) -> dict[str, Property | OfRows]:
+        """Return the surroundings by their name."""
+        fitted, grouped = (selections[0].split, selections[0].groups) if selections else (split, groups)
+        reader = balanced_reader(model, fitted, grouped, seed=self.seed, listen=listen)
+        return self._cut(reader, split, selections, listen)
+
+    def _cut(
+        self, reader: nn.Module, split: Split, selections: Sequence[Selection], listen: Listener
+    ) -> dict[str, Property | OfRows]:
+        """Cut the objects out of the images of both splits, and return the surroundings of the first."""
+        if selections:
+            self._judged[SURROUNDINGS] = cut_out(reader, selections[0].split, listen=listen)
+        around: CutOut = cut_out(reader, split, listen=listen)
+        return {SURROUNDINGS: around}
 
 
 @dataclass(frozen=True)
@@ -202,7 +292,7 @@ class ExchangedDraws(Drawn):
     """
 
     scale: Scale
-    exchanges: tuple[Property, ...]
+    exchanges: tuple[Property | OfRows, ...]
     share: float
 
     def images(self, batch: NDArray[np.float32], rows: IntArray, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -212,6 +302,7 @@ class ExchangedDraws(Drawn):
             receivers = np.flatnonzero(rng.random(len(batch)) < self.share)
             if len(receivers):
                 donors = rng.choice(self.rows, len(receivers), p=self.chances)
-                seen[receivers] = exchange(seen[receivers], self.scale.pixels(donors))
+                given = paired(exchange, rows[receivers], donors)
+                seen[receivers] = given(seen[receivers], self.scale.pixels(donors))
                 changed[receivers] = True
         return np.where(changed[:, None, None, None], self.scale.wanted(seen), batch)

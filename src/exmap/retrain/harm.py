@@ -37,7 +37,7 @@ from exmap.runtime import generator
 if TYPE_CHECKING:
     from exmap.retrain.learner import LastLayer
 
-__all__ = ["Harm", "Verdict", "judge_head", "judge_network", "parts_of_classes"]
+__all__ = ["Harm", "Verdict", "fits_to_parts", "judge_head", "judge_network", "parts_of_classes"]
 
 Harm = Literal["keep", "warn"]
 """What becomes of a class that retraining harms: it keeps the classifier's own decision, or it is only said."""
@@ -96,7 +96,7 @@ def judge_head(
     class_names: Sequence[str],
     by_heart: bool = False,
 ) -> Verdict:
-    """Say what a fitted last layer does to the classes, by layers that are fitted to parts of the images.
+    """State what a fitted last layer does to the classes, by layers that are fitted to parts of the images.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def judge_head(
     if own is None or own.weight.shape != head.weight.shape:
         return _verdict({k: ClassHarm.without_images(class_names[k]) for k in absent})
     index = labels if groups is None else parts_of_classes(groups)
-    fits = list(_fits_to_parts(learner, head, features, labels, groups, own, size))
+    fits = list(fits_to_parts(learner, head, features, labels, groups, own, size))
     rows = np.concatenate([part for _, part in fits]) if fits else np.arange(0)
     before = own.predict(features)
 
@@ -197,7 +197,7 @@ def judge_network(
     *,
     harm: Harm = "keep",
 ) -> Verdict:
-    """Say what training a whole network again does to the classes of images that neither was trained on.
+    """State what training a whole network again does to the classes of images that neither was trained on.
 
     A network has no row for a class, so the classifier is left as it is where any class loses more than the worst group
     gains. One that was hardly better than chance, as before its training, has nothing to lose.
@@ -221,7 +221,7 @@ def judge_network(
     return _verdict(found, now, alone=harm == "keep" and bool(harmed))
 
 
-def _fits_to_parts(
+def fits_to_parts(
     learner: LastLayer,
     head: Head,
     features: NDArray[np.floating],
@@ -263,7 +263,7 @@ def _verdict(found: Mapping[int, ClassHarm], last: Comparison | None = None, *, 
         )
     said = []
     if harmed:
-        done = _keep(harmed) if harmed[0].kept else "and is handed over all the same"
+        done = _keep(harmed) if harmed[0].kept else "and is handed over anyway"
         said.append(f"Retraining makes {_each(harmed)} worse, {done}.")
     if rare := [each for each in classes if each.images and each.kept and not each.harmed]:
         said.append(f"{_named(rare)[:1].upper()}{_named(rare)[1:]} {_has(rare)} too few images to tell, {_keep(rare)}.")

@@ -9,37 +9,110 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveInt
 from torch import nn
 
 from exmap.data import Split
-from exmap.model import collect_outputs, find_last_layer, replace_head
 from exmap.model.blocks import Blocks, last_blocks
 from exmap.model.probe import copied
 from exmap.records import Groups, Listener, silent
 from exmap.registry import LEARNERS
-from exmap.retrain.balanced import STRENGTHS
-from exmap.retrain.head import finite_part
-from exmap.retrain.last_layer import DFR
 from exmap.retrain.partly import PartlyTrained, from_kept_maps
-from exmap.retrain.reweight import RWG
+from exmap.retrain.probed import Probed
 from exmap.retrain.selection import Selection
 from exmap.retrain.tuning import Setting, combinations
-from exmap.retrain.whole_network import Start
-from exmap.runtime import child_seed, make_fabric
+from exmap.runtime import make_fabric
 from exmap.settings import TrainSettings
 
-__all__ = ["LPFT"]
+__all__ = ["LPFT", "LastBlocks"]
 
 NAMED = 4  # blocks in a sentence
 SMALLER = 0.1  # times the learning rate of the classifier's own training
 
 
+@dataclass
+class LastBlocks(Probed):
+    """Base of the learners that fit the last layer on balanced groups, then train the last blocks further.
+
+    Parameters
+    ----------
+    blocks : int
+        How many of the last blocks are trained further.
+
+    Attributes
+    ----------
+    kept_maps_ : bool
+        Whether what the last blocks are given was computed once. Set by :meth:`fit` and :meth:`fit_choices`.
+
+    Notes
+    -----
+    What the last blocks are given is kept in memory where it fills less than a quarter of what is free, images are not
+    cropped at random, there is one process, and it can be proved on the first images that the network may begin there.
+    """
+
+    blocks: PositiveInt = field(default=1, kw_only=True)
+
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether nothing before the last blocks is trained."""
+        return True
+
+    def partly(self, model: nn.Module, blocks: Blocks) -> PartlyTrained:
+        """Return a copy of a model of which the last blocks and the last layer are trained."""
+        return PartlyTrained(model, blocks)
+
+    def said(self, network: PartlyTrained, blocks: Blocks) -> str:
+        """Return the sentence about what is trained."""
+        trained, total = network.sizes()
+        names = named_blocks(network, blocks)
+        where = f"{names} and the last layer were" if names else "it alone was, as the network has no block before it,"
+        return f"after the last layer was fitted, {where} trained further: {trained:,} of {total:,} weights"
+
+    def fit_choices(
+        self,
+        model: nn.Module,
+        split: Split,
+        groups: Groups | None,
+        selections: Sequence[Selection],
+        *,
+        listen: Listener = silent,
+    ) -> list[nn.Module]:
+        """Fit the last layer, train the last blocks once and choose an epoch by each selection.
+
+        Parameters
+        ----------
+        model, split, groups, selections, listen
+            As for :meth:`WholeNetwork.fit_choices <exmap.retrain.learner.WholeNetwork.fit_choices>`.
+
+        Raises
+        ------
+        DataError
+            If no linear map makes the logits, and what :class:`~exmap.retrain.DFR` and RWG raise.
+        """
+        if self.runtime.processes == 1:
+            model = copied(model).to(make_fabric(self.runtime).device)
+        probed, notes = self.probed(model, split, groups, listen)
+        blocks = last_blocks(probed, split.first_images(), self.blocks)
+        network = self.partly(probed, blocks)
+        shown = [split, *(one.split for one in selections[:1])]
+        notes += (self.said(network, blocks),)
+        keeps = self.keeps_maps and self.runtime.processes == 1
+        kept = from_kept_maps(probed, blocks, shown, listen) if keeps else None
+        self.kept_maps_ = kept is not None
+        if kept is not None:
+            network, shown = kept
+            of = shown[-1]
+            selections = [replace(one, split=of) if one.split is selections[0].split else one for one in selections]
+        trained = super().fit_choices(network, shown[0], groups, selections, listen=listen)
+        self.notes_ = tuple(dict.fromkeys((*notes, *self.notes_)))  # both stages say what is in no group
+        return [one.put_into(probed) for one in trained if isinstance(one, PartlyTrained)]
+
+
 @LEARNERS.register
 @dataclass
-class LPFT(RWG):
+class LPFT(LastBlocks):
     """Fit the last layer on balanced groups, then train it and the last blocks further, as RWG does.
 
     The last layer is :class:`~exmap.retrain.DFR`'s, fitted to features of the images that are trained on. Then samples
@@ -79,13 +152,7 @@ class LPFT(RWG):
     name: ClassVar[str] = "lp_ft"
     GRID: ClassVar[tuple[Setting, ...]] = combinations(learning_rate=(1.0, 0.1, 0.01), weight_decay=(1e-4, 1e-2))
 
-    start: Start = field(default="classifier", kw_only=True)
-    blocks: PositiveInt = field(default=1, kw_only=True)
     norms: bool = field(default=False, kw_only=True)
-    strengths: Annotated[Sequence[PositiveFloat], Field(min_length=1)] = field(default=STRENGTHS, kw_only=True)
-    tuning_splits: PositiveInt = field(default=5, kw_only=True)
-    subsamples: PositiveInt = field(default=20, kw_only=True)
-    smallest_group: PositiveInt = field(default=6, kw_only=True)
 
     @property
     def training(self) -> TrainSettings:
@@ -95,67 +162,17 @@ class LPFT(RWG):
             return found
         return found.model_copy(update={"learning_rate": SMALLER * found.learning_rate})
 
-    def fit_choices(
-        self,
-        model: nn.Module,
-        split: Split,
-        groups: Groups | None,
-        selections: Sequence[Selection],
-        *,
-        listen: Listener = silent,
-    ) -> list[nn.Module]:
-        """Fit the last layer, train the last blocks once and choose an epoch by each selection.
+    @property
+    def keeps_maps(self) -> bool:
+        """Whether nothing before the last blocks is trained."""
+        return not self.norms
 
-        Parameters
-        ----------
-        model, split, groups, selections, listen
-            As for :meth:`WholeNetwork.fit_choices <exmap.retrain.learner.WholeNetwork.fit_choices>`.
-
-        Raises
-        ------
-        DataError
-            If no linear map makes the logits, and what :class:`~exmap.retrain.DFR` and RWG raise.
-        """
-        if self.runtime.processes == 1:
-            model = copied(model).to(make_fabric(self.runtime).device)
-        probed, notes = self._probed(model, split, groups, listen)
-        blocks = last_blocks(probed, split.first_images(), self.blocks)
-        network = PartlyTrained(probed, blocks, norms=self.norms)
-        shown = [split, *(one.split for one in selections[:1])]
-        notes += (_sizes(network, blocks),)
-        keeps = not self.norms and self.runtime.processes == 1
-        kept = from_kept_maps(probed, blocks, shown, listen) if keeps else None
-        self.kept_maps_ = kept is not None
-        if kept is not None:
-            network, shown = kept
-            of = shown[-1]
-            selections = [replace(one, split=of) if one.split is selections[0].split else one for one in selections]
-        trained = super().fit_choices(network, shown[0], groups, selections, listen=listen)
-        self.notes_ = tuple(dict.fromkeys((*notes, *self.notes_)))  # both stages say what is in no group
-        return [one.put_into(probed) for one in trained if isinstance(one, PartlyTrained)]
-
-    def _probed(
-        self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener
-    ) -> tuple[nn.Module, tuple[str, ...]]:
-        """Return a copy of the model with a last layer fitted to balanced groups, and what is to be said of the fit."""
-        last = find_last_layer(model, split.first_images())
-        features = collect_outputs(model, split, head=last, listen=listen).features
-        features, labels, groups, left_out = finite_part(features, split.labels, groups, split.ids)
-        learner = DFR(
-            self.strengths,
-            self.tuning_splits,
-            self.subsamples,
-            self.smallest_group,
-            seed=child_seed(self.seed, "probe"),
-        )
-        head = learner.fit_head(features, labels, groups, n_classes=split.n_classes, listen=listen)
-        return replace_head(model, last, head.weight, head.bias).eval(), (*left_out, *head.notes)
+    def partly(self, model: nn.Module, blocks: Blocks) -> PartlyTrained:
+        """Return a copy of a model of which the last blocks and the last layer, and normalisations, are trained."""
+        return PartlyTrained(model, blocks, norms=self.norms)
 
 
-def _sizes(network: PartlyTrained, blocks: Blocks) -> str:
-    """Return the sentence about what is trained."""
-    trained, total = network.sizes()
+def named_blocks(network: PartlyTrained, blocks: Blocks) -> str:
+    """Return the names of the last blocks that hold weights; empty where there is none."""
     last = [name for name in blocks.last if any(True for _ in network.model.get_submodule(name).parameters())]
-    names = ", ".join(last) if len(last) < NAMED else f"{last[0]} to {last[-1]}"
-    where = f"{names} and the last layer were" if names else "it alone was, as the network has no block before it,"
-    return f"after the last layer was fitted, {where} trained further: {trained:,} of {total:,} weights"
+    return ", ".join(last) if len(last) < NAMED else f"{last[0]} to {last[-1]}"

@@ -35,7 +35,7 @@ from exmap.model.running import (
 )
 from exmap.records import Listener, Progress
 
-__all__ = ["PartlyTrained", "from_kept_maps"]
+__all__ = ["PartlyTrained", "from_kept_maps", "scales_and_shifts"]
 
 DRAWS = 4  # of random crops, to see whether there are any
 
@@ -66,7 +66,7 @@ class PartlyTrained(nn.Module):
             self.model.set_submodule(name, nn.Identity())
         trained = {name for name, _ in self.model.named_parameters() if name in blocks.head or blocks.holds(name)}
         if norms:
-            trained |= _scales_and_shifts(self.model)
+            trained |= scales_and_shifts(self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in trained and parameter.is_floating_point())
         self.train(model.training)
@@ -94,7 +94,7 @@ class PartlyTrained(nn.Module):
         return sum(size for size, trained in counts if trained), sum(size for size, _ in counts)
 
 
-def _scales_and_shifts(model: nn.Module) -> set[str]:
+def scales_and_shifts(model: nn.Module) -> set[str]:
     """Return the names of the parameters of normalisation layers, known by their class's name and their shape."""
     return {
         f"{name}.{leaf}" if name else leaf

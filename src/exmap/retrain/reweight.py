@@ -40,8 +40,8 @@ class RWG(WholeNetwork):
     train, runtime, seed
         As for :class:`~exmap.retrain.learner.WholeNetwork`.
     pooled : int
-        As for :func:`balanced_draws`: how large a group is that is drawn half as often as a very large one. The paper
-        has all alike (0), which shows the few images of a small group very often.
+        Size of a group that is drawn half as often as a very large one; 0 draws all groups equally often. The paper
+        has 0, which shows the few images of a small group very often. See :func:`balanced_draws`.
     """
 
     name: ClassVar[str] = "rwg"

@@ -61,15 +61,16 @@ class WholeNetwork:
         In place of those of `train`.
     tuned : bool
         Whether every combination of :attr:`GRID` is trained, each as long as one training, and the one kept whose
-        worst group of the selection is classified best, as the papers tune theirs. A `learning_rate` or
-        `weight_decay` that is given is not tuned. Needs a selection.
+        worst group of the selection is classified best, as the papers tune theirs. An option that is given is not
+        tuned. Needs a selection.
 
     Attributes
     ----------
     GRID : tuple of mapping of str to float
         Class variable: the options of each training of ``tuned``; those of ``learning_rate`` are multiples of that of
-        `train`. By default six: the learning rate of `train` and a tenth of it, with weight decays of 1e-4, 1e-2 and
-        1e-1. Idrissi et al. (CLeaR 2022) search 1e-5 to 1e-3 and 1e-4 to 1 for RWG, SUBG and others, over 50 draws.
+        `train`. An option counts as given where it is not the class's default, so None is the best default of one. By
+        default six: the learning rate of `train` and a tenth of it, with weight decays of 1e-4, 1e-2 and 1e-1. Idrissi
+        et al. (CLeaR 2022) search 1e-5 to 1e-3 and 1e-4 to 1 for RWG, SUBG and others, over 50 draws.
     history_ : list of list of dict
         For each selection one row per epoch. Set by :meth:`fit` and :meth:`fit_choices`.
     trials_ : list of Trial
@@ -166,7 +167,7 @@ class WholeNetwork:
     def judged(
         self, before: IntArray, trained: nn.Module, selection: Selection, *, listen: Listener = silent
     ) -> Verdict:
-        """Say what training did to the classes of the split that the epoch was chosen by.
+        """State what training did to the classes of the split that the epoch was chosen by.
 
         Parameters
         ----------
@@ -301,7 +302,8 @@ class WholeNetwork:
 
     def _settings(self) -> list[Setting]:
         """Return the combinations of the grid, less what was given and so is not tuned, each once."""
-        given = {key for key in ("learning_rate", "weight_decay") if getattr(self, key) is not None}
+        keys = {key for setting in self.GRID for key in setting}
+        given = {key for key in keys if getattr(self, key) != getattr(type(self), key, None)}
         found: list[Setting] = []
         for row in self.GRID:
             setting = {key: value for key, value in row.items() if key not in given}

@@ -21,19 +21,19 @@ class GradedSettings(Section):
     Attributes
     ----------
     base : "mnist" or "fashion-mnist"
-        Whose pictures it shows.
+        The data set whose pictures are used.
     shortcut : "none", "colour", "patch", "texture" or "position"
-        What goes with the class. With none, the correlation makes no difference, and there are no true groups.
+        The property that goes with the class. With none, the correlation has no effect and there are no true groups.
     classes : int in [2, 10]
-        The first kinds of the base; 2 are harder: digits up to 4 and above, or pullover and coat.
+        Number of classes, the first ones of the base; 2 are harder: digits up to 4 and above, or pullover and coat.
     train, val, test : int
         Number of images in each split.
     label_noise : float in [0, 1)
-        Share of the training and validation images whose label is one of the others, evenly; the shortcut goes with
-        the class that the image shows.
+        Share of the training and validation images with a wrong label, spread evenly over the other classes; the
+        shortcut still goes with the class that the image shows.
     imbalance : float, at least 1
-        How many times as many images the first class has as the last one in training and validation; those between
-        fall evenly, by ratio.
+        How many times more images the first class has than the last in training and validation; the classes between
+        them fall evenly, by ratio.
     """
 
     base: Literal["mnist", "fashion-mnist"] = "mnist"
@@ -52,37 +52,43 @@ class DataSettings(Section):
     Attributes
     ----------
     name : str
-        A name of the data catalogue.
+        Name of the data set; ``exmap data list`` shows them.
     id : str or None
-        Of a data set on the Hugging Face hub, for ``huggingface`` in the place of a folder.
+        Id of a data set on the Hugging Face hub, for ``huggingface`` without a folder.
     dir : Path or None
-        Where the data set's files lie; None for embedded data. Not part of a step's identity: the digests of the
+        Folder of the data set's files; None for embedded data. Not part of a step's identity: the digests of the
         files are.
     table : Path or None
-        For your own images with a table: a CSV or Parquet file, from `dir`. For WebDataset shards and Parquet files of
+        CSV or Parquet file that lists your own images, relative to `dir`. For WebDataset shards and Parquet files of
         images: which files of `dir`, such as ``val-*.tar``; by default all of them.
-    image_column, label_column, split_column : str or None
-        Its columns. None is ``path`` (``image`` in a Hugging Face data set), ``label``, and ``split`` if there is one.
+    image_column : str or None
+        Column of the images; None is ``path``, or ``image`` in a Hugging Face data set.
+    label_column : str
+        Column of the labels.
+    split_column : str or None
+        Column of the splits; None is ``split`` if there is one.
     group_columns : tuple of str
-        Columns of spurious attributes: used for evaluation only.
+        Columns of spurious attributes, used for evaluation only.
     classes : tuple of str
-        The classes in the order of the model's outputs, for your own images; empty where sorted by name.
+        Classes of your own images in the order of the model's outputs; empty keeps the order of the source.
     one_set : bool
-        Whether your own images are one labelled set that the classifier was not trained on: all of them are explained
-        and grouped, and what is fitted to some is measured on the others (``evaluate.folds``).
+        Whether your own images are one labelled set that the classifier was not trained on: all are explained and
+        grouped, and repairs are measured by cross-fitting (``evaluate.folds``).
     part : str or None
-        With `one_set`: which split of the data is taken, where they name more than one.
+        With `one_set`: the split to use if the data have several.
     test : Path or None
-        With `one_set`: a second labelled set, of the same kind, to measure on in place of that.
-    val_share, test_share : float in (0, 1)
-        Shares of each class that become validation and test split where your own data have none.
+        With `one_set`: a second labelled set of the same kind to measure on instead of cross-fitting.
+    val_share : float in (0, 1)
+        Share of each class that becomes the validation split if your own data have none.
+    test_share : float in (0, 1)
+        Share of each class that becomes the test split if your own data have none.
     split_seed : int
-        Of that draw, and of ``graded``.
+        Seed of the draw of these splits, and of ``graded``.
     correlation : float in [0.1, 1]
-        Share of each class that carries its usual shortcut, where the data set is made here; 1 / number of classes
-        plants none.
+        Share of each class that has its usual shortcut, for data sets that exmap makes; 1 / number of classes means no
+        shortcut.
     graded : GradedSettings
-        What the data set of that name is made of.
+        Settings of the data set ``graded``.
     download : bool
         Whether missing files may be downloaded into `dir`.
     """
@@ -115,29 +121,30 @@ class ImageSettings(Section):
     resize : int
         Side in pixels to which each image is resized, whatever its aspect ratio.
     crop : int or None
-        Side of the crop a model sees: from the centre, or, while training, a random part. None: the whole square.
+        Side of the crop that the model sees: the centre, or a random part during training. None: the whole square.
     random_crop : (float, float) or None
-        Least and largest share of the area of a random part; None takes the centre while training, too.
+        Smallest and largest share of the area for random parts; None uses the centre during training as well.
     flip : bool
-        Whether left and right are exchanged at random while training.
+        Whether images are flipped left to right at random during training.
     transform : str or None
-        What makes a model's input of an image in the place of all that: ``model`` is the model's own preprocessing,
-        ``package.module:function`` and ``FILE.py:function`` are a function of your own, or one that is called without
-        arguments and returns one. None: resized to a square, as above.
+        Preprocessing that replaces the settings above: ``model`` is the model's own; ``package.module:function`` or
+        ``FILE.py:function`` is your function of an image, or a function without arguments that returns one. None:
+        resize to a square, as above.
     normalize : "imagenet", "none", or (mean, deviation)
-        By ImageNet's mean and standard deviation, just to [0, 1], or by a mean and a deviation of your own: each a
-        number, or three, for red, green and blue.
+        Normalise by ImageNet's mean and standard deviation, only scale to [0, 1] (none), or use your own mean and
+        deviation, each one number or three for red, green and blue.
     on_error : "skip" or "stop"
-        What an unreadable image leads to: its being left out and listed, or an error that names all of them.
+        What to do with unreadable images: leave them out and list them, or stop with an error that names them all.
     workers : int or None
-        Reading processes; None is one per core but one. 0 reads in the same process.
+        Number of processes that read images; None is the number of cores minus one. 0 reads in the main process.
     cache : "auto", "always" or "never"
-        Whether decoded images are kept on disk; auto keeps them up to `cache_limit_gib`, if that leaves half of the
-        free disk.
+        Whether decoded images are kept on disk; auto keeps those that fit into `cache_limit_gib`.
     cache_dir : Path or None
-        Where; None is ``exmap`` in the user's cache folder, or in the temporary directory where that cannot be written.
+        Folder of the cache; None is ``exmap`` in the user's cache folder, or in the temporary directory if the former
+        cannot be written.
     cache_limit_gib : float
-        Most that auto keeps, in GiB.
+        Largest size of all sets in the cache together, in GiB; never more than half of the disk that is free without
+        them. Sets that were used the longest ago make room for new ones.
     """
 
     resize: Side = 256

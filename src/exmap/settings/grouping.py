@@ -23,26 +23,26 @@ class ExplainSettings(ChoosingSection):
     Attributes
     ----------
     explainer : str
-        ``lrp`` (layer-wise relevance propagation, the paper's), another of `exmap.explain.explainer_names()`, or a
+        ``lrp`` (layer-wise relevance propagation, as in the paper), another of `exmap.explain.explainer_names()`, or a
         dotted path ``package.module:Class``.
     composite : str
-        Rules of relevance propagation: ``auto`` takes the default of the model's kind, which is ``symmetric_gamma``
-        (the paper's) for networks of convolutions.
+        Rules of relevance propagation: ``auto`` takes the default for the kind of model, which is the paper's
+        ``symmetric_gamma`` for convolutional networks.
     gamma : float
-        Strength of the symmetric gamma rule; only that composite has it.
+        Strength of the symmetric gamma rule; other composites ignore it.
     target : "predicted", "true", "margin" or int
-        Class whose evidence is explained; "margin" is the predicted class against the runner-up.
+        Class to explain; "margin" explains the predicted class against the runner-up.
     layer : str
-        Module whose relevance by channel is kept beside the pixels'; ``auto`` takes one at three quarters of the depth,
-        ``none`` keeps nothing. With ``grad_cam``, the module whose maps are shown.
+        Module whose relevance by channel is kept as well; ``auto`` takes one at three quarters of the depth, ``none``
+        keeps nothing. With ``grad_cam``, the module whose maps are shown.
     tolerance : float
-        Largest share of the logit that may be missing from the sum of relevance on the first images; above it nothing
-        is explained. For explainers that promise a sum.
+        Largest share of the logit that may be missing from the sum of relevance on the first images; above it the run
+        stops. Only for explainers that promise a sum.
     size : int or None
-        Side in pixels to which heatmaps are reduced by area averaging; None keeps the image's own size.
+        Side in pixels to which heatmaps are reduced by area averaging; None keeps the size of the image.
     batch_size : int
-        Images that are explained at once, at most: fewer where they are large, or would fill more than half of the free
-        memory. Where it runs out all the same they are explained in halves.
+        Largest number of images explained at once; fewer if they are large or would fill more than half of the free
+        memory. If memory still runs out, the batch is halved.
     """
 
     registry: ClassVar[Registry] = EXPLAINERS
@@ -84,15 +84,15 @@ class ClusterSettings(ChoosingSection):
     method : str
         A registered clusterer, or a dotted path ``package.module:Class`` of an estimator with scikit-learn's contract.
     scope : "local" or "global"
-        Inside each class, or over all samples and then crossed with the class.
+        Cluster inside each class (local), or cluster all samples and cross the clusters with the class (global).
     n_clusters : int or None
-        None leaves it to the method: spectral clustering chooses by the eigengap, the k-means methods make two.
+        Number of clusters; None leaves it to the method: spectral clustering uses the eigengap, k-means makes two.
     gap : "relative" or "absolute"
-        Which eigengap spectral clustering takes: the largest ratio of eigenvalues, or the authors' largest difference.
+        Eigengap that spectral clustering uses: the largest ratio of eigenvalues, or the authors' largest difference.
     n_neighbors : int or None
-        Neighbours in the graph (spectral) or in UMAP; None is ``int(ln N)``.
+        Number of neighbours in the graph (spectral) or in UMAP; None is ``int(ln N)``.
     representation : "pixels" or "channels"
-        Of heatmaps: the relevance of pixels, or that of an inner layer's channels (`explain.layer`).
+        What is clustered: the relevance of pixels, or of an inner layer's channels (`explain.layer`).
     """
 
     registry: ClassVar[Registry] = CLUSTERERS
@@ -112,14 +112,14 @@ class GroupsSettings(Section):
     Attributes
     ----------
     split : "val" or "train"
-        The images that are explained, grouped and retrained on. Training images are more, so small groups have
-        samples there; but the model has learned them by heart.
+        Images that are explained, grouped and retrained on. There are more training images, so small groups have more
+        samples, but the model may have memorised them.
     sources : tuple of str
-        What infers groups; each is followed by the same retraining.
+        Sources that infer groups; each is followed by the same retraining.
     george : ClusterSettings
-        How GEORGE clusters its features: into many clusters, as its paper wants.
+        How GEORGE clusters features: into many clusters, as in its paper.
     auto : bool
-        Whether a grouping is also chosen among many, without group labels, and the model repaired with that one.
+        Whether a grouping is also chosen among many without group labels, and used for a repair.
     earlier : Path or None
         The run folder of the round before (``exmap run --rounds``): its chosen groups are crossed with those that are
         chosen here, of each split that both have, so that what was repaired there stays repaired.
@@ -138,22 +138,22 @@ class AutoSettings(Section):
     Attributes
     ----------
     level : float in (0, 1)
-        Share of classifiers without a shortcut in which one may be found.
+        Share of classifiers without a shortcut in which one may be found by mistake.
     ratio : float, at least 1
-        How many times as high the error rate of a cluster must be as that of the rest of its class.
+        How many times the error rate of the rest of its class a cluster's error rate must be.
     conductance : float in (0, 1]
-        Share of its edges in the graph of neighbours that may leave a cluster that stands apart.
+        Largest share of its edges in the neighbour graph that may leave a cluster that stands apart.
     minority : float in (0, 1]
         Largest share of its class that such a cluster may hold: a shortcut works for most images of a class.
     only_if_found : bool
-        Whether the model is left alone where no shortcut is found.
+        Whether the model is left unchanged if no shortcut is found.
     halvings : int
-        How often, at most, the images are halved to fit last layers to one half and judge them by the other.
+        Largest number of random halvings; last layers are fitted to one half and judged on the other.
     draws : int
         Bootstrap samples behind the confidence of the choice.
     repair : "last_layer" or "auto"
-        What is retrained; where the last layer is seen not to suffice, auto tries dearer repairs on pseudo-groups of
-        the training images, too, and keeps the cheapest that is within noise of the best.
+        What is retrained; if the last layer does not suffice, auto also tries more expensive repairs on pseudo-groups
+        of the training images, and keeps the cheapest one within noise of the best.
     """
 
     level: float = Field(0.05, gt=0, lt=1)

@@ -39,7 +39,7 @@ class Settings(Section):
     Attributes
     ----------
     seed : int
-        Of all that is drawn at random.
+        Seed of everything that is drawn at random.
     """
 
     preset: str = "custom"

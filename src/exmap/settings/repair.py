@@ -35,7 +35,7 @@ class RetrainSettings(ChoosingSection):
     learner : str
         A registered learner, or a dotted path ``package.module:Class``.
     repeats : int
-        How many heads a learner of the last layer fits, each with a seed of its own.
+        Number of last layers that a learner of the last layer fits, each with its own seed.
     """
 
     registry: ClassVar[Registry] = LEARNERS
@@ -51,11 +51,11 @@ class EvaluateSettings(Section):
     Attributes
     ----------
     bootstrap : int
-        Draws of the test images.
+        Number of bootstrap draws of the test images.
     confidence : float in (0, 1)
-        Share of the draws that an interval holds.
+        Share of the draws that an interval covers.
     folds : int
-        Where there is one labelled set alone: parts of it, of which each is measured with a last layer that was fitted
+        Number of parts for cross-fitting a single labelled set; each part is measured with a last layer that was fitted
         to the others.
     """
 

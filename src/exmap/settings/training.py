@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from exmap.registry import MODELS, Registry
-from exmap.settings.section import ChoosingSection, Epochs, Section
+from exmap.settings.section import ChoosingSection, Count, Epochs, Section
 
 __all__ = ["ModelSettings", "RuntimeSettings", "TrainSettings"]
 
@@ -25,17 +25,17 @@ class ModelSettings(ChoosingSection):
         ``onnx:FILE`` or ``torchscript:FILE``; or a dotted path ``package.module:function`` or ``FILE.py:function`` of a
         function that returns a module and may take the number of classes as ``n_classes``.
     stem : "imagenet" or "3x3"
-        Of the ResNets: the latter is a 3 x 3 stride-1 convolution and no max-pooling, for small images.
+        First layers of a ResNet: ``3x3`` is a stride-1 convolution without max-pooling, for small images.
     pretrained : bool
-        Of the ResNets: whether the weights start as torchvision's ImageNet weights (all but the last layer), which it
-        downloads once.
+        Whether a ResNet starts from torchvision's ImageNet weights (except for the last layer), which are downloaded
+        once.
     weights : Path or None
-        A file of all weights to start with: safetensors, or what torch.save wrote, of which nothing is executed.
+        File with all weights to start from: safetensors, or one that torch.save wrote; nothing in it is executed.
     outputs : tuple of int
-        Which of its outputs are the classes of the data, in their order; empty where all are.
+        Numbers of the outputs that are the classes of the data, in their order; empty if all are.
     trained : bool
-        Whether these weights are the classifier's own, which is not trained any further; ``train`` then only says how
-        learners of the whole network train it.
+        Whether the weights are already those of the trained classifier; ``train`` then only says how learners of the
+        whole network train it.
     """
 
     registry: ClassVar[Registry] = MODELS
@@ -63,13 +63,17 @@ class TrainSettings(Section):
     Attributes
     ----------
     epochs : int
-        With 0 the model stays as its starting weights have it: a classifier that was trained elsewhere.
+        Number of epochs; with 0 the model keeps its starting weights, for a classifier that was trained elsewhere.
     batch_size : int
         Images per step, over all processes.
-    learning_rate, momentum, weight_decay : float
-        Of SGD; the learning rate falls to zero over the epochs, as a cosine.
+    learning_rate : float
+        Learning rate of SGD; it falls to zero over the epochs, as a cosine.
+    momentum : float
+        Momentum of SGD.
+    weight_decay : float
+        Weight decay of SGD.
     select : "worst_class", "mean" or "last"
-        Which epoch's weights are kept: that of the best accuracy in the worst class, or over all, or the last one.
+        Epoch whose weights are kept: best accuracy in the worst class, best mean accuracy, or the last epoch.
     """
 
     epochs: Epochs = 10
@@ -86,19 +90,38 @@ class RuntimeSettings(Section):
     Attributes
     ----------
     accelerator : "auto", "cpu", "cuda" or "mps"
-        What torch computes on; auto takes the best that is there.
+        Device that torch computes on; auto chooses the best available one.
     devices : int
-        Processes on each host, each with a device of its own (or a share of the CPU).
+        Number of processes on each host, each with its own device (or a share of the CPU).
     num_nodes : int
-        Hosts. On more than one, torchrun or ``fabric run`` starts the processes.
+        Number of hosts. On more than one, torchrun or ``fabric run`` starts the processes.
     precision : "auto", "32-true", "bf16-mixed" or "16-mixed"
-        Of training; auto takes what the device does by itself, and the same again where a run is continued.
+        Precision of training; auto takes what is quickest on the device, and may be another where a run is continued.
+    threads : "auto" or int
+        Number of threads of torch and linear algebra; auto takes one for each free core. Results differ only by
+        rounding.
+    engine : "local" or "ray"
+        What computes heatmaps, features and logits: this process and those that `devices` asks for, or the workers of a
+        Ray cluster. Training stays here.
+    address : str or None
+        Address of a running Ray cluster, as ``HOST:PORT``, or ``auto`` for one that this machine belongs to; None
+        starts one on this machine and stops it again.
+    actors : int or None
+        Number of workers on the Ray cluster; None starts one for each GPU, or for each core where there is no GPU.
+    shard_images : int or None
+        Images that a worker computes at a time, and that are kept once they are finished; None takes 256 to 8,192, by
+        their size. A number also divides the work of a single process, which then continues from the last shard.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = Field(1, ge=1, le=256)
     num_nodes: int = Field(1, ge=1, le=10_000)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    actors: int | None = Field(None, ge=1, le=100_000)
+    shard_images: Count | None = None
 
     @property
     def processes(self) -> int:

@@ -26,7 +26,7 @@ class Composite:
     name : str
     convolution, linear : MapRule
     first : MapRule or None
-        For the first convolution or linear layer, in the place of the above.
+        For the first convolution or linear layer, in place of the above.
     softmax : "held" or "gradient"
         Attention probabilities take no relevance (Ali et al., 2022), or by their gradient (Achtibat et al., 2024).
     relu : "gradient", "guided", "deconvnet" or "smooth"

@@ -93,7 +93,7 @@ def _plain(call: Call, engine: Engine, bias: torch.Tensor | None, dims: int | No
 
 
 def _mapped(call: Call, engine: Engine, x: torch.Tensor, weights: Weights, chosen: MapRule) -> torch.Tensor:
-    """Run the call with a rule in the place of its gradient."""
+    """Run the call with a rule in place of its gradient."""
     expected = engine.kept.setdefault("normalised", set())
     late = id(weights) in expected
     values = x.detach()
