@@ -12,7 +12,7 @@ import numpy as np
 from table import print_table
 
 COMMANDS = {
-    "exmap --help": ["-m", "exmap.cli", "--help"],
+    "exmap --help": ["-m", "exmap", "--help"],
     "import exmap": ["-c", "import exmap"],
     "python alone": ["-c", ""],
 }

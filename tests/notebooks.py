@@ -30,7 +30,7 @@ def execute(path: Path) -> NotebookNode:
     here = Path(sys.executable).parent  # the command exmap, for cells that call it
     os.environ["PATH"] = os.pathsep.join([str(here), os.environ["PATH"]])
     book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=SECONDS, kernel_name="python3", record_timing=False).execute()
+    NotebookClient(book, timeout=SECONDS, kernel_name="python3", record_timing=False, coalesce_streams=True).execute()
     return book
 
 

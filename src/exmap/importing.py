@@ -270,11 +270,15 @@ class _Elsewhere(MetaPathFinder):
     """Finds modules in a spawned process that its parent imported by a word."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if only_looking():
+            return None
         known = json.loads(os.environ.get(PLACES, "{}"))
         file = known.get("files", {}).get(fullname)
         if file is not None:
             return importlib.util.spec_from_file_location(fullname, file)
-        return PathFinder.find_spec(fullname, list(known.get("folders", {}))) if path is None else None
+        if path is not None:
+            return None
+        return PathFinder.find_spec(fullname, list(known.get("folders", {})))
 
 
 def places_told() -> str:

@@ -159,14 +159,14 @@ def _finished_runner(run: RunFolder, settings: Settings, until: str, data_dir: P
 
 
 def open_analysis(
-    path: Path, *, data_dir: Path | None = None, trust: bool = False, listen: Listener = silent
+    path: Path | str, *, data_dir: Path | str | None = None, trust: bool = False, listen: Listener = silent
 ) -> Analysis:
     """Open a run folder whose groups are made; nothing in it is changed, and nothing that it names is executed.
 
     Parameters
     ----------
-    path : Path
-    data_dir : Path, optional
+    path : Path or str
+    data_dir : Path or str, optional
         Where the data lie now; by default where the run found them. Without them the analysis has no images.
     trust : bool
         Whether a file of Python that the run names, or another function of somebody's own, may be executed, where the
@@ -181,8 +181,8 @@ def open_analysis(
         If the groups need something of somebody's own, and it is not trusted.
     """
     with looking_only(trust=trust):
-        run, settings = opened_run(path)
-        runner = _finished_runner(run, settings, "cluster", data_dir, listen)
+        run, settings = opened_run(Path(path))
+        runner = _finished_runner(run, settings, "cluster", None if data_dir is None else Path(data_dir), listen)
         assert runner.gather is not None
         return runner.gather(StepWork(runner, images=False))
 
