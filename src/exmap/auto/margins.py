@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from exmap.auto.effort import Effort
 from exmap.records import Explained, Groups, IntArray, Listener, Progress
 from exmap.retrain import DFR
 from exmap.runtime import generator
+from exmap.threads import usable_cores
 
 __all__ = ["Images", "all_margins", "held_out_margins", "margins_of", "other_margins"]
 
@@ -78,7 +79,7 @@ def all_margins(
     -------
     ndarray of float64, shape (candidates, N)
     """
-    workers = cpu_count() if fitted.features.size > WORTH_PROCESSES else 1
+    workers = usable_cores() if fitted.features.size > WORTH_PROCESSES else 1
     fits = Parallel(workers, return_as="generator")(
         delayed(held_out_margins)(fitted, groups, effort=effort, seed=seed)
         if judged is None

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-DAY = 24 * 3600  # seconds
 
 cache = typer.Typer(cls=Commands, help="Show and empty the cache of decoded images.", no_args_is_help=True)
 app.add_typer(cache, name="cache", rich_help_panel="Models, data and settings")
@@ -94,7 +93,7 @@ def _number(sets: list[CachedSet]) -> str:
 def _last_use(one: CachedSet) -> str:
     if one.in_use:
         return "in use"
-    days = int((time.time() - one.used) // DAY)
+    days = int(one.days_unused)
     return "today" if days < 1 else f"{days} day{'s' * (days > 1)} ago"
 
 

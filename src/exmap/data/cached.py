@@ -48,6 +48,11 @@ class CachedSet:
     in_use: bool
     path: Path
 
+    @property
+    def days_unused(self) -> float:
+        """How long ago it was last used, in days."""
+        return (time.time() - self.used) / DAY
+
 
 def cached_sets(folder: Path) -> list[CachedSet]:
     """Return the sets in a cache folder, the last used first; none where there is no such folder."""
@@ -83,8 +88,7 @@ def clear_cache(
         if name not in known:
             none = f"the cache in {folder} holds no named set, so {name!r} cannot be deleted; leave the name out"
             raise SettingsError(unknown_name("set in the cache", name, known) if known else none)
-    latest = time.time() - older_than * DAY
-    chosen = [one for one in held if (not names or one.name in names) and one.used <= latest]
+    chosen = [one for one in held if (not names or one.name in names) and one.days_unused >= older_than]
     gone = {one.path for one in chosen if not one.in_use and delete(one.path)}
     delete_left_over(folder)
     return [one for one in chosen if one.path in gone], [one for one in chosen if one.path not in gone]

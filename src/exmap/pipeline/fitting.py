@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from torch import nn
 
@@ -29,6 +29,7 @@ from exmap.retrain.head import finite_part
 from exmap.retrain.learner import own_head
 from exmap.runtime import child_seed, generator
 from exmap.settings import Settings
+from exmap.threads import usable_cores
 
 __all__ = ["fit_last_layer", "fit_whole_network", "harm_of_repair", "repair_network"]
 
@@ -90,7 +91,7 @@ def fit_last_layer(
             note = f"{method}: all fits take about {in_words(seconds)}"
             listen(Progress("retrain", 0, len(asked), "heads", note, at_once=True))
     # Processes, not threads: a fit is many small steps of Python.
-    workers = cpu_count() if features.features.size > WORTH_PROCESSES else 1
+    workers = usable_cores() if features.features.size > WORTH_PROCESSES else 1
     fits = Parallel(min(workers, len(asked)), return_as="generator")(
         delayed(_fit_head)(learner, features.features, grouped.labels, groups, rows, grouped.n_classes, own)
         for learner, rows in asked

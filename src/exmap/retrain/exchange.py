@@ -20,7 +20,7 @@ from torch import nn
 
 from exmap.data import Split
 from exmap.errors import ExMapError, SettingsError
-from exmap.exchange import GIVEN, Looks, OfRows, Property, Scale, Trial, exchangeable, paired
+from exmap.exchange import GIVEN, Looks, OfRows, Property, Region, Scale, Trial, exchangeable, paired
 from exmap.model import collect_outputs
 from exmap.model.fit import Row
 from exmap.records import Explained, Groups, IntArray, Listener, silent
@@ -31,7 +31,7 @@ from exmap.retrain.learner import Selection
 from exmap.retrain.refit import predicted_apart, refit
 from exmap.retrain.region import shortcut_region
 from exmap.retrain.reweight import RWG, Drawn
-from exmap.retrain.surroundings import CutOut, balanced_reader, cut_out
+from exmap.retrain.surroundings import CutOut, cut_out
 from exmap.runtime import child_seed
 
 __all__ = ["Exchange", "ExchangedDraws"]
@@ -209,13 +209,14 @@ class Exchange(RWG):
     ) -> dict[str, Property | OfRows]:
         """Return the properties that are named."""
         found: dict[str, Property | OfRows] = {name: GIVEN[name] for name in self._named() if name in GIVEN}
-        for name in (REGION, SURROUNDINGS):
-            if name in self._named() and self.start == "initial":
-                self.notes_ += (f"a network that is not trained shows no {name}, so it was left out",)
-            elif name in self._named():
-                found |= (self._region if name == REGION else self._surroundings)(
-                    model, split, groups, selections, listen
-                )
+        shown = [name for name in (REGION, SURROUNDINGS) if name in self._named()]
+        if self.start == "initial":
+            self.notes_ += tuple(f"a network that is not trained shows no {name}, so it was left out" for name in shown)
+            return found
+        if REGION in shown:
+            found |= self._region(model, split, groups, listen)
+        if SURROUNDINGS in shown:
+            found[SURROUNDINGS] = self._surroundings(model, split, groups, selections, listen)
         return found
 
     def _followed(
@@ -234,7 +235,7 @@ class Exchange(RWG):
             return {}
         offered: dict[str, Property | OfRows] = dict(GIVEN)
         try:
-            offered |= self._region(model, split, groups, selections, listen)
+            offered |= self._region(model, split, groups, listen)
         except ExMapError as error:
             self.notes_ += (f"no region was exchanged, since the model cannot be explained: {error}",)
         looks, tests = Looks.of(judged, model), len(offered) * trial.classes
@@ -249,9 +250,7 @@ class Exchange(RWG):
             )
         return found
 
-    def _region(
-        self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
-    ) -> dict[str, Property | OfRows]:
+    def _region(self, model: nn.Module, split: Split, groups: Groups, listen: Listener) -> dict[str, Region]:
         """Return the region of the shortcut by its name; nothing where there is none to exchange."""
         found = shortcut_region(model, split, groups, seed=self.seed, listen=listen)
         self.notes_ += tuple(filter(None, [found.note]))
@@ -259,20 +258,13 @@ class Exchange(RWG):
 
     def _surroundings(
         self, model: nn.Module, split: Split, groups: Groups, selections: Sequence[Selection], listen: Listener
-    ) -> dict[str, Property | OfRows]:
-        """Return the surroundings by their name."""
-        fitted, grouped = (selections[0].split, selections[0].groups) if selections else (split, groups)
-        reader = balanced_reader(model, fitted, grouped, seed=self.seed, listen=listen)
-        return self._cut(reader, split, selections, listen)
-
-    def _cut(
-        self, reader: nn.Module, split: Split, selections: Sequence[Selection], listen: Listener
-    ) -> dict[str, Property | OfRows]:
-        """Cut the objects out of the images of both splits, and return the surroundings of the first."""
+    ) -> CutOut:
+        """Return what surrounds the objects of the training images, and keep that of the images that are judged."""
+        fitted = selections[0] if selections else Selection(split, groups)
+        reader = refit(model, fitted, seed=self.seed, listen=listen)
         if selections:
-            self._judged[SURROUNDINGS] = cut_out(reader, selections[0].split, listen=listen)
-        around: CutOut = cut_out(reader, split, listen=listen)
-        return {SURROUNDINGS: around}
+            self._judged[SURROUNDINGS] = cut_out(reader, fitted.split, listen=listen)
+        return cut_out(reader, split, listen=listen)
 
 
 @dataclass(frozen=True)

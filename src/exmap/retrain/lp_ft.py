@@ -16,14 +16,12 @@ from torch import nn
 
 from exmap.data import Split
 from exmap.model.blocks import Blocks, last_blocks
-from exmap.model.probe import copied
 from exmap.records import Groups, Listener, silent
 from exmap.registry import LEARNERS
 from exmap.retrain.partly import PartlyTrained, from_kept_maps
 from exmap.retrain.probed import Probed
 from exmap.retrain.selection import Selection
 from exmap.retrain.tuning import Setting, combinations
-from exmap.runtime import make_fabric
 from exmap.settings import TrainSettings
 
 __all__ = ["LPFT", "LastBlocks"]
@@ -91,9 +89,7 @@ class LastBlocks(Probed):
         DataError
             If no linear map makes the logits, and what :class:`~exmap.retrain.DFR` and RWG raise.
         """
-        if self.runtime.processes == 1:
-            model = copied(model).to(make_fabric(self.runtime).device)
-        probed, notes = self.probed(model, split, groups, listen)
+        probed, notes = self.probed(self.on_device(model), split, groups, listen)
         blocks = last_blocks(probed, split.first_images(), self.blocks)
         network = self.partly(probed, blocks)
         shown = [split, *(one.split for one in selections[:1])]

@@ -20,7 +20,6 @@ from exmap.data import Split
 from exmap.data.dataset import batch_slices
 from exmap.errors import SettingsError
 from exmap.model.blocks import Blocks, last_blocks
-from exmap.model.probe import copied
 from exmap.model.running import eager, model_input, run_model, surroundings
 from exmap.records import Groups, IntArray, Listener, Progress, silent
 from exmap.registry import LEARNERS
@@ -29,7 +28,7 @@ from exmap.retrain.partly import PartlyTrained, scales_and_shifts
 from exmap.retrain.probed import Probed
 from exmap.retrain.reweight import balanced_draws, checked_rows
 from exmap.retrain.selection import Selection
-from exmap.runtime import generator, make_fabric
+from exmap.runtime import generator
 
 __all__ = ["Norms", "estimate_statistics"]
 
@@ -102,9 +101,7 @@ class Norms(Probed):
         """
         self.check_given(split, groups, selections)
         assert groups is not None
-        model = copied(model).eval()
-        if self.runtime.processes == 1:
-            model = model.to(make_fabric(self.runtime).device)
+        model = self.on_device(model).eval()
         notes: list[str] = [self._estimated(model, split, groups, listen)] if self.statistics else []
         head = last_blocks(model, split.first_images()).head
         network = PartlyTrained(model, Blocks((), (), head), norms=True)

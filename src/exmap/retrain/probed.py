@@ -11,13 +11,14 @@ from torch import nn
 
 from exmap.data import Split
 from exmap.model import collect_outputs, find_last_layer, replace_head
+from exmap.model.probe import copied
 from exmap.records import Groups, Listener
 from exmap.retrain.balanced import STRENGTHS
 from exmap.retrain.head import finite_part
 from exmap.retrain.last_layer import DFR
 from exmap.retrain.reweight import RWG
 from exmap.retrain.whole_network import Start
-from exmap.runtime import child_seed
+from exmap.runtime import child_seed, make_fabric
 
 __all__ = ["Probed"]
 
@@ -39,6 +40,11 @@ class Probed(RWG):
     tuning_splits: PositiveInt = field(default=5, kw_only=True)
     subsamples: PositiveInt = field(default=20, kw_only=True)
     smallest_group: PositiveInt = field(default=6, kw_only=True)
+
+    def on_device(self, model: nn.Module) -> nn.Module:
+        """Return a copy of the model on the device of the settings; several processes move theirs by themselves."""
+        made = copied(model)
+        return made.to(make_fabric(self.runtime).device) if self.runtime.processes == 1 else made
 
     def probed(
         self, model: nn.Module, split: Split, groups: Groups | None, listen: Listener

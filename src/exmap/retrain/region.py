@@ -50,14 +50,19 @@ class ShortcutRegion:
     left_out: int
 
     @property
+    def missing(self) -> str:
+        """Why there is no region, as the beginning of a sentence; empty where there is one."""
+        if not self.parts:
+            return "relevance gathers nowhere in the image"
+        return "" if self.region is not None else "where relevance gathers may be what images are labelled by"
+
+    @property
     def note(self) -> str:
         """What a reader should know of it, a sentence without a full stop; empty where there is nothing to say."""
-        if not self.parts:
-            return "relevance gathers nowhere in the image, so no region was exchanged"
+        if self.missing:
+            return f"{self.missing}, so no region was exchanged"
         if not self.left_out:
             return ""
-        if self.region is None:
-            return "where relevance gathers may be what images are labelled by, so no region was exchanged"
         return (
             f"of the {self.parts} parts of the image that relevance gathers in, {self.left_out} that may hold what "
             "images are labelled by were not exchanged"

@@ -1,9 +1,9 @@
 """Penalise relevance where the shortcut is: be right for the right reasons.
 
 Ross, Hughes and Doshi-Velez (IJCAI 2017) add to the cross-entropy a penalty on gradients in the parts of an image that
-a person has marked as irrelevant. Reveal to Revise (Pahde et al., xAI 2023) finds such parts by explanations. Here they
-are :func:`exmap.retrain.region.shortcut_region`, and nobody marks anything. What is penalised is a share of an image's
-relevance, not its amount: flatter logits lower the amount, only other reasons lower the share.
+a person has marked as irrelevant. Reveal to Revise (Pahde et al., MICCAI 2023) finds such parts by explanations. Here
+they are :func:`exmap.retrain.region.shortcut_region`, and nobody marks anything. What is penalised is a share of an
+image's relevance, not its amount: flatter logits lower the amount, only other reasons lower the share.
 """
 
 from __future__ import annotations
@@ -105,10 +105,8 @@ class RelevancePenalty(RWG):
             found = shortcut_region(model, split, groups, seed=self.seed, listen=listen)
         except ExMapError as error:
             return None, f"the model cannot be explained: {error}"
-        if not found.parts:
-            return None, "relevance gathers nowhere in the image"
         if found.region is None:
-            return None, "where relevance gathers may be what images are labelled by"
+            return None, found.missing
         return found.region, (
             f"; {found.left_out} of {found.parts} parts that relevance gathers in were left out, since they may hold "
             "what images are labelled by"

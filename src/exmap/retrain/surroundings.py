@@ -19,11 +19,10 @@ from exmap.data.dataset import batch_slices
 from exmap.exchange import Pixels, Property
 from exmap.exchange.properties import otsu, softened
 from exmap.explain import compute_heatmaps
-from exmap.records import Groups, IntArray, Listener, silent
-from exmap.retrain.last_layer import DFR
+from exmap.records import IntArray, Listener, silent
 from exmap.settings import ExplainSettings
 
-__all__ = ["CutOut", "balanced_reader", "cut_out", "exchange_surroundings"]
+__all__ = ["CutOut", "cut_out", "exchange_surroundings"]
 
 SMOOTHING = 0.04  # of relevance, as a share of the image's side
 FILLING = 0.08  # how far the surroundings are carried on into where an object was, as a share of the image's side
@@ -81,19 +80,6 @@ def exchange_surroundings(
     empty = (share == 0) | (share == 1)
     given = np.where(empty[:, None, None, None], receivers, donors * left + carried * gone)
     return np.asarray(receivers * keep + given * (1 - keep), dtype=np.float32)
-
-
-def balanced_reader(
-    model: nn.Module, split: Split, groups: Groups, *, seed: int, listen: Listener = silent
-) -> nn.Module:
-    """Return the model with a last layer fitted to balanced groups, by :class:`~exmap.retrain.DFR`.
-
-    Raises
-    ------
-    DataError
-        If the model has no last layer, or there are too few samples.
-    """
-    return DFR(seed=seed, harm="warn").fit(model, split, groups, listen=listen)
 
 
 def cut_out(model: nn.Module, split: Split, *, listen: Listener = silent) -> CutOut:
