@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
@@ -35,6 +36,7 @@ GRAPHS = {"ring": (ring, 8), "mixture": (mixture, 7), "apart": (apart, 6)}
 def spectrum_of(kind: str, monkeypatch: pytest.MonkeyPatch, single_from: int, n: int = 1500) -> Spectrum:
     monkeypatch.setattr(iteration, "SINGLE_FROM", single_from)
     monkeypatch.setattr(iteration, "ROWS", 400)
+    monkeypatch.setattr(iteration, "TOGETHER", 700)
     points, neighbors = GRAPHS[kind]
     return laplacian_spectrum(neighbor_graph(points(n), neighbors), 8, 0)
 
@@ -42,7 +44,7 @@ def spectrum_of(kind: str, monkeypatch: pytest.MonkeyPatch, single_from: int, n:
 @pytest.mark.parametrize("kind", GRAPHS)
 def test_the_filter_finds_what_the_plain_iteration_finds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, filtered = (spectrum_of(kind, monkeypatch, single_from) for single_from in (MANY, 1))
-    np.testing.assert_allclose(filtered.values, plain.values, atol=1e-7)
+    np.testing.assert_allclose(filtered.values, plain.values, rtol=1e-4, atol=1e-7)
     assert filtered.components == plain.components
     assert plain.residual < 1e-8
     assert filtered.residual < 1e-3
@@ -56,8 +58,11 @@ def test_the_filter_finds_what_the_plain_iteration_finds(kind: str, monkeypatch:
 def test_the_number_of_threads_changes_nothing(single_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for threads in (1, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
         with threadpool_limits(threads, "blas"):
             found.append(spectrum_of("mixture", monkeypatch, single_from))
+        torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0].vectors, found[1].vectors)
     np.testing.assert_array_equal(found[0].values, found[1].values)
 
@@ -70,4 +75,4 @@ def test_many_equal_eigenvalues_are_found(monkeypatch: pytest.MonkeyPatch) -> No
     graph = sparse.csr_array(sparse.block_diag([star] * 40))
     found = laplacian_spectrum(graph, 45, 0)
     assert found.components == 40
-    np.testing.assert_allclose(found.values, [0.0] * 40 + [1.0] * 5, atol=1e-6)
+    np.testing.assert_allclose(found.values, [0.0] * 40 + [1.0] * 5, rtol=1e-4, atol=1e-6)

@@ -8,8 +8,11 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 
-from exmap.cluster.rows import distinct_rows, finite_rows
+from exmap.cluster.neighbors import approximate_neighbors
+from exmap.cluster.rows import distinct_rows, finite_rows, row_blocks
+from exmap.cluster.spectral import EXACT_BELOW
 from exmap.errors import NumericalError, SettingsError
 
 __all__ = ["embed", "embedding_method", "umap_coordinates"]
@@ -17,6 +20,8 @@ __all__ = ["embed", "embedding_method", "umap_coordinates"]
 ENOUGH_FOR_UMAP = 500  # below, principal components show as much, at once
 NEIGHBORS = 15  # UMAP's default
 UMAP, COMPONENTS = "UMAP", "two principal components"
+EPOCHS = 200  # of the layout, UMAP's default for more than 10,000 samples
+NOISE = 1e-4  # of the start's deviation: UMAP stretches each axis of it, and a flat one would be none
 KEPT_FIRST = 50  # principal components that UMAP is given; the rest costs time and is noise
 
 
@@ -52,8 +57,8 @@ def embed(vectors: NDArray[np.floating], *, seed: int) -> NDArray[np.float32]:
     first, place = distinct_rows(vectors)  # before rounding makes copies differ
     different = vectors if len(first) == len(vectors) else vectors[first]
     solver = "randomized" if min(different.shape) > 2 * KEPT_FIRST else "full"
-    kept = min(KEPT_FIRST, *different.shape)
-    return umap_coordinates(components(different, kept, solver, seed), 2, NEIGHBORS, seed)[place]
+    kept = max(2, min(KEPT_FIRST, *different.shape))
+    return _map(components(different, kept, solver, seed), seed)[place]
 
 
 def embedding_method(samples: int) -> str:
@@ -91,6 +96,44 @@ def umap_coordinates(
         neighbors = min(n_neighbors, len(first) - 1)
         reducer = umap.UMAP(n_components=n_components, n_neighbors=neighbors, random_state=seed, n_jobs=1)
         return np.asarray(reducer.fit_transform(different), dtype=np.float32)[place]
+
+
+def _map(coordinates: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Return UMAP's coordinates in the plane of different principal coordinates, shape (N, 2).
+
+    UMAP is given its neighbours and starts from the first two components (Kobak and Linderman, 2021, "Initialization is
+    critical for preserving global data structure"). Otherwise compiling its own search, and a spectral start in a graph
+    of several parts, take most of the time.
+    """
+    if len(coordinates) <= NEIGHBORS:
+        return coordinates[:, :2]
+    start = coordinates[:, :2]
+    noise = np.random.default_rng(seed).standard_normal(start.shape, dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import umap
+
+        reducer = umap.UMAP(
+            n_neighbors=NEIGHBORS,
+            precomputed_knn=_neighbors(coordinates, seed),
+            init=start + np.float32(NOISE * start.std()) * noise,
+            n_epochs=EPOCHS,
+            random_state=seed,
+            n_jobs=1,
+        )
+        return np.asarray(reducer.fit_transform(coordinates), dtype=np.float32)
+
+
+def _neighbors(coordinates: NDArray[np.float32], seed: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return each point's nearest ones, itself first, and how far they are."""
+    if len(coordinates) < EXACT_BELOW:
+        distances, found = NearestNeighbors(n_neighbors=NEIGHBORS).fit(coordinates).kneighbors(coordinates)
+        return found, distances.astype(np.float32)
+    found = approximate_neighbors(coordinates, NEIGHBORS, seed).astype(np.int64)
+    distances = np.empty(found.shape, dtype=np.float32)
+    for block in row_blocks(len(found), NEIGHBORS * coordinates.shape[1]):
+        distances[block] = np.linalg.norm(coordinates[found[block]] - coordinates[block, None], axis=2)
+    return found, distances
 
 
 def components(vectors: NDArray[np.floating], count: int, solver: str = "full", seed: int = 0) -> NDArray[np.float32]:
