@@ -53,7 +53,7 @@ def test_options_of_what_a_section_names_stand_beside_its_settings(
 def test_without_options_there_are_none() -> None:
     settings = Settings()
     assert settings.retrain.options == settings.cluster.options == settings.explain.options == {}
-    assert dump_settings(settings)["retrain"] == {"learner": "dfr", "repeats": 5}
+    assert dump_settings(settings)["retrain"] == {"learner": "dfr", "repeats": 5, "most_images": 100_000}
 
 
 @pytest.mark.parametrize(

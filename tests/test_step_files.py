@@ -23,6 +23,7 @@ from exmap.pipeline.files import (
     load_fits,
     load_groups,
     load_outputs,
+    outputs_file,
     save_explained,
     save_fits,
     save_groups,
@@ -101,6 +102,45 @@ def test_outputs_come_back_as_they_were_written(tmp_path: Path) -> None:
     read = load_outputs(tmp_path)
     assert np.array_equal(read.features, outputs(5).features)
     assert np.array_equal(read.predicted, outputs(5).predicted)
+
+
+def test_outputs_stay_on_disk_in_the_file_that_safetensors_would_write(tmp_path: Path) -> None:
+    save_outputs(outputs(5), tmp_path)
+    plain = (tmp_path / "outputs.safetensors").read_bytes()
+    (tmp_path / "mapped").mkdir()
+    features, logits = outputs_file(tmp_path / "mapped")((5, 4), (5, 3))
+    assert not features.any()
+    for start in range(0, 5, 2):
+        features[start : start + 2], logits[start : start + 2] = (
+            array[start : start + 2] for array in (outputs(5).features, outputs(5).logits)
+        )
+    save_outputs(Outputs(features, logits), tmp_path / "mapped")
+    assert (tmp_path / "mapped" / "outputs.safetensors").read_bytes() == plain
+    read = load_outputs(tmp_path / "mapped", 5)
+    assert isinstance(read.features, np.memmap)
+    assert not read.features.flags.writeable
+    assert np.array_equal(read.logits, outputs(5).logits)
+
+
+def test_outputs_on_disk_are_written_elsewhere_as_they_are(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "copy", "half", "other")]
+    for folder in folders:
+        folder.mkdir()
+    save_outputs(outputs(6), folders[0])
+    whole = load_outputs(folders[0])
+    save_outputs(whole, folders[1])
+    save_outputs(Outputs(whole.features[3:], whole.logits[3:]), folders[2])
+    save_outputs(Outputs(whole.features[::-1], whole.logits[::-1]), folders[3])
+    assert np.array_equal(load_outputs(folders[1]).features, outputs(6).features)
+    assert np.array_equal(load_outputs(folders[2], 3).features, outputs(6).features[3:])
+    assert np.array_equal(load_outputs(folders[3], 6).logits, outputs(6).logits[::-1])
+
+
+def test_outputs_of_no_images_are_written_and_read(tmp_path: Path) -> None:
+    features, logits = outputs_file(tmp_path)((0, 4), (0, 3))
+    save_outputs(Outputs(features, logits), tmp_path)
+    read = load_outputs(tmp_path, 0)
+    assert (read.features.shape, read.logits.shape) == ((0, 4), (0, 3))
 
 
 # Groups

@@ -61,6 +61,35 @@ def fair_choice(fair: Planted) -> AutoChoice:
     return choice_of(fair.explained)
 
 
+# Of very many images
+
+
+def test_of_too_many_images_a_sample_chooses_and_says_so(known: Planted, choice: AutoChoice) -> None:
+    explained = known.explained
+    told: list[Progress] = []
+    few = AutoSettings().model_copy(update={"most_images": 120})
+    made = choose_groups(explained, settings=few, effort=LITTLE, seed=0, listen=told.append)
+    drawn = made.groups.index >= 0
+    assert len(made.groups) == 240
+    assert drawn.sum() == 120
+    for label in range(2):
+        for predicted in range(2):
+            both = (explained.labels == label) & (explained.predicted == predicted)
+            assert abs(both[drawn].sum() - both.sum() / 2) < 1
+    assert "chosen by 120 of 240 images" in made.record.remarks[0]
+    assert [(each.done, each.total) for each in told if each.task == "sample"] == [(120, 240)]
+    again = choose_groups(explained, settings=few, effort=LITTLE, seed=0)
+    assert np.array_equal(again.groups.index, made.groups.index)
+    assert not any("drawn at random" in remark for remark in choice.record.remarks)
+
+
+def test_as_many_images_as_may_be_choose_themselves(known: Planted, choice: AutoChoice) -> None:
+    enough = AutoSettings().model_copy(update={"most_images": 240})
+    made = choice_of(known.explained, enough)
+    assert made.record == choice.record
+    assert np.array_equal(made.groups.index, choice.groups.index)
+
+
 # Margins and reliance
 
 
@@ -243,7 +272,7 @@ def test_the_same_seed_gives_the_same_choice_and_progress_is_heard_of(known: Pla
     again = choose_groups(known.explained, effort=LITTLE, seed=0, listen=heard.append)
     assert again.record == choice.record
     assert again.groups == choice.groups
-    assert {progress.unit for progress in heard} == {"clusterings", "heads"}
+    assert {progress.unit for progress in heard} == {"classes", "clusterings", "heads", "sizes"}
     assert heard[-1].done == heard[-1].total == len(choice.record.candidates)
 
 

@@ -196,6 +196,11 @@ def test_progress_is_told(coloured: Scene) -> None:
     few = replace(coloured.explained, labels=1 - np.minimum(coloured.explained.outputs.predicted, 1))
     measure_exchanges(coloured.looks, few, seed=0, listen=told.append)
     assert told == []  # no image is right: nothing to exchange
+    found = measure_exchanges(coloured.looks, coloured.explained, seed=0, listen=told.append)
+    assert found.votes
+    assert [each.done for each in told] == sorted(each.done for each in told)
+    assert all(each.done <= each.total for each in told)
+    assert told[-1].done == told[-1].total > told[0].total  # more images are asked about where a property votes
 
 
 def test_one_channel() -> None:
@@ -212,10 +217,10 @@ def test_many_classes() -> None:
 
 
 def test_large_images_that_are_no_squares() -> None:
-    drawn = scene("colour", n=64, enlarged=8)
-    wide = np.pad(np.asarray(drawn.looks.images.array), ((0, 0), (0, 0), (32, 32), (0, 0)), mode="edge")  # type: ignore[attr-defined]
-    assert wide.shape[1:] == (3, 224, 160)
-    model = Reader(2, {"colour": 1.0}, enlarged=8)
+    drawn = scene("colour", n=48, enlarged=5)  # beyond 64 pixels, to which views that need no detail are averaged
+    wide = np.pad(np.asarray(drawn.looks.images.array), ((0, 0), (0, 0), (20, 20), (0, 0)), mode="edge")  # type: ignore[attr-defined]
+    assert wide.shape[1:] == (3, 140, 100)
+    model = Reader(2, {"colour": 1.0}, enlarged=5)
     found = measured(of(wide, drawn.split.labels, model, drawn.values, 2))
     assert relied_on(found) == {("colour", "block 0"), ("colour", "block 1")}
 

@@ -28,7 +28,7 @@ from exmap.auto.intervene import Intervention, intervene
 from exmap.auto.shortcut import ShortcutTest, upper_bound
 from exmap.exchange import Looks
 from exmap.groups import crossed_groups
-from exmap.records import Explained, IntArray
+from exmap.records import Explained, IntArray, Listener, Progress, silent
 from exmap.results import ClassFinding, PropertyReliance
 from exmap.settings import AutoSettings
 
@@ -89,13 +89,16 @@ def verified_names(test: ShortcutTest) -> list[str]:
     return sorted({each.candidate for each in test.classes.values() if each.found and each.property})
 
 
-def reactions(looks: Looks, exchanges: Exchanges, explained: Explained, *, seed: int) -> dict[str, Intervention]:
+def reactions(
+    looks: Looks, exchanges: Exchanges, explained: Explained, *, seed: int, listen: Listener = silent
+) -> dict[str, Intervention]:
     """Return, by class, what images against its property do with that of the others, beside images as hard.
 
     Only of classes for which both null hypotheses are rejected at 0.05 before correction.
     """
     found = {}
     for label, name in enumerate(explained.class_names):
+        listen(Progress("reactions", label, len(explained.class_names), "classes", name))
         each = min(_evidence(exchanges, explained, label), key=lambda e: e.errors_p_value, default=None)
         if each is not None and each.errors_p_value <= 0.05:
             found[name] = intervene(looks.predict_input, looks.images, explained, each.against, seed=seed)

@@ -27,10 +27,11 @@ from exmap.auto.mislabelled import doubtful_labels, doubtful_rows, known_rows
 from exmap.auto.ranking import Ranking, rank
 from exmap.auto.repair import data_curve, judge_last_layer
 from exmap.auto.shortcut import ShortcutTest, find_shortcuts
+from exmap.cluster.sampling import sample_images, sample_said
 from exmap.groups import ClassGroups
-from exmap.records import Explained, Groups, Listener, silent
+from exmap.records import Explained, Groups, Listener, Progress, silent
 from exmap.results import AutoRecord, ClassFinding, Reliance, ScoredGrouping
-from exmap.runtime import child_seed
+from exmap.runtime import child_seed, generator
 from exmap.settings import AutoSettings
 
 __all__ = ["JUDGED", "AutoChoice", "choose_groups"]
@@ -76,7 +77,8 @@ def choose_groups(
     """Choose a grouping, say whether there is a shortcut at all, and whether the last layer can be repaired.
 
     Images that look mislabelled (:mod:`exmap.auto.mislabelled`) are left out of all of this: they are in no group, and
-    the record names them. So are images without finite logits and features.
+    the record names them. So are images without finite logits and features. Of more than ``most_images`` images a
+    sample stands for all; the others are in no group, and the record says how many were drawn.
 
     Where a class has too few images to be halved, or the classifier is no better than chance, nothing is chosen: the
     groups are the classes, and the record's ``why`` says so.
@@ -107,9 +109,12 @@ def choose_groups(
     effort = effort or Effort.of(settings)
     doubtful = exchanges.mislabelled if exchanges is not None else None
     if doubtful is None:
-        doubtful = doubtful_labels(judge, seed=child_seed(seed, "mislabelled"))
-    kept = known_rows(judge) & ~doubtful_rows(doubtful, judge)
-    fitted = known_rows(explained) if judged is not None else kept
+        doubtful = doubtful_labels(judge, seed=child_seed(seed, "mislabelled"), listen=listen)
+    kept, said = _drawn(known_rows(judge) & ~doubtful_rows(doubtful, judge), judge, settings, seed, listen)
+    fitted = kept
+    if judged is not None:
+        fitted, also = _drawn(known_rows(explained), explained, settings, seed, listen)
+        said = tuple(dict.fromkeys((*also, *said)))
     if kept.all() and fitted.all():
         return _choose(explained, judged, exchanges, settings, effort, seed, listen)
     choice = _choose(
@@ -121,13 +126,28 @@ def choose_groups(
         seed,
         listen,
     )
-    remarks = (*(each.why for each in doubtful), *choice.record.remarks)
+    remarks = (*said, *(each.why for each in doubtful), *choice.record.remarks)
     return AutoChoice(
         _spread(choice.groups, fitted),
         _spread(choice.judged, kept),
         choice.repair,
         choice.record.changed(mislabelled=doubtful, remarks=remarks),
     )
+
+
+def _drawn(
+    members: NDArray[np.bool_], explained: Explained, settings: AutoSettings, seed: int, listen: Listener
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Return which images a choice is made by, and the sentence that says how many were drawn, if not all were."""
+    rows, most = np.flatnonzero(members), settings.most_images
+    if len(rows) <= most:
+        return members, ()
+    rng = generator(seed, "auto", "sample", explained.split)
+    drawn = rows[sample_images(explained.labels[rows], explained.predicted[rows], most, rng)]
+    listen(Progress("sample", len(drawn), len(rows), note="for the choice of a grouping", at_once=True))
+    kept = np.zeros(len(members), dtype=np.bool_)
+    kept[drawn] = True
+    return kept, (sample_said(len(drawn), len(rows), "The grouping was chosen", "auto.most_images"),)
 
 
 def _spread(groups: Groups, members: NDArray[np.bool_]) -> Groups:
@@ -181,7 +201,9 @@ def _choose(
         warnings=exchanges.warnings if exchanges is not None else (),
         judged_on="held-out halves" if judged is None else "the validation split",
         repair=judge_last_layer(margins[ranking.best], own, judge.labels, seen),
-        data_curve=data_curve(explained, chosen, other, draws=effort.curve_draws, seed=child_seed(seed, "curve")),
+        data_curve=data_curve(
+            explained, chosen, other, draws=effort.curve_draws, seed=child_seed(seed, "curve"), listen=listen
+        ),
     )
     return AutoChoice(chosen, chosen if judged is None else replace(seen, source=JUDGED), record.repaired, record)
 

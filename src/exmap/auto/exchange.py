@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exmap.auto.intervene import Intervention
-from exmap.exchange import PROPERTIES, Looks, Property, Trial, asked
+from exmap.exchange import PROPERTIES, Looks, Pixels, Predict, Property, Trial, asked
 from exmap.exchange.trial import FEWEST
 from exmap.records import Explained, IntArray, Listener, Progress, silent
 from exmap.results import DoubtfulLabels, PropertyReliance
@@ -93,17 +93,42 @@ def measure_exchanges(looks: Looks, explained: Explained, *, seed: int, listen: 
     reliances: list[PropertyReliance] = []
     votes: dict[str, NDArray[np.float32]] = {}
     tests = len(PROPERTIES) * trial.classes
-    for number, (name, exchange) in enumerate(PROPERTIES.items()):
-        listen(Progress("exchange", number, len(PROPERTIES), "properties", name))
+    predict = _Counted(looks.predict_input, 2 * len(trial.receivers) * len(PROPERTIES), listen)
+    looks = replace(looks, predict_input=predict)
+    for name, exchange in PROPERTIES.items():
+        predict.note = name
         found = list(trial.reliances(looks, name, exchange, tests))
         reliances += found
         if any(each.relied_on for each in found):
-            votes[name] = _votes(looks, explained, exchange, seed)
-    listen(Progress("exchange", len(PROPERTIES), len(PROPERTIES), "properties", "done"))
+            votes[name] = _votes(looks, explained, exchange, seed, predict)
     return Exchanges(tuple(reliances), votes)
 
 
-def _votes(looks: Looks, explained: Explained, exchange: Property, seed: int) -> NDArray[np.float32]:
+class _Counted:
+    """A classifier that says how many changed images it was asked about, of how many.
+
+    Parameters
+    ----------
+    predict : callable
+        From images as the classifier wants them to logits.
+    total : int
+        Images that it will be asked about; more where properties vote.
+    listen : Listener
+    """
+
+    def __init__(self, predict: Predict, total: int, listen: Listener) -> None:
+        self.predict, self.total, self.listen = predict, total, listen
+        self.done, self.note = 0, ""
+
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Return the logits of images."""
+        logits = self.predict(pixels)
+        self.done += len(pixels)
+        self.listen(Progress("exchange", self.done, self.total, "images", self.note))
+        return logits
+
+
+def _votes(looks: Looks, explained: Explained, exchange: Property, seed: int, predict: _Counted) -> NDArray[np.float32]:
     """Return what each image's property adds to the logits of images of other objects, shape (N, K)."""
     rng, n, labels = generator(seed, "exchange", "votes"), len(explained), explained.labels
     right = [np.flatnonzero(explained.correct & (labels == c)) for c in range(len(explained.class_names))]
@@ -112,6 +137,7 @@ def _votes(looks: Looks, explained: Explained, exchange: Property, seed: int) ->
     donors = np.sort(rng.permutation(n)[: MOST_VOTES // times]).astype(np.int64)
     donors = donors[explained.outputs.predicted[donors] >= 0]  # others have no logits, nor has what they give
     total = np.zeros((len(donors), len(explained.class_names)))
+    predict.total += times * len(donors)
     for _ in range(times):
         classes = rng.choice(usable, len(donors))
         receivers = np.array([rng.choice(right[c]) for c in classes], dtype=np.int64)

@@ -54,13 +54,12 @@ def experiment(
         return Exchanges()
     looks = Looks.of(split, model)
     found = measure_exchanges(looks, explained, seed=child_seed(seed, "exchange"), listen=listen)
-    found = replace(
-        found,
-        mislabelled=doubtful_labels(explained, pixels=looks.reduced, seed=child_seed(seed, "mislabelled")),
-    )
+    doubtful = doubtful_labels(explained, pixels=looks.reduced, seed=child_seed(seed, "mislabelled"), listen=listen)
+    found = replace(found, mislabelled=doubtful)
     if not found.measured:
         return found
-    found = replace(found, reactions=reactions(looks, found, explained, seed=child_seed(seed, "intervene")))
+    reacting = reactions(looks, found, explained, seed=child_seed(seed, "intervene"), listen=listen)
+    found = replace(found, reactions=reacting)
     return replace(found, warnings=_warnings(looks, split, explained, seed))
 
 

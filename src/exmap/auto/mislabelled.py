@@ -27,8 +27,8 @@ from scipy import linalg
 from scipy.stats import binom, rankdata
 from sklearn.svm import SVC
 
-from exmap.cluster.rows import finite_rows
-from exmap.records import Explained, IntArray
+from exmap.cluster.rows import finite_rows, row_blocks
+from exmap.records import Explained, IntArray, Listener, Progress, silent
 from exmap.results import DoubtfulLabels
 from exmap.runtime import generator
 
@@ -48,7 +48,7 @@ FOLDS, AXES = 5, 30
 
 
 def doubtful_labels(
-    explained: Explained, *, pixels: Vectors | None = None, seed: int = 0
+    explained: Explained, *, pixels: Vectors | None = None, seed: int = 0, listen: Listener = silent
 ) -> tuple[DoubtfulLabels, ...]:
     """Return the images that look mislabelled, by class and by the class they look like.
 
@@ -61,17 +61,19 @@ def doubtful_labels(
         and a shortcut that a classifier follows blindly may pass for label errors.
     seed : int
         Of the images that are compared, and of the folds.
+    listen : Listener
     """
     predicted, usable = explained.outputs.predicted, _usable(explained)
     right = explained.correct & usable
-    ordered = np.sort(np.nan_to_num(explained.outputs.logits.astype(np.float64)), axis=1)
-    margins = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.zeros(len(explained))
+    margins = _margins(explained.outputs.logits)
     beside = np.bincount(predicted[right], minlength=len(explained.class_names)) >= FEWEST_BESIDE
     errors = ~explained.correct & usable & beside[predicted]
     counts = np.bincount(explained.labels[errors], minlength=len(explained.class_names))
     counts[counts > MOST_LABELS * np.bincount(explained.labels, minlength=len(counts))] = 0
     found: list[DoubtfulLabels] = []
-    for label in sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()):
+    classes = sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist())
+    for number, label in enumerate(classes):
+        listen(Progress("label errors", number, len(classes), "classes", explained.class_names[label]))
         if counts[label] >= FEWEST:
             compared = _Compared(explained, right, margins, pixels, seed, label)
             found += _named(explained, *compared.sure_errors(errors & (explained.labels == label)))
@@ -87,6 +89,15 @@ def doubtful_rows(found: tuple[DoubtfulLabels, ...], explained: Explained) -> ND
 def known_rows(explained: Explained) -> NDArray[np.bool_]:
     """Return which images have finite logits and features, shape (N,)."""
     return np.asarray((explained.outputs.predicted >= 0) & finite_rows(explained.features))
+
+
+def _margins(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return how far each image's largest logit lies above the second, shape (N,); 0 where there is but one class."""
+    margins = np.zeros(len(logits))
+    for block in row_blocks(*logits.shape) if logits.shape[1] > 1 else ():
+        ordered = np.sort(np.nan_to_num(logits[block].astype(np.float64)), axis=1)
+        margins[block] = ordered[:, -1] - ordered[:, -2]
+    return margins
 
 
 def _usable(explained: Explained) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from scipy.stats import betabinom, binom
 
 from exmap.auto.candidates import AUTO
 from exmap.evaluation import worst_share
-from exmap.records import Explained, Groups, IntArray
+from exmap.records import Explained, Groups, IntArray, Listener, Progress, silent
 from exmap.results import DataCurvePoint, LastLayerVerdict
 from exmap.retrain import DFR, Cheapest
 from exmap.retrain.last_layer import halves
@@ -246,6 +246,7 @@ def data_curve(
     *,
     draws: int = DRAWS,
     seed: int,
+    listen: Listener = silent,
 ) -> tuple[DataCurvePoint, ...]:
     """Measure how the repair depends on the number of images, by leaving images out.
 
@@ -261,14 +262,16 @@ def data_curve(
     draws : int
         Of the images, for each point.
     seed : int
+    listen : Listener
 
     Returns
     -------
     tuple of DataCurvePoint
         By rising number of images; a share with fewer than two classes is left out.
     """
-    points = []
-    for share in SHARES:
+    points: list[DataCurvePoint] = []
+    for number, share in enumerate(SHARES):
+        listen(Progress("data curve", number, len(SHARES), "sizes"))
         drawn = list(_drawn(explained, groups, judged, share, draws, seed))
         if drawn:
             sizes, smallest, worst = zip(*drawn, strict=True)
@@ -280,6 +283,7 @@ def data_curve(
                     spread=float(np.std(worst)),
                 )
             )
+    listen(Progress("data curve", len(SHARES), len(SHARES), "sizes"))
     return tuple(points)
 
 

@@ -94,8 +94,9 @@ def mislabelled(record: AutoRecord) -> str:
         return ""
     some = _listed([f"{count:,} of {name!r}" for name, count in counts.items()])
     return (
-        f"Images that look mislabelled: {some}. They were left out of the test and of the groups; correct their "
-        "labels, or leave them out, in a file of edits (relabel, leave_out)."
+        f"Images that look mislabelled: {some}. They were left out of the test and of the groups. Look at them first, "
+        "because a strong shortcut can make right labels look wrong. Then correct their labels, or leave them out, in "
+        "a file of edits (relabel, leave_out)."
     )
 
 

@@ -8,14 +8,19 @@ is the same question about their centres, and has the same answer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
 from exmap.cluster.rows import Rows, nearest_center, row_blocks, sample_rows, smallest
-from exmap.records import IntArray
+from exmap.cluster.sharing import sharing
+from exmap.records import IntArray, Listener, Progress, silent
 from exmap.runtime import worker_threads
 
 __all__ = ["approximate_neighbors", "principal_coordinates", "search_cells"]
@@ -27,6 +32,8 @@ BRANCHES, ROUNDS, FITTED = 128, 3, 32  # of the k-means that makes cells: most c
 CANDIDATES = 4_000  # vectors that each vector is compared with
 ALL_CANDIDATES = 20_000  # centres of cells; up to so many are all compared with one another
 QUERIES = 256  # vectors that are compared at once
+CELLS_AT_ONCE = 64  # of which the points are searched by one thread, or one task
+TASK, UNIT = "neighbours", "samples"  # of what progress says
 COLUMNS = 16  # that are brought into another order at once: a line of the processor's cache
 
 
@@ -80,22 +87,63 @@ def approximate_neighbors(vectors: Rows, n_neighbors: int, seed: int) -> NDArray
 def search_cells(vectors: Rows, n_neighbors: int, seed: int) -> tuple[NDArray[np.int32], IntArray]:
     """Return what :func:`approximate_neighbors` returns, and an order of all vectors in which neighbours lie together.
 
+    Blocks of cells are searched by threads of this process, or by whatever :func:`~exmap.cluster.sharing.shared_out`
+    names.
+
     Returns
     -------
     found : ndarray of int32, shape (N, n_neighbors)
     order : ndarray of int64, shape (N,)
         Cell by cell.
     """
-    rng = np.random.default_rng(seed)
+    rng, ways = np.random.default_rng(seed), sharing()
+    n = len(vectors)
+    ways.listen(Progress(TASK, 0, n, UNIT, "principal axes"))
     points = principal_coordinates(vectors, rng)
+    ways.listen(Progress(TASK, 0, n, UNIT, "cells"))
     with worker_threads() as pool:
-        return _search(points, n_neighbors, rng, pool)
+        cells = _searchable(points, n_neighbors, rng, pool)
+    with closing(ways.map_blocks(_searched, cells, cells.blocks())) as searched:
+        return _gathered(cells, searched, ways.listen), cells.order
 
 
-def _search(
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Points cell by cell, and all that a search of them needs.
+
+    Attributes
+    ----------
+    points : ndarray of float32, shape (N, A)
+    halves : ndarray of float32, shape (N,)
+        Half of their squared lengths.
+    order : ndarray of int64, shape (N,)
+        Which vector each is.
+    starts : ndarray of int64, shape (cells + 1,)
+        Where each cell starts, with the end.
+    nearby : ndarray of int32, shape (cells, m)
+        The cells around each, the nearest first.
+    most, n_neighbors : int
+        Points that each is compared with, and how many are found.
+    """
+
+    points: NDArray[np.float32]
+    halves: NDArray[np.float32]
+    order: IntArray
+    starts: IntArray
+    nearby: NDArray[np.int32]
+    most: int
+    n_neighbors: int
+
+    def blocks(self) -> list[range]:
+        """Return the numbers of all cells, some at a time."""
+        count = len(self.starts) - 1
+        return [range(start, min(start + CELLS_AT_ONCE, count)) for start in range(0, count, CELLS_AT_ONCE)]
+
+
+def _searchable(
     points: NDArray[np.float32], n_neighbors: int, rng: np.random.Generator, pool: ThreadPoolExecutor
-) -> tuple[NDArray[np.int32], IntArray]:
-    """Return the neighbours of points, and the order that the points are brought into."""
+) -> _Cells:
+    """Bring points into cells, and find the cells near each."""
     order, starts = _cells(points, int(rng.integers(2**31)), pool)
     for column in range(0, points.shape[1], COLUMNS):  # a few columns at a time: no second copy of all points
         points[:, column : column + COLUMNS] = points[order, column : column + COLUMNS]
@@ -105,23 +153,42 @@ def _search(
     centers = np.asarray(sums / sizes[:, None], dtype=np.float32)
     nearby = _near_cells(centers, min(len(sizes), max(4 * most // CELL, n_neighbors)), rng, pool)
     halves = 0.5 * np.einsum("ij,ij->i", points, points)
-    found = np.empty((len(points), n_neighbors), dtype=np.int32)
+    return _Cells(points, halves, order, starts, nearby, most, n_neighbors)
 
-    def search(cell: int) -> None:
-        cells = nearby[cell][: np.searchsorted(np.cumsum(sizes[nearby[cell]]), most) + 1]
-        slices = [slice(starts[c], starts[c + 1]) for c in cells]
-        others = np.concatenate([points[part] for part in slices])[:most]
-        numbers = np.concatenate([order[part] for part in slices])[:most]
-        offsets = np.concatenate([halves[part] for part in slices])[:most]
+
+def _gathered(cells: _Cells, searched: Iterable[NDArray[np.int32]], listen: Listener) -> NDArray[np.int32]:
+    """Return the neighbours of each vector, of what was found block by block."""
+    n = len(cells.points)
+    result = np.empty((n, cells.n_neighbors), dtype=np.int32)
+    for block, found in zip(cells.blocks(), searched, strict=True):
+        start, stop = cells.starts[block.start], cells.starts[block.stop]
+        result[cells.order[start:stop]] = found
+        listen(Progress(TASK, int(stop), n, UNIT))
+    return result
+
+
+def _searched(cells: _Cells, block: range) -> NDArray[np.int32]:
+    """Return the neighbours of the points in some cells, shape (points, n_neighbors)."""
+    starts, found = cells.starts, []
+    gathered = np.empty((0, cells.points.shape[1]), dtype=np.float32)  # memory is written again: new memory is slow
+    for cell in block:
+        near = cells.nearby[cell]
+        sizes = starts[near + 1] - starts[near]
+        near = near[: np.searchsorted(np.cumsum(sizes), cells.most) + 1]
+        slices = [slice(starts[c], starts[c + 1]) for c in near]
+        count = int(sizes[: len(near)].sum())
+        if len(gathered) < count:
+            gathered = np.empty((count, cells.points.shape[1]), dtype=np.float32)
+            distances = np.empty(QUERIES * min(count, cells.most), dtype=np.float32)
+        np.concatenate([cells.points[part] for part in slices], out=gathered[:count])
+        others = gathered[: min(count, cells.most)]
+        numbers = np.concatenate([cells.order[part] for part in slices])[: cells.most]
+        offsets = np.concatenate([cells.halves[part] for part in slices])[: cells.most]
         for start in range(starts[cell], starts[cell + 1], QUERIES):
-            block = slice(start, min(start + QUERIES, starts[cell + 1]))
-            found[block] = numbers[_nearest(points[block], others, offsets, n_neighbors)]
-
-    for _ in pool.map(search, range(len(sizes))):
-        pass
-    result = np.empty_like(found)
-    result[order] = found
-    return result, order
+            points = cells.points[start : min(start + QUERIES, starts[cell + 1])]
+            room = distances[: len(points) * len(others)].reshape(len(points), len(others))
+            found.append(numbers[_nearest(points, others, offsets, cells.n_neighbors, room)].astype(np.int32))
+    return np.concatenate(found)
 
 
 def _near_cells(
@@ -129,7 +196,8 @@ def _near_cells(
 ) -> NDArray[np.int32]:
     """Return the nearest ones of each centre, the nearest first."""
     if len(centers) > ALL_CANDIDATES:
-        return _search(centers, wanted, rng, pool)[0]
+        cells = _searchable(centers, wanted, rng, pool)
+        return _gathered(cells, pool.map(partial(_searched, cells), cells.blocks()), silent)
     halves = 0.5 * np.einsum("ij,ij->i", centers, centers)
     blocks = [slice(start, start + CELL) for start in range(0, len(centers), CELL)]
     found = list(pool.map(lambda block: _nearest(centers[block], centers, halves, wanted), blocks))
@@ -137,10 +205,17 @@ def _near_cells(
 
 
 def _nearest(
-    points: NDArray[np.float32], others: NDArray[np.float32], halves: NDArray[np.float32], number: int
+    points: NDArray[np.float32],
+    others: NDArray[np.float32],
+    halves: NDArray[np.float32],
+    number: int,
+    room: NDArray[np.float32] | None = None,
 ) -> IntArray:
-    """Return the positions of each point's nearest others, given half of their squared lengths."""
-    distances = points @ others.T
+    """Return the positions of each point's nearest others, given half of their squared lengths.
+
+    `room` is what distances are written to.
+    """
+    distances = np.matmul(points, others.T, out=room)
     np.subtract(halves, distances, out=distances)
     return smallest(distances, number)
 

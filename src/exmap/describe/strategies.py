@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from exmap.cluster import group_means, similarity_to_means
+from exmap.cluster.sampling import by_turns
 from exmap.data import Split, batch_slices
 from exmap.data.missing import MissingImages
 from exmap.describe.columns import Column, file_columns, given_columns
@@ -189,12 +190,7 @@ def _drawn(explained: Explained, groups: Groups, seed: int) -> IntArray:
     n = len(explained)
     if n <= MOST_IMAGES:
         return np.arange(n, dtype=np.int64)
-    order = generator(seed, "describe", "rows").permutation(n)
-    turn = np.empty(n, dtype=np.int64)
-    for group in np.unique(groups.index):
-        rows = order[groups.index[order] == group]
-        turn[rows] = np.arange(len(rows))
-    return np.sort(order[np.argsort(turn[order], kind="stable")][:MOST_IMAGES]).astype(np.int64)
+    return np.sort(by_turns(groups.index, generator(seed, "describe", "rows"))[:MOST_IMAGES])
 
 
 def _class_of(groups: Groups, group: int) -> int:

@@ -1,12 +1,13 @@
-"""What computes shards: an engine, of which there is one for a single process and one for many."""
+"""What computes shards, and blocks of numbers: an engine, one for a single process and one for many."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 
+from exmap.cluster.sharing import in_threads
 from exmap.data.dataset import Split
 from exmap.engine.job import Job, Shard, alone
 from exmap.records import Explained
@@ -15,11 +16,14 @@ from exmap.settings import RuntimeSettings
 
 __all__ = ["Engine", "LocalEngine", "Results", "engine_of"]
 
+Shared = TypeVar("Shared")
+Block = TypeVar("Block")
+Made = TypeVar("Made")
 Results = Generator[tuple[Shard, Explained], None, None]
 
 
 class Engine(Protocol):
-    """Computes the shards of a split, each once and in any order.
+    """Computes the shards of a split, each once and in any order, and blocks of other numbers in order.
 
     Attributes
     ----------
@@ -49,9 +53,23 @@ class Engine(Protocol):
         """
         ...
 
+    def map_blocks(
+        self, function: Callable[[Shared, Block], Made], shared: Shared, blocks: Sequence[Block]
+    ) -> Generator[Made, None, None]:
+        """Yield what a function makes of each block, in order; see :class:`~exmap.cluster.sharing.MapBlocks`.
+
+        Raises
+        ------
+        ProcessError
+            If workers are lost again and again.
+        Exception
+            What the function raises.
+        """
+        ...
+
 
 class LocalEngine:
-    """Computes shards in this process, one after the other.
+    """Computes in this process: shards one after the other, blocks by its threads.
 
     Parameters
     ----------
@@ -69,6 +87,12 @@ class LocalEngine:
             job.model.to(self.device)
         for shard in shards:
             yield shard, job(alone(split, shard), first=shard.number == 0)
+
+    def map_blocks(
+        self, function: Callable[[Shared, Block], Made], shared: Shared, blocks: Sequence[Block]
+    ) -> Generator[Made, None, None]:
+        """Yield what a function makes of each block, in order."""
+        return in_threads(function, shared, blocks)
 
 
 def engine_of(settings: RuntimeSettings, *, move: bool) -> Engine:

@@ -1,4 +1,4 @@
-"""Compute shards on a Ray cluster: a worker per device, and each shard until one worker has finished it.
+"""Compute on a Ray cluster: shards by a worker per device, each until one has finished it; blocks of numbers by tasks.
 
 Workers hold nothing that is needed later. They are given a shard, return what was computed of it, and may die at any
 time: the shard then goes to another worker, and another worker is started. When no shard is left to give away, shards
@@ -13,14 +13,16 @@ import os
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from exmap.cluster.sharing import in_threads
 from exmap.data.dataset import Split
 from exmap.engine.engine import Results
 from exmap.engine.job import Job, Shard, alone
+from exmap.engine.tasks import made_by_tasks
 from exmap.engine.workers import Workers, threads_of, why_lost
 from exmap.errors import ProcessError, SettingsError
 from exmap.importing import first_line, package
@@ -30,6 +32,7 @@ from exmap.threads import usable_cores
 
 __all__ = ["RayEngine"]
 
+FEWEST_BLOCKS = 64  # of cells, that are worth a cluster: 260,000 samples
 MOST_LOSSES = 5  # of one shard, after which it is taken for the reason
 SLOW, NEVER_SLOW = 3.0, 10.0  # times the median, and seconds, above which a shard is given to a second worker
 ROUND = 1.0  # seconds after which the state of all shards is looked at again
@@ -41,9 +44,13 @@ VARIABLES = {  # of Ray, unless they are set
     "RAY_agent_register_timeout_ms": "600000",
 }
 
+Shared = TypeVar("Shared")
+Block = TypeVar("Block")
+Made = TypeVar("Made")
+
 
 class RayEngine:
-    """Computes shards on a Ray cluster.
+    """Computes on a Ray cluster.
 
     Parameters
     ----------
@@ -83,6 +90,19 @@ class RayEngine:
             finally:
                 self.measured = work.measured()
                 work.stop()
+
+    def map_blocks(
+        self, function: Callable[[Shared, Block], Made], shared: Shared, blocks: Sequence[Block]
+    ) -> Generator[Made, None, None]:
+        """Yield what a function makes of each block, in order, as :func:`~exmap.engine.tasks.made_by_tasks` does.
+
+        Threads of this process have few blocks done before a cluster would have started.
+        """
+        if len(blocks) < FEWEST_BLOCKS:
+            yield from in_threads(function, shared, blocks)
+            return
+        with _connected(self.ray, self.settings):
+            yield from made_by_tasks(self.ray, function, shared, blocks)
 
 
 @contextmanager

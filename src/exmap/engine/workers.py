@@ -19,10 +19,19 @@ from exmap.importing import first_line, places_told, told_places
 from exmap.records import Explained
 from exmap.settings import RuntimeSettings
 
-__all__ = ["Workers", "threads_of", "why_lost"]
+__all__ = ["Workers", "check_version", "threads_of", "why_lost"]
 
 MOST_STARTS = 10  # workers that die before they have begun, one after the other
 LONGEST_START = 600.0  # seconds until the first worker is there
+
+
+def check_version(version: str) -> None:
+    """Refuse to work in a process that has another version of exmap than the one that asks for the work."""
+    if exmap.__version__ != version:
+        raise SettingsError(
+            f"all machines of the cluster must have exmap {version}, but one has {exmap.__version__}; install the same "
+            "version there"
+        )
 
 
 def threads_of(settings: RuntimeSettings) -> int:
@@ -46,11 +55,7 @@ class _Worker:
 
     def prepare(self, about: About) -> None:
         """Be what the process that asks for the work is, before anything of its own is unpickled here."""
-        if exmap.__version__ != about.version:
-            raise SettingsError(
-                f"all machines of the cluster must have exmap {about.version}, but one has {exmap.__version__}; "
-                "install the same version there"
-            )
+        check_version(about.version)
         with suppress(OSError):  # on another machine it need not be there
             os.chdir(about.folder)  # paths of the settings start here
         os.environ["LOCAL_WORLD_SIZE"] = str(about.on_host)  # as torchrun says it: they share memory and cores

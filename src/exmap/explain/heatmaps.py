@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["compute_heatmaps", "explain_split"]
 
 Allocate = Callable[[tuple[int, ...]], NDArray[np.float32]]
+AllocateOutputs = Callable[[tuple[int, ...], tuple[int, ...]], tuple[NDArray[Any], NDArray[Any]]]
 
 
 def compute_heatmaps(
@@ -79,7 +80,7 @@ def compute_heatmaps(
     NumericalError
         If no map is finite, or relevance of the first images does not add up to their logits.
     """
-    return _explained(model, split, settings, None, explainer, allocate, fabric, listen, reading=False)[0]
+    return _explained(model, split, settings, None, explainer, allocate, None, fabric, listen, reading=False)[0]
 
 
 def explain_split(
@@ -90,6 +91,7 @@ def explain_split(
     head: str | None = None,
     explainer: Any = None,
     allocate: Allocate | None = None,
+    allocate_outputs: AllocateOutputs | None = None,
     fabric: Fabric | None = None,
     listen: Listener = silent,
 ) -> tuple[Heatmaps, Outputs]:
@@ -101,6 +103,8 @@ def explain_split(
         As for :func:`compute_heatmaps`.
     head : str, optional
         Name of the last linear layer; found if not given. Where there is none, features are the logits.
+    allocate_outputs : callable, optional
+        Returns the float32 arrays of the given shapes that features and logits are written to.
 
     Returns
     -------
@@ -114,7 +118,8 @@ def explain_split(
     DataError
         If the named head is none; and what :func:`compute_heatmaps` raises.
     """
-    maps, outputs = _explained(model, split, settings, head, explainer, allocate, fabric, listen, reading=True)
+    ways = allocate, allocate_outputs
+    maps, outputs = _explained(model, split, settings, head, explainer, *ways, fabric, listen, reading=True)
     none = np.zeros((0, max(1, split.n_classes)), dtype=np.float32)  # no images, or another process has them
     return maps, Outputs(*outputs) if outputs else Outputs(none, none)
 
@@ -126,6 +131,7 @@ def _explained(
     head: str | LastLayer | None,
     own: Any,
     allocate: Allocate | None,
+    allocate_outputs: AllocateOutputs | None,
     fabric: Fabric | None,
     listen: Listener,
     *,
@@ -149,7 +155,7 @@ def _explained(
     with ExitStack() as stack:
         read = stack.enter_context(outputs_reader(prepared, first, head, explainer)) if reading else None
         work = Work(explainer, prepared, split, settings, layer, read, answer_check(prepared, split, first, reading))
-        arrays = _Arrays((channels, height, width), allocate)
+        arrays = _Arrays((channels, height, width), allocate, allocate_outputs)
         for part, made in computed_batches(split, at_once, work.compute, fabric):
             arrays.write(part, made, len(split))
             listen(Progress(f"heatmaps ({split.name})", part.stop, len(split)))
@@ -169,15 +175,23 @@ class _Arrays:
 
     NAMES = ("values", "target", "conservation_error", "finite", "zero", "input_share", "channels")
 
-    def __init__(self, shape: tuple[int, int, int], allocate: Allocate | None) -> None:
-        self.shape, self.allocate = shape, allocate or _zeros
+    def __init__(
+        self, shape: tuple[int, int, int], allocate: Allocate | None, allocate_outputs: AllocateOutputs | None
+    ) -> None:
+        self.shape, self.allocate, self.allocate_outputs = shape, allocate or _zeros, allocate_outputs
         self.arrays: list[NDArray[Any]] = []
 
     def write(self, part: slice, made: Sequence[NDArray[Any]], count: int) -> None:
         """Write the results of one batch."""
         if not self.arrays:
+            beside, outputs = made[1 : len(self.NAMES)], made[len(self.NAMES) :]
+            if self.allocate_outputs is None:
+                beside, outputs = made[1:], []
             self.arrays = [self.allocate((count, *self.shape))]
-            self.arrays += [np.empty((count, *array.shape[1:]), dtype=array.dtype) for array in made[1:]]
+            self.arrays += [np.empty((count, *array.shape[1:]), dtype=array.dtype) for array in beside]
+            if outputs and self.allocate_outputs is not None:
+                features, logits = outputs
+                self.arrays += self.allocate_outputs((count, *features.shape[1:]), (count, *logits.shape[1:]))
         for array, rows in zip(self.arrays, made, strict=True):
             array[part] = rows
 

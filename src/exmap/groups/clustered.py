@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from exmap.cluster.rows import finite_rows
+from exmap.cluster.rows import finite_rows, row_blocks
 from exmap.errors import DataError, SettingsError
 from exmap.groups.assign import cluster_samples, crossed_groups
 from exmap.groups.source import CLASS_LABELS
@@ -179,7 +179,10 @@ def explained_vectors(explained: Explained, representation: str) -> NDArray[np.f
 
 
 def scaled_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return features, shape (N, D), each image's divided by their largest absolute value."""
-    peak = np.abs(features).max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinity over infinity is no number, and left out as such
-        return np.asarray(features / np.where(peak > 0, peak, 1), dtype=np.float32)
+    """Return features, shape (N, D), which may lie on disk, each image's divided by their largest absolute value."""
+    scaled = np.empty(features.shape, dtype=np.float32)
+    for block in row_blocks(*features.shape):
+        peak = np.abs(features[block]).max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # infinity over infinity is no number, and left out as such
+            scaled[block] = features[block] / np.where(peak > 0, peak, 1)
+    return scaled

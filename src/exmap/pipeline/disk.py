@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,11 @@ from exmap.errors import not_written
 
 __all__ = [
     "array_file",
+    "arrays_file",
     "differences",
     "digest_of",
     "digest_of_file",
+    "mapped",
     "no_nan",
     "read_json",
     "save_arrays",
@@ -128,7 +131,7 @@ def save_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
         If the file cannot be written.
     """
     try:
-        save_file(dict(arrays), path)
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
     except SafetensorError as error:
         raise not_written(path, error) from error
 
@@ -151,10 +154,50 @@ def array_file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
         If the space is not there.
     """
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    _reserve(path)
+    return mapped.view(_Written)
+
+
+def arrays_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
+    """Make a safetensors file of named float32 arrays of zeros, mapped into memory as by :func:`array_file`.
+
+    It is the file that :func:`save_arrays` would write.
+
+    Raises
+    ------
+    OSError
+        If the space is not there.
+    """
+    about: dict[str, Any] = {}
+    end = 0
+    for name, shape in sorted(shapes.items()):
+        start, end = end, end + math.prod(shape) * np.dtype(np.float32).itemsize
+        about[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(about, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    first = 8 + len(header)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(first + end)
+    _reserve(path)
+    return {
+        name: mapped(path, first + about[name]["data_offsets"][0], shape, "r+").view(_Written)
+        for name, shape in shapes.items()
+    }
+
+
+def mapped(path: Path, offset: int, shape: tuple[int, ...], mode: Literal["r", "r+"]) -> NDArray[np.float32]:
+    """Return a float32 array that lies in a file from a byte on, mapped into memory."""
+    if not math.prod(shape):  # nothing can be mapped
+        return np.zeros(shape, dtype=np.float32)
+    return np.memmap(path, dtype=np.float32, mode=mode, offset=offset, shape=shape)
+
+
+def _reserve(path: Path) -> None:
+    """Reserve the space of a file on disk."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return mapped.view(_Written)
 
 
 class _Written(np.memmap[Any, np.dtype[np.float32]]):

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 from exmap.data import Split
 from exmap.engine import Engine, Job, Shard, shards_of
+from exmap.explain.heatmaps import Allocate, AllocateOutputs
 from exmap.pipeline.disk import read_json, save_table, write_json
 from exmap.records import Explained, Heatmaps, Listener, Outputs, Progress, silent
 from exmap.settings import RuntimeSettings
 
 __all__ = ["ShardFolder", "compute_split", "in_shards", "load_shard", "save_shard"]
 
-Allocate = Callable[[tuple[int, ...]], NDArray[np.float32]]
 ABOUT = b"exmap.shard"  # key in the metadata of a shard
+MAPPED = ("features", "logits", "heatmap")  # that may lie on disk
 LISTS = ("features", "logits", "channels", "heatmap")  # columns of fixed-size lists
 
 
@@ -45,6 +46,7 @@ def compute_split(
     size: int | None = None,
     folder: Path | None = None,
     allocate: Allocate | None = None,
+    allocate_outputs: AllocateOutputs | None = None,
     save: Callable[[Explained], None] | None = None,
     listen: Listener = silent,
 ) -> Explained:
@@ -61,6 +63,8 @@ def compute_split(
         Where finished shards are kept until all are; without one they stay in memory.
     allocate : callable, optional
         Returns the float32 array of the given shape that heatmaps are written to, for example a memory map.
+    allocate_outputs : callable, optional
+        Returns those that features and logits are written to, of their shapes.
     save : callable, optional
         Keeps the whole, before the shards are deleted.
     listen : Listener
@@ -82,7 +86,8 @@ def compute_split(
             kept.put(shard, made)
             done += len(shard)
             listen(Progress(f"{what} ({split.name})", done, len(split)))
-    whole = _joined(split, ((shard, kept.get(shard, split)) for shard in shards), allocate or _zeros)
+    parts = ((shard, kept.get(shard, split)) for shard in shards)
+    whole = _joined(split, parts, allocate or _zeros, allocate_outputs or _empty)
     if save is not None:
         save(whole)
     kept.end()
@@ -204,17 +209,24 @@ def load_shard(path: Path, split: Split) -> Explained:
     return _explained(split, ids, labels, arrays, about.get("check", {}))
 
 
-def _joined(split: Split, parts: Iterable[tuple[Shard, Explained]], allocate: Allocate) -> Explained:
-    """Return all shards of a split as one; heatmaps are in memory no more than a shard at a time."""
+def _joined(
+    split: Split,
+    parts: Iterable[tuple[Shard, Explained]],
+    allocate: Allocate,
+    allocate_outputs: AllocateOutputs,
+) -> Explained:
+    """Return all shards of a split as one; what is allocated on disk is in memory no more than a shard at a time."""
     arrays: dict[str, NDArray[Any]] = {}
     check: dict[str, Any] = {}
     for shard, made in parts:
         found = _arrays_of(made)
         if shard.number == 0:
             check = {} if made.heatmaps is None else made.heatmaps.check
-            for name, values in found.items():
-                shape = (len(split), *values.shape[1:])
-                arrays[name] = allocate(shape) if name == "heatmap" else np.empty(shape, dtype=values.dtype)
+            shapes = {name: (len(split), *values.shape[1:]) for name, values in found.items()}
+            arrays = {name: np.empty(shapes[name], dtype=found[name].dtype) for name in found if name not in MAPPED}
+            if "heatmap" in found:
+                arrays["heatmap"] = allocate(shapes["heatmap"])
+            arrays["features"], arrays["logits"] = allocate_outputs(shapes["features"], shapes["logits"])
         for name, values in found.items():
             arrays[name][shard.start : shard.stop] = values
     if not arrays:
@@ -257,3 +269,7 @@ def _explained(
 
 def _zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.zeros(shape, dtype=np.float32)
+
+
+def _empty(features: tuple[int, ...], logits: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return np.empty(features, dtype=np.float32), np.empty(logits, dtype=np.float32)

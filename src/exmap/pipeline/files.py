@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,10 @@ from torch import nn
 from exmap.analysis import Fit
 from exmap.auto import AutoChoice, Exchanges, Intervention
 from exmap.data import Split
+from exmap.explain.heatmaps import AllocateOutputs
 from exmap.model import load_weights, save_weights
-from exmap.pipeline.disk import array_file, save_arrays, save_table, write_json
-from exmap.pipeline.kept import kept_array, kept_arrays, kept_json, kept_table
+from exmap.pipeline.disk import array_file, arrays_file, save_arrays, save_table, write_json
+from exmap.pipeline.kept import kept_array, kept_arrays, kept_json, kept_table, mapped_arrays
 from exmap.records import Clusters, Explained, Groups, Heatmaps, Outputs
 from exmap.results import AutoRecord, ClassHarm, DoubtfulLabels, PropertyReliance, RepairTrial
 from exmap.retrain import Head
@@ -29,6 +31,7 @@ __all__ = [
     "load_fits",
     "load_groups",
     "load_outputs",
+    "outputs_file",
     "save_choice",
     "save_explained",
     "save_fits",
@@ -42,14 +45,45 @@ WEIGHTS = "model{}.safetensors"
 
 
 def save_outputs(outputs: Outputs, folder: Path) -> None:
-    """Write outputs.safetensors: features and logits."""
-    save_arrays({"features": outputs.features, "logits": outputs.logits}, folder / OUTPUTS)
+    """Write outputs.safetensors: features and logits; what lies in such a file already is copied from there."""
+    path, there = folder / OUTPUTS, _file_of(outputs)
+    if there is None:
+        save_arrays({"features": outputs.features, "logits": outputs.logits}, path)
+    elif there != path:
+        shutil.copyfile(there, path)
+    else:
+        for array in (outputs.features, outputs.logits):
+            cast("np.memmap[Any, Any]", array).flush()
 
 
 def load_outputs(folder: Path, images: int | None = None) -> Outputs:
-    """Return features and logits, of so many images."""
-    arrays = kept_arrays(folder / OUTPUTS, features=(images, None), logits=(images, None))
+    """Return features and logits, of so many images, which stay on disk until they are asked for."""
+    arrays = mapped_arrays(folder / OUTPUTS, features=(images, None), logits=(images, None))
     return Outputs(arrays["features"], arrays["logits"])
+
+
+def outputs_file(folder: Path) -> AllocateOutputs:
+    """Return what makes outputs.safetensors, mapped into memory, once the shapes of features and logits are known."""
+
+    def allocate(features: tuple[int, ...], logits: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
+        arrays = arrays_file(folder / OUTPUTS, {"features": features, "logits": logits})
+        return arrays["features"], arrays["logits"]
+
+    return allocate
+
+
+def _file_of(outputs: Outputs) -> Path | None:
+    """Return the file that holds just these features and logits; None where there is none."""
+    arrays = (outputs.features, outputs.logits)
+    if not all(isinstance(array, np.memmap) and array.filename and array.flags.c_contiguous for array in arrays):
+        return None
+    paths = {Path(str(cast("np.memmap[Any, Any]", array).filename)) for array in arrays}
+    path = paths.pop()
+    if paths or path.name != OUTPUTS or not path.is_file():
+        return None
+    whole = load_outputs(path.parent)
+    same = whole.features.shape == outputs.features.shape and whole.logits.shape == outputs.logits.shape
+    return path if same else None
 
 
 def heatmap_file(folder: Path) -> Callable[[tuple[int, ...]], NDArray[np.float32]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from exmap.analysis import Fit
+from exmap.cluster.sampling import sample_images, sample_said
 from exmap.data import Split, Task
 from exmap.data.missing import first_images_or_noise
 from exmap.errors import DataError
@@ -69,6 +70,11 @@ def fit_last_layer(
     left_alone : str
         Why the classifier is to be left as it is; a classifier without a last linear layer is left so, too.
     listen : Listener
+
+    Notes
+    -----
+    Of more than ``retrain.most_images`` images a sample stands for all where heads are fitted and judged; predicted are
+    all.
     """
     start = time.perf_counter()
     last, reason = _last_layer(model, grouped)
@@ -78,23 +84,25 @@ def fit_last_layer(
         heads = [_untouched(own, grouped.n_classes, why)]
         predicted = np.stack([head.predict((tested or features).features) for head in heads])
         return Fit(predicted, tuple(heads), None, heads[0].notes, left_alone=why, seconds=_since(start))
-    used, labels, given, left_out = finite_part(features.features, grouped.labels, groups, grouped.ids)
+    drawn, said = _drawn(settings, method, grouped, features, groups, listen)
+    sample = _sample(features.features, grouped.labels, groups, drawn)
+    used, labels, given, left_out = finite_part(*sample, [grouped.ids[row] for row in drawn.tolist()])
     repeats = settings.retrain.repeats
     learners = [_learner(method, settings, child_seed(settings.seed, "retrain", n)) for n in range(repeats)]
     parts = []
     if tested is None:
         parts = parts_of(grouped.labels, groups, settings.evaluate.folds, generator(settings.seed, "folds"))
-    asked = [(learner, rows) for rows in (None, *parts) for learner in learners]
+    left = [None, *(np.flatnonzero(np.isin(drawn, rows)) for rows in parts)]
+    asked = [(learner, rows) for rows in left for learner in learners]
     if isinstance(learners[0], LastLayerLearner):
         seconds = len(asked) * learners[0].expected_seconds(used, labels, given)
         if seconds:
             note = f"{method}: all fits take about {in_words(seconds)}"
             listen(Progress("retrain", 0, len(asked), "heads", note, at_once=True))
     # Processes, not threads: a fit is many small steps of Python.
-    workers = usable_cores() if features.features.size > WORTH_PROCESSES else 1
+    workers = usable_cores() if sample[0].size > WORTH_PROCESSES else 1
     fits = Parallel(min(workers, len(asked)), return_as="generator")(
-        delayed(_fit_head)(learner, features.features, grouped.labels, groups, rows, grouped.n_classes, own)
-        for learner, rows in asked
+        delayed(_fit_head)(learner, *sample, rows, grouped.n_classes, own) for learner, rows in asked
     )
     made = []
     for head in fits:
@@ -126,12 +134,44 @@ def fit_last_layer(
         predicted,
         tuple(heads),
         None,
-        (*heads[0].notes, *left_out),
+        (*heads[0].notes, *left_out, *said),
         left_alone=verdict.left_alone,
         harm=verdict.classes,
         first_line=verdict.first_line,
         seconds=_since(start),
     )
+
+
+def _drawn(
+    settings: Settings, method: Method, grouped: Split, features: Outputs, groups: Groups | None, listen: Listener
+) -> tuple[IntArray, tuple[str, ...]]:
+    """Return the images that heads are fitted to, and the sentence that says how many were drawn, if not all were.
+
+    Where there are too many, images without a group are not drawn.
+    """
+    n, most = len(grouped), settings.retrain.most_images
+    if n <= most or (groups is not None and len(groups) != n):  # the latter is refused later
+        return np.arange(n, dtype=np.int64), ()
+    rows = np.arange(n) if groups is None else np.flatnonzero(groups.index >= 0)
+    rng = generator(settings.seed, "retrain", "sample")
+    drawn = rows[sample_images(grouped.labels[rows], features.predicted[rows], most, rng)]
+    if len(drawn) == len(rows):
+        return drawn, ()
+    listen(Progress("sample", len(drawn), len(rows), note=f"for the last layers of {method}", at_once=True))
+    return drawn, (sample_said(len(drawn), len(rows), "Last layers were fitted", "retrain.most_images"),)
+
+
+def _sample(
+    features: NDArray[np.float32], labels: IntArray, groups: Groups | None, rows: IntArray
+) -> tuple[NDArray[np.float32], IntArray, Groups | None]:
+    """Return some rows of arrays and groups, or these themselves where all are asked for."""
+    if len(rows) == len(features):
+        return features, labels, groups
+    return features[rows], labels[rows], None if groups is None else _rows_of(groups, rows)
+
+
+def _rows_of(groups: Groups, rows: IntArray) -> Groups:
+    return replace(groups, index=groups.index[rows], clusters=None)
 
 
 def _since(start: float) -> float:
@@ -151,7 +191,7 @@ def _fit_head(
     if left_out is not None:
         kept = np.setdiff1d(np.arange(len(labels)), left_out)
         features, labels = features[kept], labels[kept]
-        groups = None if groups is None else replace(groups, index=groups.index[kept], clusters=None)
+        groups = None if groups is None else _rows_of(groups, kept)
     features, labels, groups, _ = finite_part(features, labels, groups)
     head: Head = learner.fit_head(features, labels, groups, n_classes=n_classes, head=own)
     return head

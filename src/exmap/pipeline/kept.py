@@ -6,6 +6,7 @@ that is compared before anything is read.
 
 from __future__ import annotations
 
+import json
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from exmap.errors import RunFolderError
-from exmap.pipeline.disk import digest_of_file, read_json
+from exmap.pipeline.disk import digest_of_file, mapped, read_json
 from exmap.plain_text import textual_path
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "kept_arrays",
     "kept_json",
     "kept_table",
+    "mapped_arrays",
     "written_files",
 ]
 
@@ -117,6 +119,32 @@ def kept_arrays(path: Path, **shapes: tuple[int | None, ...] | None) -> dict[str
             raise DamagedError(path, f"it holds no array {name}")
         _check_shape(path, name, arrays[name].shape, shape)
     return arrays
+
+
+def mapped_arrays(path: Path, **shapes: tuple[int | None, ...] | None) -> dict[str, NDArray[Any]]:
+    """Return float32 arrays of a safetensors file that stay on disk until they are asked for.
+
+    Parameters
+    ----------
+    path : Path
+    **shapes : tuple of int, or None
+        As for :func:`kept_arrays`, which reads arrays of other numbers.
+    """
+    _size(path)
+    try:
+        with textual_path(path) as readable, safe_open(readable, "numpy") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(path, str(error)) from error
+    if any(found.get(name, ("", ()))[0] != "F32" for name in shapes):
+        return kept_arrays(path, **shapes)
+    with path.open("rb") as opened:  # as the library has found it to be
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    for name, shape in shapes.items():
+        _check_shape(path, name, found[name][1], shape)
+    return {name: mapped(path, 8 + length + header[name]["data_offsets"][0], found[name][1], "r") for name in shapes}
 
 
 def kept_array(path: Path, shape: tuple[int | None, ...]) -> NDArray[Any]:

@@ -36,8 +36,8 @@ def preprocess_of(settings: Settings) -> Preprocess | None:
     if found is None:
         raise SettingsError(
             f"the model {settings.model.name} does not specify its preprocessing; name its transform with "
-            "--transform package.module:function, or use --set images.transform=null with images.resize, images.crop "
-            "and images.normalize"
+            "--transform FILE.py:NAME (a torchvision Compose, or a function of an image), or use --set "
+            "images.transform=null with images.resize, images.crop and images.normalize"
         )
     return found
 

@@ -77,6 +77,13 @@ class Plan:
         """Whether what is fitted to some of the grouped images is measured on the others."""
         return self.task is not None and self.task.cross_fitted
 
+    def images_of(self, split: str) -> str:
+        """Return what a split is called where people read it: with one labelled set there is none to speak of."""
+        data = self.settings.data
+        if not data.one_set:
+            return f"the {split} split"
+        return "the second set" if split == TEST and data.test is not None else "the images"
+
     def graph(self) -> Graph:
         """Return the steps that were added."""
         return Graph(self.steps.values())
@@ -90,6 +97,13 @@ class Plan:
     def settings_of(self, *names: str) -> dict[str, Any]:
         """Return sections, or values as ``section.key``, of the settings that decide what is computed."""
         return {name: setting(self.tree, name) for name in names}
+
+    def most_images(self, name: str, *splits: str) -> dict[str, Any]:
+        """Return the setting `name`, where it allows fewer images than a split has; elsewhere it decides nothing."""
+        found = self.settings_of(name)
+        if self.task is None or all(len(self.task.split(split)) <= found[name] for split in splits):
+            return {}
+        return found
 
     def _data(self, inputs: Mapping[str, str]) -> None:
         self.add(
@@ -129,7 +143,7 @@ class Plan:
         self.add(
             TRAIN,
             "train",
-            "classifier",
+            "classifier" if settings.train.epochs else "classifier (taken as it is)",
             make,
             load=lambda _, folder: self.network(folder),
             needs=(DATA,),
@@ -192,7 +206,7 @@ class Plan:
         return self.add(
             explained_name(split),
             "explain",
-            f"heatmaps of the {split} split",
+            f"heatmaps of {self.images_of(split)}",
             make,
             load=lambda work, folder: files.load_explained(work.task.split(split), folder),
             needs=(DATA, TRAIN),
@@ -207,7 +221,7 @@ class Plan:
     def _test(self) -> None:
         same = self.cross_fitted
 
-        def make(work: Work) -> Outputs:
+        def computed(work: Work) -> Outputs:
             if same:
                 found: Outputs = work[self.explained].outputs
                 return found
@@ -218,12 +232,19 @@ class Plan:
             share = partial(outputs_share, split=work.task.test, move=work.folder is not None, listen=work.listen)
             return in_processes(work.runtime, share, work[TRAIN])
 
+        def make(work: Work) -> Outputs | None:
+            found = computed(work)
+            if work.folder is None:
+                return found
+            if len(found.logits) == len(work.task.test):  # the other processes of a run have none
+                files.save_outputs(found, work.folder)
+            return None
+
         self.add(
             TEST,
             "explain",
-            "outputs of the test split",
+            f"outputs of {self.images_of(TEST)}",
             make,
-            save=lambda _, outputs, folder: files.save_outputs(outputs, folder),
             load=lambda work, folder: files.load_outputs(folder, len(work.task.test)),
             needs=(DATA, TRAIN, *([self.explained] if same else [])),
             shared=not same,

@@ -129,8 +129,11 @@ def _kept(plan: Plan) -> dict[str, Any]:
 def _add_fit(
     plan: Plan, name: str, method: Method, make: Callable[[Work], Any], needs: Iterable[str], *, images: bool
 ) -> str:
-    folds = ["evaluate.folds"] if plan.cross_fitted else []
-    depends = plan.training if method.whole_network else plan.settings_of("seed", "retrain.repeats", *folds)
+    depends = plan.training
+    if not method.whole_network:
+        folds = ["evaluate.folds"] if plan.cross_fitted else []
+        depends = plan.settings_of("seed", "retrain.repeats", *folds)
+        depends |= plan.most_images("retrain.most_images", plan.split)
     return plan.add(
         name,
         "retrain",

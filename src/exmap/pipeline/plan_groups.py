@@ -36,7 +36,7 @@ __all__ = ["CHOICE", "add_choice", "add_edited", "add_groups", "groups_name"]
 
 CHOICE, EXCHANGE, REFERENCE, TWINS = "auto", "exchange", "reference", "twins"
 REFERENCE_EPOCHS = 1  # of the early-stopped classifier that EIIL looks at
-AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name != "repair")
+AUTO_SETTINGS = tuple(f"auto.{name}" for name in AutoSettings.model_fields if name not in ("repair", "most_images"))
 
 
 def groups_name(part: Part, split: str) -> str:
@@ -63,7 +63,7 @@ def add_groups(plan: Plan, part: Part, split: str) -> str:
     return plan.add(
         groups_name(part, split),
         "cluster",
-        f"groups of the {split} split by {part}",
+        f"groups of {plan.images_of(split)} by {part}",
         make,
         **_kept(seen, split),
         needs=(seen, *needs.values()),
@@ -93,7 +93,7 @@ def _outputs(plan: Plan, split: str) -> str:
     return plan.add(
         f"outputs-{split}",
         "cluster",
-        f"outputs of the {split} split",
+        f"outputs of {plan.images_of(split)}",
         make,
         save=lambda _, record, folder: files.save_outputs(record.outputs, folder),
         load=load,
@@ -274,7 +274,10 @@ def add_choice(plan: Plan) -> str:
         save=lambda work, choice, folder: files.save_choice(choice, work[explained], work[judged], folder),
         load=lambda _, folder: files.load_choice(folder),
         needs=(explained, judged, exchange),
-        settings=plan.settings_of("seed", *AUTO_SETTINGS),
+        settings={
+            **plan.settings_of("seed", *AUTO_SETTINGS),
+            **plan.most_images("auto.most_images", plan.split, "val"),
+        },
     )
 
 

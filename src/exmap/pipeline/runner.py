@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from exmap.analysis import Analysis
+from exmap.cluster.sharing import shared_out
 from exmap.data import Task
 from exmap.data.missing import MissingImages
+from exmap.engine import engine_of
 from exmap.errors import DataError, SettingsError
 from exmap.pipeline.graph import DATA, Graph, Step
 from exmap.pipeline.store import RunFolder, StepFolder
@@ -129,13 +131,22 @@ class Runner:
                     self.records[name] = step.load(StepWork(self), folder)
         return self.records[name]
 
-    def threads(self) -> AbstractContextManager[None]:
-        """Return a context in which steps take the threads that were chosen when the first one was made."""
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Let steps take the threads that were chosen when the first one was made, and the engine of the settings."""
         if self._threads is None:
             chosen = choose_threads(self.settings.runtime)
             self._threads = chosen.number
             self.say(f"runtime: {chosen}")
-        return computing_threads(self._threads)
+        with computing_threads(self._threads), shared_out(self._map_blocks, self.listen):
+            yield
+
+    def _map_blocks(
+        self, function: Callable[[Any, Any], Any], shared: Any, blocks: Sequence[Any]
+    ) -> Generator[Any, None, None]:
+        """Map a function over blocks on the engine of the settings, which is made only once there are some."""
+        engine = engine_of(self.runtime or self.settings.runtime, move=False)
+        return engine.map_blocks(function, shared, blocks)
 
     def _make(self, step: Step) -> None:
         for need in step.needs:
@@ -143,7 +154,7 @@ class Runner:
                 self._make(self.graph[need])
         images = step.images or step.name == DATA
         if self.run is None:
-            with self.threads():
+            with self.working():
                 self.records[step.name] = step.make(StepWork(self, images=images))
             return
         self.records.pop(step.name, None)
@@ -155,7 +166,7 @@ class Runner:
             if self.group is not None and step.shared:
                 self.group.share(step.name)
             work = StepWork(self, images=images, looks=step.looks, part=part)
-            with self.threads():
+            with self.working():
                 record = step.make(work)
             if step.looks:
                 part.measured["with_images"] = self._has_images()
@@ -208,7 +219,7 @@ def assist(path: Path, runner: Runner) -> None:
     assert runner.group is not None
     while (name := runner.group.share()) is not None:
         step = runner.graph[name]
-        with runner.threads():
+        with runner.working():
             step.make(StepWork(runner, images=step.images, part=StepFolder(path / f"{name}.part", resumed=False)))
 
 

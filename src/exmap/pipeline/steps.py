@@ -22,7 +22,7 @@ from exmap.model.batches import is_first
 from exmap.model.training import FileCheckpoint
 from exmap.pipeline.disk import write_json
 from exmap.pipeline.extraction import compute_split
-from exmap.pipeline.files import heatmap_file, save_explained
+from exmap.pipeline.files import heatmap_file, outputs_file, save_explained
 from exmap.records import Explained, Groups, Listener, Outputs, Progress, silent
 from exmap.runtime import child_seed
 from exmap.settings import ExplainSettings, RuntimeSettings, TrainSettings
@@ -111,9 +111,15 @@ def explain_share(
     if folder is not None:  # a model that was given stays where it is
         model = model.to(fabric.device if fabric.device.type != "mps" else "cpu")  # mps has no float64
     speed = Speed(listen if first else silent)
-    allocate = None if folder is None else heatmap_file(folder)
     maps, outputs = explain_split(
-        model, split, settings, explainer=explainer, allocate=allocate, fabric=fabric, listen=speed
+        model,
+        split,
+        settings,
+        explainer=explainer,
+        allocate=None if folder is None else heatmap_file(folder),
+        allocate_outputs=None if folder is None else outputs_file(folder),
+        fabric=fabric,
+        listen=speed,
     )
     measured = {"images_per_second": speed.images_per_second}
     if not first:
@@ -146,6 +152,7 @@ def explain_by_shards(
         size=runtime.shard_images,
         folder=None if folder is None else folder / "shards",
         allocate=None if folder is None else heatmap_file(folder),
+        allocate_outputs=None if folder is None else outputs_file(folder),
         save=None
         if folder is None or settings is None
         else lambda f: save_explained(f.maps(), f.outputs, f.ids, folder),

@@ -31,6 +31,16 @@ class Progress:
     note: str = ""
     at_once: bool = False
 
+    def __str__(self) -> str:
+        """Return it as a line to print.
+
+        Examples
+        --------
+        >>> print(Progress("explain", 1_200, 4_000))
+        explain: 1,200 of 4,000 images
+        """
+        return " ".join(filter(None, (f"{self.task}: {self.done:,} of {self.total:,} {self.unit}", self.note)))
+
 
 Listener = Callable[[Progress], None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from exmap.records.base import IntArray, check_same_length
 
 __all__ = ["Explained", "Heatmaps", "Outputs", "predicted_class"]
 
+AT_ONCE = 2**16  # rows of logits that are looked at once; they may lie on disk
+
 
 def predicted_class(logits: NDArray[np.floating[Any]]) -> IntArray:
     """Return the class with the largest logit of each row, shape (N,); -1, which no label is, where any is not finite.
@@ -23,8 +26,12 @@ def predicted_class(logits: NDArray[np.floating[Any]]) -> IntArray:
     >>> predicted_class(np.array([[0.0, 1.0], [np.nan, 1.0]])).tolist()
     [1, -1]
     """
-    known = np.isfinite(logits).all(axis=1)
-    return np.where(known, logits.argmax(axis=1), -1).astype(np.int64)
+    found = np.empty(len(logits), dtype=np.int64)
+    for start in range(0, len(logits), AT_ONCE):
+        some = logits[start : start + AT_ONCE]
+        known = np.isfinite(some).all(axis=1)
+        found[start : start + AT_ONCE] = np.where(known, some.argmax(axis=1), -1)
+    return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,10 +51,12 @@ class Outputs:
     def __post_init__(self) -> None:
         check_same_length("outputs", features=self.features, logits=self.logits)
 
-    @property
+    @cached_property
     def predicted(self) -> IntArray:
         """Class with the largest logit, shape (N,); -1 where logits are not finite, as those of a damaged image."""
-        return predicted_class(self.logits)
+        found = predicted_class(self.logits)
+        found.setflags(write=False)  # all share it
+        return found
 
     def __repr__(self) -> str:
         return (

@@ -16,6 +16,7 @@ from exmap.runtime import generator
 __all__ = ["Head", "check_own_head", "check_samples", "each_halving", "finite_part", "halves", "scale_of"]
 
 NAMED = 3  # images in a sentence
+AT_ONCE = 2**17  # feature vectors that are classified at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ class Head:
     chosen: Mapping[str, float] = field(default_factory=dict)
 
     def predict(self, features: NDArray[np.floating]) -> IntArray:
-        """Return the class of each feature vector, shape (N,); -1 where that is not finite."""
-        return predicted_class(features @ self.weight.T + self.bias)
+        """Return the class of each feature vector, shape (N,), which may lie on disk; -1 where that is not finite."""
+        if len(features) <= AT_ONCE:
+            return predicted_class(features @ self.weight.T + self.bias)
+        parts = [self.predict(features[start : start + AT_ONCE]) for start in range(0, len(features), AT_ONCE)]
+        return np.concatenate(parts)
 
 
 def check_samples(features: NDArray[np.floating], labels: IntArray, groups: Groups | None) -> Groups:

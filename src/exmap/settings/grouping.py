@@ -151,6 +151,9 @@ class AutoSettings(Section):
         Largest number of random halvings; last layers are fitted to one half and judged on the other.
     draws : int
         Bootstrap samples behind the confidence of the choice.
+    most_images : int
+        Images that a choice is made by. Of more, a random sample of each class and predicted class stands for all; the
+        others are in no group of the choice.
     repair : "last_layer" or "auto"
         What is retrained; if the last layer does not suffice, auto also tries more expensive repairs on pseudo-groups
         of the training images, and keeps the cheapest one within noise of the best.
@@ -163,4 +166,5 @@ class AutoSettings(Section):
     only_if_found: bool = True
     halvings: int = Field(6, ge=1, le=10_000)
     draws: Count = 100
+    most_images: int = Field(100_000, ge=1_000, le=1_000_000_000)
     repair: Literal["last_layer", "auto"] = "last_layer"

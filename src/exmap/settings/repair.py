@@ -36,6 +36,9 @@ class RetrainSettings(ChoosingSection):
         A registered learner, or a dotted path ``package.module:Class``.
     repeats : int
         Number of last layers that a learner of the last layer fits, each with its own seed.
+    most_images : int
+        Images that last layers are fitted to. Of more, a random sample of each class and predicted class stands for
+        all.
     """
 
     registry: ClassVar[Registry] = LEARNERS
@@ -43,6 +46,7 @@ class RetrainSettings(ChoosingSection):
 
     learner: str = "dfr"
     repeats: int = Field(5, ge=1, le=10_000)
+    most_images: int = Field(100_000, ge=1_000, le=1_000_000_000)
 
 
 class EvaluateSettings(Section):
