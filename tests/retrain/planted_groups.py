@@ -18,7 +18,7 @@ from exmap.retrain.learner import WholeNetwork
 from exmap.runtime import torch_seed
 from exmap.settings import RuntimeSettings, TrainSettings
 
-RUNTIME = RuntimeSettings(accelerator="cpu")
+RUNTIME = RuntimeSettings(accelerator="cpu", precision="32-true")  # on every machine, whatever it is quickest in
 TRAIN = TrainSettings(epochs=6, batch_size=32, learning_rate=0.03, select="last")
 SHORT = TRAIN.model_copy(update={"epochs": 2})
 

@@ -25,6 +25,7 @@ QUICK: dict[str, Any] = {
     "lambdas": (0.0, 0.1),
     "up_weight": 3,
     "members": 3,
+    "repairs": "dfr|rwg[epochs=2]",  # a last layer and a whole network, of those that test_cheapest.py tries
 }
 
 

@@ -25,6 +25,7 @@ from exmap.exchange import Region, exchangeable
 from exmap.model.classifier import logits_of
 from exmap.model.fit import Answers, Objective
 from exmap.model.running import run_model, way_back
+from exmap.precision import Precision
 from exmap.records import Groups, IntArray, Listener
 from exmap.registry import LEARNERS
 from exmap.retrain.region import shortcut_region
@@ -36,6 +37,7 @@ from exmap.retrain.whole_network import Start
 __all__ = ["RelevancePenalty", "RelevanceRisk", "WithImages", "share_inside"]
 
 PENALTY = 0.3
+FLOAT32: Precision = "32-true"
 LEAST = 1e-12  # relevance of an image; below, its share is taken for 0
 
 
@@ -65,6 +67,9 @@ class RelevancePenalty(RWG):
     start
         By default the trained classifier. With ``initial`` there is no region.
 
+    Trained in float32 whatever the precision of `runtime`: the gradient is differentiated once more, which mixed
+    precision does not allow outside the step itself.
+
     Attributes
     ----------
     region_ : Region or None
@@ -78,6 +83,13 @@ class RelevancePenalty(RWG):
     every: PositiveInt = field(default=1, kw_only=True)
     start: Start = field(default="classifier", kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        named, self._told = self.runtime.precision, ""
+        if named not in ("auto", FLOAT32):
+            self._told = f"relevance is penalised in float32, not in {named}, as its gradient is differentiated again"
+        self.runtime = self.runtime.model_copy(update={"precision": FLOAT32})
+
     def begin(
         self,
         model: nn.Module,
@@ -88,6 +100,7 @@ class RelevancePenalty(RWG):
     ) -> None:
         """Ask the model's heatmaps where the shortcut is."""
         assert groups is not None
+        self.notes_ += tuple(filter(None, [self._told]))
         self.region_, why = self._region(model, split, groups, listen)
         if self.region_ is None:
             self.notes_ += (f"no relevance was penalised, and groups were only drawn equally often, as by rwg: {why}",)
