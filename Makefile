@@ -11,7 +11,9 @@ TSC    := npx --yes --package typescript@5.9.3 tsc --allowJs --checkJs --strict 
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-all slow fuzz crash bench docs tutorials lowest lint script types layers check clean
+.PHONY: install demo test test-all slow coverage fuzz crash bench docs tutorials lowest lint script types layers check clean
+
+install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,10 +27,15 @@ test: $(READY)
 	$(PYTEST) -m "not slow and not long"
 
 test-all: $(READY)
-	$(PYTEST) -m "not slow" --durations=25 --cov=exmap --cov-report=term:skip-covered
+	$(PYTEST) -m "not slow" --durations=25
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow --durations=25
+
+# Of the quick tests. From Python 3.12 on, lines are counted without slowing them down.
+coverage: $(READY)
+	COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
+	    $(PYTEST) -m "not slow and not long" --cov=exmap --cov-report=term:skip-covered
 
 # What docs/reliability.md counts: ten minutes each, continued where the last one ended (SEED=1 begins another).
 SEED ?= 0

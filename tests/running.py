@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from exmap import precision
 from exmap.auto import Effort, choose_groups
 from exmap.cli import main
 from exmap.pipeline.graph import STAGES
@@ -64,15 +65,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 main()
 """
 
-LIMITED = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.argv = ["exmap", *sys.argv[2:]]
-from exmap.cli import main
-main()
-"""
-
 
 # Commands
 
@@ -112,20 +104,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return Said(int(left.value.code or 0), streams.out, streams.err)
 
 
-def start_process(*words: str | Path, file_limit: int | None = None) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, with a largest file size if one is given (a full disk)."""
-    start = ["-c", PLAIN] if file_limit is None else ["-c", LIMITED, str(file_limit)]
+def start_process(*words: str | Path) -> subprocess.Popen[str]:
+    """Start a command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, *start, *map(str, words)],
+        [sys.executable, "-c", PLAIN, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def in_process(*words: str | Path, file_limit: int | None = None) -> Said:
+def in_process(*words: str | Path) -> Said:
     """Give a command in a process of its own, and wait for its end."""
-    process = start_process(*words, file_limit=file_limit)
+    process = start_process(*words)
     out, err = process.communicate(timeout=LONGEST)
     return Said(process.returncode, out, err)
 
@@ -175,7 +166,20 @@ def little_choices() -> Iterator[None]:
 
 def finished_run(factory: pytest.TempPathFactory) -> Path:
     """Return the one finished run of this session, whose classifier took the shortcut; copy it before changing it."""
-    return shared(factory, "finished-run", lambda folder: bring_up(folder, cheap_settings()))
+
+    def make(folder: Path) -> None:
+        with float32():
+            bring_up(folder, cheap_settings())
+
+    return shared(factory, "finished-run", make)
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """Train in float32 on processors of all kinds, while ``runtime.precision`` stays ``auto``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_instructions", str)
+        yield
 
 
 def auto_run(factory: pytest.TempPathFactory) -> Path:

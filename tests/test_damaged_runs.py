@@ -134,11 +134,14 @@ def test_a_damaged_file_of_a_run_that_kept_no_digests_is_refused_or_changes_noth
         assert str(run / name.partition("/")[0]) in said, damage
 
 
-@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, folder])
-def test_a_damaged_report_is_refused_by_the_run_and_written_again_by_report(copied: Path, damage: Damage) -> None:
-    damage(copied / "report" / "report.html")
-    with pytest.raises(RunFolderError, match=r"report/report.html is damaged .*; delete .*/report and run the command"):
-        bring_up(copied, opened_run(copied)[1], change=True)
+def test_a_damaged_report_is_refused_by_the_run_and_written_again_by_report(copied: Path) -> None:
+    page = copied / "report" / "report.html"
+    whole = page.read_bytes()
+    for damage in (cut, flip, Path.unlink, folder):
+        page.write_bytes(whole)
+        damage(page)
+        with pytest.raises(RunFolderError, match=r"report.html is damaged .*; delete .*/report and run the command"):
+            bring_up(copied, opened_run(copied)[1], change=True)
     report_run(*opened_run(copied), say=lambda _: None)
     bring_up(copied, opened_run(copied)[1], change=True)
 

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_tiny_run_writes_figures_and_tables(tmp_path: Path) -> None:
     subprocess.run([sys.executable, SCRIPT, "--tiny", "--out", tmp_path], check=True, capture_output=True)
     found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 
 from exmap.pipeline.runs import open_run, run_until
 from exmap.settings import RuntimeSettings, change_settings
-from running import CHEAP, LONGEST, Said, as_options, bring_up, cheap_settings, copy_run, results_of, start_process
+from running import CHEAP, LONGEST, Said, as_options, bring_up, copy_run, results_of, start_process
 
 pytestmark = pytest.mark.long
 
@@ -27,13 +28,32 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 FABRIC_RUN = (sys.executable, "-m", "lightning_fabric.cli")
 
 
+@dataclass(frozen=True)
+class Continued:
+    """A run of two processes, one of which was killed in training, and which the same command continued to its end."""
+
+    folder: Path
+    killed: Said
+    after: Said
+    trained: bool  # whether training was finished already when one was killed
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two processes that the command line has started by itself."""
+def continued(tmp_path_factory: pytest.TempPathFactory) -> Continued:
     folder = tmp_path_factory.mktemp("shared") / "run"
-    said = ended(start_process("run", "digits", "--out", folder, "--devices", "2", *as_options(*CHEAP, *OVERRIDES)))
-    assert said.code == 0, said.err
-    return folder
+    words = ("run", "digits", "--out", folder, "--devices", "2", *as_options(*CHEAP, *OVERRIDES))
+    process = start_process(*words)
+    wait_until((folder / "train.part" / "state.safetensors").exists, process)
+    os.kill(one_of_two(process, "spawn_main"), signal.SIGKILL)
+    killed, trained = ended(process), (folder / "train").exists()
+    return Continued(folder, killed, ended(start_process(*words)), trained)
+
+
+@pytest.fixture
+def shared(continued: Continued) -> Path:
+    """The folder of that run."""
+    assert continued.after.code == 0, continued.after.err
+    return continued.folder
 
 
 def started(*words: str | Path) -> subprocess.Popen[str]:
@@ -81,17 +101,13 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.01)
 
 
-def alike_training(one: Path, other: Path) -> None:
-    """Two runs of the same settings trained alike but for what sums round in other processes."""
+def alike(one: Path, other: Path) -> None:
+    """Two runs of the same settings agree but for what sums round in other processes."""
     left, right = (load_file(folder / "train" / "model.safetensors") for folder in (one, other))
     assert all(np.allclose(left[name], right[name], atol=1e-2) for name in left)
     left, right = (json.loads((folder / "train" / "history.json").read_text()) for folder in (one, other))
     assert [row["epoch"] for row in left] == [row["epoch"] for row in right]
 
-
-def alike(one: Path, other: Path) -> None:
-    """Two runs of the same settings agree but for what sums round in other processes."""
-    alike_training(one, other)
     for step in ("explain-val", "test"):
         left, right = (load_file(folder / step / "outputs.safetensors") for folder in (one, other))
         assert all(np.allclose(left[name], right[name], atol=1e-2) for name in left), step
@@ -114,7 +130,9 @@ def test_a_shared_run_says_how_quick_it_was_and_leaves_nothing_half_written(shar
     assert [path.name for path in shared.rglob("*") if path.suffix == ".part"] == []
 
 
-def test_two_hosts_make_the_run_that_two_processes_of_one_host_make(shared: Path, tmp_path: Path) -> None:
+def test_two_hosts_make_the_run_that_two_processes_of_one_host_make_though_one_was_killed(
+    shared: Path, tmp_path: Path
+) -> None:
     port, folder = free_port(), tmp_path / "run"
     hosts = [
         started(
@@ -134,24 +152,15 @@ def test_two_hosts_make_the_run_that_two_processes_of_one_host_make(shared: Path
     assert lines == ["train: finished before, kept"]  # it counts how many processes trained, not where they were
 
 
-def test_a_process_killed_in_training_ends_the_run_and_the_same_command_continues_it(
-    shared: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    open_run(folder, cheap_settings(*OVERRIDES, "runtime.devices=2"))
-    process = start_process("train", folder)
-    wait_until((folder / "train.part" / "state.safetensors").exists, process)
-    os.kill(one_of_two(process, "spawn_main"), signal.SIGKILL)
-    said = ended(process)
+def test_a_process_killed_in_training_ends_the_run_and_the_same_command_continues_it(continued: Continued) -> None:
+    said = continued.killed
     assert said.code == 2
     assert "(of 2; SIGKILL)" in said.err
     assert "finished steps and epochs are kept" in said.err
     assert "Traceback" not in said.err
-    assert not (folder / "train").exists()
-    said = ended(start_process("train", folder))
-    assert said.code == 0, said.err
-    assert "train, classifier: continued" in said.out
-    alike_training(folder, shared)
+    assert not continued.trained
+    assert continued.after.code == 0, continued.after.err
+    assert "train, classifier: continued" in continued.after.out
 
 
 def test_a_process_killed_in_extraction_ends_the_run_and_a_new_start_makes_what_one_process_makes(

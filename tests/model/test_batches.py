@@ -65,10 +65,28 @@ def explained(fabric: Any) -> Found:
     return found
 
 
+def batches_by_free_memory(fabric: Any) -> list[slice]:
+    """Ask for other batches in each process, as where memory is not free alike."""
+
+    def compute(_: slice, images: np.ndarray) -> Sequence[torch.Tensor]:
+        return (torch.from_numpy(images),)
+
+    return [part for part, _ in computed_batches(images_split(23), 5 - fabric.global_rank, compute, fabric)]
+
+
+def made_together(fabric: Any) -> tuple[Found, list[slice]]:
+    return explained(fabric), batches_by_free_memory(fabric)
+
+
+@pytest.fixture(scope="module")
+def of_two() -> tuple[Found, list[slice]]:
+    """What two processes make together: to start them takes longer than their work."""
+    return in_processes(TWO, made_together)
+
+
 @pytest.mark.long
-def test_two_processes_make_what_one_makes_to_the_last_bit() -> None:
-    alone = in_processes(ONE, explained)
-    shared = in_processes(TWO, explained)
+def test_two_processes_make_what_one_makes_to_the_last_bit(of_two: tuple[Found, list[slice]]) -> None:
+    alone, shared = in_processes(ONE, explained), of_two[0]
     for n, (outputs, maps, told), (outputs_wanted, maps_wanted, told_wanted) in zip(SIZES, shared, alone, strict=True):
         assert len(maps) == n
         assert maps.values.tobytes() == maps_wanted.values.tobytes()
@@ -82,19 +100,9 @@ def test_two_processes_make_what_one_makes_to_the_last_bit() -> None:
         assert told == told_wanted
 
 
-def batches_by_free_memory(fabric: Any) -> list[slice]:
-    """Ask for other batches in each process, as where memory is not free alike."""
-
-    def compute(_: slice, images: np.ndarray) -> Sequence[torch.Tensor]:
-        return (torch.from_numpy(images),)
-
-    return [part for part, _ in computed_batches(images_split(23), 5 - fabric.global_rank, compute, fabric)]
-
-
 @pytest.mark.long
-def test_processes_agree_on_the_batches_whatever_memory_each_has() -> None:
-    made = in_processes(TWO, batches_by_free_memory)
-    assert made == list(batch_slices(23, 4))
+def test_processes_agree_on_the_batches_whatever_memory_each_has(of_two: tuple[Found, list[slice]]) -> None:
+    assert of_two[1] == list(batch_slices(23, 4))
 
 
 def second_fails(fabric: Any, how: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import exmap
-from running import CHEAP
+from running import CHEAP, as_options
 from sharing import shared
 
 ROOT = Path(__file__).parents[2]
@@ -117,5 +117,5 @@ def test_the_wheel_works_by_itself(wheel: Path, tmp_path: Path):
     command = str(python.with_name("exmap"))
     assert run(command, "--version") == f"exmap {exmap.__version__}\n"
     assert "audit" in run(command, "--help")
-    run(command, "run", "digits", "--out", "run", *(word for each in CHEAP for word in ("--set", each)))
+    run(command, "run", "digits", "--out", "run", *as_options(*CHEAP, "groups.sources=[exmap]"))
     assert "<html" in (tmp_path / "run" / "report" / "report.html").read_text("utf-8")[:2000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def open_page(page: Any = None, *, width: int = 1200, height: int = 900, scheme: str = "light") -> Tab:
         path = tmp_path / "report.html"
-        text = page if isinstance(page, str) else render_page(page or sample_page())
+        text = page if isinstance(page, str) else render_page(page) if page else usual_text()
         path.write_text(text, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
@@ -46,6 +47,12 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@cache
+def usual_text() -> str:
+    """Return the text of the page that most tests open."""
+    return render_page(sample_page())
 
 
 def is_foreign(url: str, path: Path) -> bool:

@@ -15,11 +15,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportW
 QUICK: dict[str, dict[str, Any]] = {"eiil": {"steps": 50}}
 
 
-LONG = ("resnet34", "resnet50", "umap_kmeans")  # large networks, and UMAP, which is compiled in each process
+TIERS = {
+    "umap_kmeans": pytest.mark.long,  # UMAP is compiled in each process
+    "resnet34": pytest.mark.slow,  # large networks, of the kind of resnet18
+    "resnet50": pytest.mark.slow,
+}
 
 
 def tiers(names: list[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
+    return [pytest.param(name, marks=TIERS[name]) if name in TIERS else name for name in names]
 
 
 @pytest.mark.parametrize("name", tiers(CLUSTERERS.names()))
