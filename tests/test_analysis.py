@@ -23,6 +23,7 @@ from exmap.errors import DataError, SettingsError
 from exmap.methods import Method, Part
 from exmap.pipeline.fitting import fit_last_layer
 from exmap.records import Explained, Groups, Heatmaps, Outputs, silent
+from exmap.report.outcome import accuracy_by_group, headline
 from exmap.retrain.balance import parts_of
 from exmap.runtime import generator, torch_seed
 from exmap.settings import Settings, change_settings
@@ -161,6 +162,14 @@ def test_the_same_seed_gives_the_same_analysis(found: Analysis) -> None:
     assert again.groups == found.groups
     assert again.results == found.results
     assert other.groups["random"] != found.groups["random"]
+
+
+def test_printed_it_says_what_was_found(found: Analysis) -> None:
+    before = accuracy_by_group(found, found.explained.predicted, "before")
+    lines = str(found).splitlines()
+    assert lines[0] == headline(found, before)
+    assert lines[-1] == repr(found)
+    assert "split" not in repr(found)
 
 
 def test_a_frame_has_a_row_per_explained_image(found: Analysis) -> None:

@@ -62,6 +62,13 @@ def test_a_shortcut_is_found_said_and_repaired(audited: tuple[Path, Said, dict[s
     assert (place / "out" / "report" / "report.html").is_file()
 
 
+def test_the_steps_speak_of_the_images_and_of_no_splits(audited: tuple[Path, Said, dict[str, str]]) -> None:
+    steps = audited[1].steps()
+    assert steps[1:3] == ["train, classifier (taken as it is): started", "explain, heatmaps of the images: started"]
+    assert not [line for line in steps if "split" in line or "finished before" in line]
+    assert "The classifier is right on" in audited[1].out
+
+
 def test_the_users_files_stay_as_they_are(mine: Path, audited: tuple[Path, Said, dict[str, str]]) -> None:
     assert {name: digests(mine)[name] for name in audited[2]} == audited[2]
     found = findings_in(audited[0] / "out")
@@ -185,7 +192,13 @@ def test_classes_in_another_order_are_named_and_the_corrected_command_goes_on(
     assert said.refused()
     assert "in the order b,a; give --classes" in said.err
     monkeypatch.setattr("exmap.pipeline.steps.explain_split", stop)
-    assert again("--classes", "b,a").code == 130  # and not refused for its settings
+    said = again("--classes", "b,a")
+    assert said.code == 130  # and not refused for its settings
+    assert "If you know another figure, check the preprocessing" in said.out
+    said = audit(f"{mine}/net.py:two", data, tmp_path / "b", "--classes", "a,b", weights=mine / "two.pt")
+    assert said.code == 130  # an order that is given is not refused
+    assert "Warning: the classifier is right on" in said.out
+    assert "in the order b,a; check --classes" in said.out
 
 
 def test_images_of_the_first_set_that_the_second_has_are_left_out(

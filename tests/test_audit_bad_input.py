@@ -150,6 +150,24 @@ def test_unknown_registered_names_are_refused_before_their_weights_are_asked_for
 @pytest.mark.parametrize(
     ("model", "said"),
     [
+        ("net.py", "is named by the function or class that makes it, such as .*net.py:.*; net.py has .*two"),
+        ("syntax.py", "such as .*syntax.py:build, got .*syntax.py$"),
+        ("two.pt", r"two.pt is a file of weights, and the model .* is needed, too: give the file by .*--weights"),
+        ("net.onnx", "give onnx:.*net.onnx"),
+        ("photos", "give hf:.*photos"),
+        ("resnet101", "choose one of: .*resnet18.*, or give torchvision:NAME, timm:NAME"),
+    ],
+)
+def test_models_that_are_named_as_people_do_at_first(place: Path, tmp_path: Path, model: str, said: str) -> None:
+    word = model if model == "resnet101" else str(place / model)
+    found = audit(word, place / "photos", tmp_path / "out")
+    assert found.refused(), found
+    assert _says(said, found.err.strip())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
         ("detector", "found boxes of a detection model"),
         ("segments", r"must return logits, .* found a tensor of shape \(2, 2, 16, 16\)"),
     ],

@@ -474,7 +474,7 @@ def test_one_command_at_a_time_writes_into_a_run(give: Give, copied: Path) -> No
     assert give("evaluate", copied).code == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow  # the same in this process above; tests/robustness/test_campaigns.py interrupts other processes
 def test_an_interrupted_process_lets_no_other_in_says_how_to_go_on_and_exits_with_130(give: Give, copied: Path) -> None:
     process = start_process("train", copied, "--set", "train.epochs=600")
     deadline = time.monotonic() + LONGEST

@@ -156,6 +156,7 @@ def test_a_hugging_face_folder_is_built_with_its_weights_where_there_are_any(tmp
             ["nothing"],
             "a model is given as a run folder, torchvision:NAME, timm:NAME, hf:FOLDER_OR_ID, onnx:FILE",
         ),
+        (["own_model.py"], "is named by the function or class that makes it, such as own_model.py:"),
         (["torchvision:resnet81"], "unknown model of torchvision 'resnet81' (did you mean 'resnet18'"),
         (["hf:nowhere"], "hf: needs a folder with config.json, found none in nowhere"),
         (["."], "is not a run folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -127,15 +128,29 @@ def test_a_dotted_path_needs_no_name() -> None:
     assert shapes().get(f"{__name__}:Square.name") == "square"
     assert shapes().get("fractions:Fraction").__name__ == "Fraction"
     assert refusal(shapes(), "fractions:Fracton").startswith(
-        "unknown shape in fractions 'Fracton' (did you mean 'Fraction'?); choose one of: "
+        "unknown shape 'Fracton' (did you mean 'Fraction'?); it must be in fractions"
     )
     assert refusal(shapes(), "no_such_package:Thing") == (
-        "the shape 'no_such_package:Thing' must be importable as package.module:Thing, but module 'no_such_package' is "
-        "not (ModuleNotFoundError: No module named 'no_such_package'); correct the path, or install the package"
+        "there is no module 'no_such_package' to import for no_such_package:Thing; the shape is given as "
+        "PACKAGE.MODULE:NAME or FILE.py:NAME"
     )
     assert (
         refusal(shapes(), "string:digits") == "the shape string:digits must be a class or a function, got '0123456789'"
     )
+
+
+@pytest.mark.parametrize("word", ["own_shapes:Circle", "own_shapes.py:Circle"])
+def test_what_lies_in_the_present_folder_is_found(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXMAP_MODULES", "{}")
+    monkeypatch.delitem(sys.modules, "own_shapes", raising=False)
+    (tmp_path / "own_shapes.py").write_text("class Circle:\n    ...\n")
+    before = list(sys.path)
+    assert shapes().build(word).__class__.__name__ == "Circle"
+    assert sys.path == before
+    assert str(tmp_path) in os.environ["EXMAP_MODULES"]  # spawned processes find it there
+    (tmp_path / "broken_shapes.py").write_text("1 / 0\n")
+    assert refusal(shapes(), word.replace("own", "broken")).count("ZeroDivisionError") == 1
 
 
 def installed(folder: Path, package: str, module: str, *points: str) -> None:

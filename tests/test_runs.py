@@ -7,7 +7,8 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -600,7 +601,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.01)
 
 
-@pytest.mark.long
+@pytest.mark.slow  # tests/robustness/test_campaigns.py kills commands at many more moments
 def test_a_process_killed_during_training_is_continued_by_the_same_command(tmp_path: Path) -> None:
     overrides = [*CHEAP, "train.epochs=12", "groups.sources=[exmap]"]
     killed = tmp_path / "killed"
@@ -621,11 +622,24 @@ def test_a_process_killed_during_training_is_continued_by_the_same_command(tmp_p
 # A full disk
 
 
-@pytest.mark.long
-def test_a_full_disk_while_training_is_one_sentence_and_the_same_command_finishes(tmp_path: Path) -> None:
+@contextmanager
+def full_disk(most: int = 50_000) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_while_training_is_one_sentence_and_the_same_command_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     words = ("run", "digits", "--out", folder, *as_options(*CHEAP))
-    said = in_process(*words, file_limit=50_000)
+    with full_disk():
+        said = command(monkeypatch, capsys, *words)
     assert said.refused(), said.err
     assert "state.safetensors" in said.err
     assert not (folder / "train").exists()
@@ -641,15 +655,11 @@ def test_a_full_disk_while_explaining_is_one_sentence_and_the_same_command_finis
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("explain", copied, *as_options("explain.size=4"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    try:
+    with full_disk():
         said = command(monkeypatch, capsys, *words)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert not (copied / "explain-val.part" / "done.json").exists()
-        assert np.load(copied / "explain-val" / "heatmaps.npy", allow_pickle=False).shape == (450, 3, 8, 8)
     assert said.refused(), said.err
+    assert not (copied / "explain-val.part" / "done.json").exists()
+    assert np.load(copied / "explain-val" / "heatmaps.npy", allow_pickle=False).shape == (450, 3, 8, 8)
     assert command(monkeypatch, capsys, *words).code == 0
     assert np.load(copied / "explain-val" / "heatmaps.npy", allow_pickle=False).shape == (450, 3, 4, 4)
 

@@ -173,7 +173,7 @@ class Analysis:
     def method_of(self, source: str) -> str | None:
         """Return the method that was given a source's groups, to fit on or to choose by; None where there is none.
 
-        Of the chosen groups that is the repair that was chosen among several, where one was.
+        For the chosen groups it is the repair that was chosen among several, if one was.
         """
         if source == AUTO and REPAIRED_BY in self.fits:
             return REPAIRED_BY
@@ -186,7 +186,7 @@ class Analysis:
 
     @property
     def last_word(self) -> str | None:
-        """The method to take the repaired classifier of: by edited groups, else chosen ones, else ExMap's."""
+        """The method whose repaired classifier counts: that on edited groups, else on chosen ones, else on ExMap's."""
         found = (self.method_of(source) for source in (EDITED, AUTO, ExMapGroups.name))
         return next((name for name in found if name is not None), self.method)
 
@@ -199,12 +199,12 @@ class Analysis:
         return plane
 
     def fit(self, method: str | None = None) -> Fit:
-        """Return what came of a method, by default of :attr:`last_word`.
+        """Return the fit of a method, by default of :attr:`last_word`.
 
         Raises
         ------
         DataError
-            If nothing was fitted, or the method is not among those that were.
+            If nothing was fitted, or this method was not.
         """
         name = method or self.last_word
         if name is None:
@@ -214,9 +214,9 @@ class Analysis:
         return self.fits[name]
 
     def repair(self, method: str | None = None) -> nn.Module:
-        """Return the repaired classifier, of the same class as the one that was explained, which stays as it is.
+        """Return the repaired classifier: a module of the same class as the explained one, which stays as it is.
 
-        Where the test for a shortcut leaves the classifier alone, that is the classifier itself.
+        If the test for a shortcut left the classifier alone, the classifier itself is returned.
 
         Parameters
         ----------
@@ -226,7 +226,7 @@ class Analysis:
         return self.fit(method).repaired(self.network(), self.grouped)
 
     def findings(self) -> Findings:
-        """Return the verdict and all that it rests on, as findings.json holds it.
+        """Return the verdict and its evidence, as findings.json holds them.
 
         Raises
         ------
@@ -238,21 +238,21 @@ class Analysis:
         return findings_of(self)
 
     def compare(self, model: nn.Module, images: Any, groups: Groups | None = None) -> Comparison:
-        """Return accuracy on other labelled images, of the classifier that was explained and of another one.
+        """Compare the explained classifier with another one on other labelled images.
 
         Parameters
         ----------
         model : torch.nn.Module
             The other one, for example the repaired classifier.
         images : Split, data set, DataLoader or (images, labels)
-            As :func:`exmap.analyze` takes them: best images that nothing was fitted to.
+            As :func:`exmap.analyze` takes them, preferably images that nothing was fitted to.
         groups : Groups, optional
-            Groups of these images to compare by; by default their true groups, or their classes where they have none.
+            Groups of these images to compare by. By default their true groups, or their classes if they have none.
 
         Raises
         ------
         DataError
-            For images or a model that do not fit.
+            For images or a model that do not fit the classes.
         """
         split = as_split(images, name="test", class_names=self.explained.class_names)
         index, names = reported_groups(split) if groups is None else (groups.index, groups.names)
@@ -261,7 +261,7 @@ class Analysis:
         return compare_predictions(predicted[0], predicted[1], split.labels, index, names, rng=rng)
 
     def report(self, path: str | Path, *, listen: Listener = silent) -> Path:
-        """Write the report page: one HTML file to open from disk or send by mail.
+        """Write the report page: one self-contained HTML file.
 
         Parameters
         ----------
@@ -289,11 +289,16 @@ class Analysis:
         return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
-        sources = ", ".join(self.groups)
-        return (
-            f"Analysis({self.task.name}, {len(self.explained):,} images of the {self.explained.split} split, "
-            f"groups by {sources}; {len(self.fits)} fits)"
-        )
+        of = "" if self.task.cross_fitted else f" of the {self.explained.split} split"
+        images, sources = f"{len(self.explained):,} images{of}", ", ".join(self.groups)
+        return f"Analysis({self.task.name}, {images}, groups by {sources}; {len(self.fits)} fits)"
+
+    def __str__(self) -> str:
+        """Return what was found, as the report begins."""
+        from exmap.report.outcome import accuracy_by_group, headline, remarks
+
+        before = accuracy_by_group(self, self.explained.predicted, "before")
+        return "\n".join([headline(self, before), *remarks(self), repr(self)])
 
     def _repr_html_(self) -> str:
         from exmap.report.notebook import analysis_html

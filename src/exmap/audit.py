@@ -178,9 +178,17 @@ def run_audit(
     runner = runner_of(run, settings, look=True, runtime=None, listen=listen, say=say)
     runner.bring_up(runner.graph.until("train"))
     model, split = runner.record(TRAIN), runner.task(images=True).val
-    if not settings.data.classes:
-        check_class_order(model, split, how="--classes", seed=settings.seed, listen=listen)
-    runner.bring_up(runner.graph.until("report"))
+    order = check_class_order(
+        model, split, how="--classes", chosen=bool(settings.data.classes), seed=settings.seed, listen=listen
+    )
+    if order.is_wrong:
+        say(f"Warning: {order.in_words(split.class_names)}; check --classes, or the names that the model states")
+    else:
+        say(
+            f"The classifier is right on {order.accuracy:.1%} of {order.images:,} images. If you know another figure, "
+            "check the preprocessing and the order of the classes first."
+        )
+    runner.bring_up(step for step in runner.graph.until("report") if step.name != TRAIN)
     publish(run, runner.graph)
     assert runner.gather is not None
     analysis = runner.gather(StepWork(runner, images=True))

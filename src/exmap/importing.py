@@ -60,7 +60,7 @@ def is_word(text: str) -> bool:
     return named and (place.endswith(".py") or all(part.isidentifier() for part in place.split(".")))
 
 
-def object_at(word: str, *, what: str = "a model", forms: str = FORMS) -> Any:
+def object_at(word: str, *, what: str = "a model", forms: str = FORMS, kind: str = "function") -> Any:
     """Return the thing that a word names, after the import of its module or file.
 
     Parameters
@@ -70,6 +70,8 @@ def object_at(word: str, *, what: str = "a model", forms: str = FORMS) -> Any:
         present one.
     what, forms : str
         What the word is for and how it may be written, for the sentence about a word that is wrong.
+    kind : str
+        What the name should be, for the sentence about a name that is not there.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def object_at(word: str, *, what: str = "a model", forms: str = FORMS) -> Any:
         if not hasattr(found, part):
             public = [(key, value) for key, value in getattr(found, "__dict__", {}).items() if not key.startswith("_")]
             known = [key for key, value in public if callable(value)]
-            raise SettingsError(unknown_among_many("function", part, known, f"it must be in {place}"))
+            raise SettingsError(unknown_among_many(kind, part, known, f"it must be in {place}"))
         found = getattr(found, part)
     return found
 

@@ -18,7 +18,7 @@ from exmap.explain.check import ModelCheck, check_model
 from exmap.importing import first_line
 from exmap.model import check_inputs, load_weights
 from exmap.model.named import FORMS, build_word, facts_of, kind_of
-from exmap.model.named.words import quiet
+from exmap.model.named.words import is_place, quiet, refuse_place
 from exmap.pipeline.looking import trained_classifier
 from exmap.records import Listener, silent
 from exmap.runtime import generator, torch_seed
@@ -176,6 +176,8 @@ def build_named(
     if Path(word).is_dir():
         return _of_run(Path(word), data_dir, listen)
     kind = kind_of(word)
+    if not kind and is_place(word):
+        refuse_place(word)
     if not kind:
         raise SettingsError(f"a model is given as a run folder, {FORMS}, got {word!r}, which is no folder here")
     if kind in ("torchvision", "timm") and classes is None:

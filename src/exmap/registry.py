@@ -1,9 +1,10 @@
 """The six kinds of things that can be added, each with a table of names.
 
 A name is looked up among our own things, then among the entry points of installed packages. A dotted path
-``package.module:Thing`` is looked up as it stands. The modules of our own package are imported at the first look-up, so
-a new file with one ``@LEARNERS.register`` is all it takes to add a learner, and importing exmap stays quick. Names and
-paths mean the same in every process, so worker processes find the same things.
+``package.module:Thing``, or a file's ``FILE.py:Thing``, is looked up as it stands, in the present folder, too. The
+modules of our own package are imported at the first look-up, so a new file with one ``@LEARNERS.register`` is all it
+takes to add a learner, and importing exmap stays quick. Names and paths mean the same in every process, so worker
+processes find the same things.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from threading import RLock
 from typing import Any, TypeVar, overload
 
 from exmap.arguments import REQUIRED, Option, check_values, options_of, parameters_of
-from exmap.errors import SettingsError, unknown_name
-from exmap.trusted import refuse_to_call, refuse_to_import
+from exmap.errors import DataError, SettingsError, unknown_name
+from exmap.importing import object_at
+from exmap.trusted import refuse_to_call
 
 __all__ = [
     "CLUSTERERS",
@@ -66,6 +68,7 @@ class Registry:
         self.kind, self.entry_points, self.package, self.given = kind, entry_points, package, frozenset(given)
         self._own: dict[str, Any] = {}
         self._words: list[tuple[Callable[[str], bool], Callable[[str], Any], bool]] = []
+        self._forms = ""
         self._searched = False
         self._lock = RLock()
 
@@ -104,7 +107,9 @@ class Registry:
         self._own[key] = thing
         return thing
 
-    def register_words(self, takes: Callable[[str], bool], find: Callable[[str], Any], *, own: bool = False) -> None:
+    def register_words(
+        self, takes: Callable[[str], bool], find: Callable[[str], Any], *, own: bool = False, forms: str = ""
+    ) -> None:
         """Let names of another form be looked up by a function, such as ``torchvision:NAME``.
 
         Parameters
@@ -115,11 +120,14 @@ class Registry:
             Returns the thing of such a name.
         own : bool
             Whether such names are a user's own, as dotted paths are.
+        forms : str
+            How names of all other forms are written, for the sentence about one that there is none of.
         """
         self._words.append((takes, find, own))
+        self._forms = forms or self._forms
 
     def get(self, name: str) -> Any:
-        """Return what has a name, or lies at a dotted path ``package.module:Thing``.
+        """Return what has a name, or lies at a path ``package.module:Thing`` or ``FILE.py:Thing``.
 
         Raises
         ------
@@ -141,7 +149,8 @@ class Registry:
                 return find(name)
         if ":" in name:
             return self._at(name)
-        raise SettingsError(unknown_name(self.kind, name, self.names()))
+        others = f", or give {self._forms}" if self._forms else ""
+        raise SettingsError(f"{unknown_name(self.kind, name, self.names())}{others}")
 
     def names(self) -> list[str]:
         """Return our names and those of installed entry points, sorted; nothing of other packages is imported."""
@@ -271,23 +280,12 @@ class Registry:
                 f"({type(error).__name__}: {error}); repair or uninstall that package"
             ) from error
 
-    def _at(self, path: str) -> Any:
-        """Return what lies at a dotted path."""
-        place, _, thing = path.partition(":")
-        refuse_to_import(path)
+    def _at(self, word: str) -> Any:
+        """Return what lies at a dotted path or in a file of the user's, which may lie in the present folder."""
         try:
-            found: Any = import_module(place)
-        except Exception as error:  # whatever the module does when it is imported
-            raise SettingsError(
-                f"the {self.kind} {path!r} must be importable as package.module:Thing, but module {place!r} is not "
-                f"({type(error).__name__}: {error}); correct the path, or install the package"
-            ) from error
-        for part in thing.split("."):
-            if not hasattr(found, part):
-                public = [name for name in vars(found) if not name.startswith("_")]
-                raise SettingsError(unknown_name(f"{self.kind} in {place}", part, public))
-            found = getattr(found, part)
-        return found
+            return object_at(word, what=f"the {self.kind}", kind=self.kind)
+        except DataError as error:  # whatever the module does when it is imported
+            raise SettingsError(str(error)) from error
 
 
 @lru_cache(maxsize=32)

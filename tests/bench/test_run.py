@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def test_other_settings_of_the_same_folder_make_its_steps_again(finished: Finish
     assert read_json(trained)["identity"] != before
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_fails_is_marked_and_the_rest_goes_on(tmp_path: Path, jobs: int) -> None:
     methods = ["erm", "exmap[size=64]+dfr", "exmap[n_clusters=100000]+dfr", "class_balanced"]
     rows, cells, said = bring(tmp_path / "b", methods, "train.epochs=1", jobs=jobs)
@@ -210,6 +211,26 @@ def test_what_fails_is_marked_and_the_rest_goes_on(tmp_path: Path, jobs: int) ->
     assert sum("failed: " in line for line in said) == 2
     assert [bool(row.failed) for row in rows] == [False, True, True, False]
     assert "got 64" in (tmp_path / "b" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "jobs"),
+    [
+        ("my_learner:Own", 1),
+        ("my_learner.py:Own", 1),
+        pytest.param("my_learner:Own", 2, marks=pytest.mark.slow),
+        pytest.param("my_learner.py:Own", 2, marks=pytest.mark.long),
+    ],
+)
+def test_a_learner_in_the_present_folder_is_found_in_all_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, jobs: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXMAP_MODULES", "{}")
+    monkeypatch.delitem(sys.modules, "my_learner", raising=False)
+    Path("my_learner.py").write_text("from exmap.retrain import DFR\nclass Own(DFR):\n    name = 'own'\n")
+    _, cells, _ = bring(tmp_path / "b", [f"classes+{word}"], "train.epochs=1", jobs=jobs)
+    assert [cell["status"] for cell in cells] == ["done"], cells[0].get("reason")
 
 
 def test_a_diverging_loss_fails_all_cells_of_its_classifier(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from exmap.records import Groups, Outputs, silent
 from exmap.report.notebook import analysis_html
 from exmap.report.outcome import headline
 from exmap.results import ClassHarm, MethodResult, Results
+from exmap.retrain.harm import judge_network
 from exmap.settings import Settings, change_settings
 from sample_analysis import sample_analysis
 
@@ -107,6 +108,24 @@ def test_the_page_begins_with_it_and_escapes_it(analysis: Analysis, fit: Fit) ->
     html = analysis_html(shown)
     assert HOSTILE not in html
     assert "Retraining makes class" in html
+
+
+def test_the_first_line_states_accuracies_of_classes_alone_and_the_page_says_whose(
+    analysis: Analysis, fit: Fit, tmp_path: Path
+) -> None:
+    assert analysis.method is not None
+    index = np.repeat([0, 1, 2], [180, 20, 100])  # of the class cat a large and a small group, and the class dog
+    labels, at = (index == 2).astype(np.int64), np.arange(300)
+    before = np.where((index == 1) & (at >= 182), 1, labels)
+    after = np.where((at < 40) | ((index == 1) & (at >= 198)), 1, labels)
+    verdict = judge_network(before, after, labels, index, ("cat", "dog"))
+    said = "Retraining costs class 'cat' (91 % to 79 % of 200 images), while the worst group improves."
+    assert verdict.first_line == said
+    worse = replace(fit, first_line=said, harm=verdict.classes)
+    shown = replace(analysis, fits={**analysis.fits, analysis.method: worse})
+    for each, count in ((shown, 1), (replace(analysis, fits={analysis.method: replace(fit, harm=())}), 0)):
+        text = each.report(tmp_path / "report.html").read_text()
+        assert text.count("by which the repair was judged before it was handed over") == count
 
 
 def outcome_before(analysis: Analysis) -> list:

@@ -54,45 +54,47 @@ def analyze(
     seed: int | None = None,
     listen: Listener = silent,
 ) -> Analysis:
-    """Explain a classifier, test it for shortcuts, group its images, repair it, and measure what that gives.
+    """Explain a classifier, test it for shortcuts, group its images, repair it, and measure the repair.
 
     Parameters
     ----------
     model : torch.nn.Module
         Any classifier: see :func:`exmap.model.logits_of` for what it may return. It stays as it is.
     images : Split, Task, data set, DataLoader, or (images, labels)
-        What is explained and grouped, best labelled images that the model was not trained on: a torch data set such as
-        torchvision's ImageFolder, a DataLoader, a Hugging Face data set, or arrays; see
-        :func:`exmap.data.given.as_split`. Of a task its validation split is explained, and its test split is for
-        measuring.
+        Labelled images to explain and group, preferably images that the model was not trained on: a torch data set such
+        as torchvision's ImageFolder, a DataLoader, a Hugging Face data set, or arrays; see
+        :func:`exmap.data.given.as_split`. If a Task is given, its validation split is explained and its test split
+        is measured.
     test : likewise, optional
-        Images to measure on. Without them all of `images` are measured, in parts (``evaluate.folds``), each part with
-        what was fitted to the others; for learners that retrain the whole network a random half of each class is kept.
+        Images to measure on. Without them all of `images` are measured, in parts (``evaluate.folds``): each part by
+        what was fitted to the others. For learners that retrain the whole network, a random half of each class is kept
+        for measuring instead.
     train : likewise, optional
-        What the model was trained on; for learners that retrain the whole network.
+        The images that the model was trained on; learners that retrain the whole network need them.
     classes : sequence of str, optional
         Names of the classes, in the order of the model's outputs; by default those of the data set.
     transform : callable, optional
-        Makes the model's input of an image, where the data set has PIL images.
+        Turns a PIL image into the model's input, if the data set holds PIL images.
     outputs : sequence of int, optional
-        Which of the model's outputs are the classes, where it has others.
+        Which of the model's outputs are the classes, if it has more outputs than that.
     learner : str, optional
-        What repairs the classifier, as ``exmap bench`` writes it: ``dfr``, ``afr``, ``subg[smallest_group=3]``;
-        by default that of the settings, ``dfr``.
+        The repair, as ``exmap bench`` writes it: ``dfr``, ``afr``, ``subg[smallest_group=3]``. By default that of the
+        settings, ``dfr``.
     sources : sequence of str, optional
-        Sources of groups to compare; ExMap's is always among them, and by default alone.
+        Sources of groups to compare. ExMap's is always among them, and is the only one by default.
     settings : Settings or sequence of str
         Other settings of the chain; a sequence holds ``section.key=value`` items, as ``exmap run --set`` takes them.
     explainer : object, optional
-        In the place of relevance propagation; see :class:`ExMap`.
+        An explainer to use in place of relevance propagation; see :class:`ExMap`.
     clusterer : object, optional
         An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in place of spectral clustering.
     auto : bool, optional
-        Whether the classifier is tested for shortcuts, and a grouping is chosen among many without group labels. By
-        default it is, unless `settings` are a Settings object that says otherwise.
+        Whether the classifier is tested for shortcuts, and one grouping is chosen among many without group labels. True
+        by default, unless `settings` is a Settings object that says otherwise.
     seed : int, optional
         By default that of the settings, 0.
-    listen : Listener
+    listen : callable
+        Is called with the progress of long steps: ``listen=print`` shows it.
 
     Returns
     -------

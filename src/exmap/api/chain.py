@@ -32,14 +32,15 @@ def load(name: str, *, data_dir: str | Path | None = None, listen: Listener = si
     Parameters
     ----------
     name : str
-        A data set's name (``exmap data list`` shows them) or a preset's. ``folder`` and ``table`` are your own images.
+        The name of a data set (``exmap data list`` shows them) or of a preset. ``folder`` and ``table`` are for images
+        of your own.
     data_dir : path, optional
         Folder of the data set's files; by default that in the environment variable EXMAP_DATA_DIR.
     listen : Listener
         Called with progress while image files are opened for the first time.
     **changes
-        Other settings of the data, for example ``correlation=0.5`` or ``table="labels.csv"``, and of the images, for
-        example ``resize=128, crop=112``.
+        Other settings of the data, such as ``correlation=0.5`` or ``table="labels.csv"``, and of the images, such as
+        ``resize=128, crop=112``.
 
     Examples
     --------
@@ -66,14 +67,15 @@ def train(task: Task, settings: Settings | None = None, *, seed: int = 0, listen
     ----------
     task : Task
     settings : Settings, optional
-        Its model, train and runtime sections are used. By default the preset of the task's name, or plain defaults.
+        The sections model, train and runtime are used. By default the preset with the task's name, or else plain
+        defaults.
     seed : int
     listen : Listener
 
     Returns
     -------
     torch.nn.Module
-        In evaluation mode, with the weights of the epoch of best worst-class validation accuracy.
+        In evaluation mode, with the weights of the epoch in which the worst class of the validation images was best.
     """
     if settings is None:
         settings = load_settings(task.name) if task.name in preset_names() else Settings()
@@ -91,7 +93,7 @@ def train(task: Task, settings: Settings | None = None, *, seed: int = 0, listen
 
 
 def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, seed: int = 0) -> GroupTable:
-    """Return the model's accuracy by group, with counts and bootstrap intervals.
+    """Return the accuracy of a model by group, with counts and bootstrap intervals.
 
     Parameters
     ----------
@@ -106,8 +108,8 @@ def evaluate(model: nn.Module, split: Split, groups: Groups | None = None, *, se
     Raises
     ------
     DataError
-        For a model that does not fit the split, or says nothing of some of its images; see
-        :func:`exmap.model.collect_outputs`. Images whose own pixels are not finite count as wrong, which `notes` say.
+        For a model that does not fit the split, or gives no answer for some of its images; see
+        :func:`exmap.model.collect_outputs`. Images whose own pixels are not finite count as wrong, and `notes` says so.
     """
     if groups is not None:
         index, names = groups.index, groups.names

@@ -45,10 +45,10 @@ class RepairedInRounds:
 
 
 def analyze_in_rounds(model: nn.Module, images: Any, *, rounds: int = 3, **given: Any) -> RepairedInRounds:
-    """Repair a classifier, explain again what came of it and find what is left, until no shortcut is found.
+    """Repair a classifier, explain the repaired one and repair what is left, until no shortcut is found.
 
-    Each round is an :func:`exmap.analyze` of the classifier that the one before left. Its chosen groups are crossed
-    with those of the rounds before, so that what was repaired stays repaired.
+    Each round is an :func:`exmap.analyze` of the classifier that the previous round left. Its chosen groups are crossed
+    with those of earlier rounds, so that what was repaired stays repaired.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def analyze_in_rounds(model: nn.Module, images: Any, *, rounds: int = 3, **given
         Stays as it is.
     images : Split, Task, data set, DataLoader, or (images, labels)
     rounds : int, at least 1
-        How many are made at most.
+        The largest number of rounds.
     **given
         The other arguments of :func:`exmap.analyze`. A grouping is chosen in every round (``auto``).
 
@@ -67,7 +67,7 @@ def analyze_in_rounds(model: nn.Module, images: Any, *, rounds: int = 3, **given
     Raises
     ------
     SettingsError
-        For fewer rounds than one, and what :func:`exmap.analyze` raises.
+        For fewer than one round, and whatever :func:`exmap.analyze` raises.
 
     Examples
     --------

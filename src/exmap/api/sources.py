@@ -54,12 +54,12 @@ class ExMap:
         An estimator with scikit-learn's ``fit(X)`` and ``labels_``, in place of `method`; it is cloned.
     seed : int
     batch_size : int
-        Images that are explained at once, at most: fewer where they are large, or would fill more than half of the free
-        memory. Where it runs out all the same they are explained in halves.
+        The largest number of images that are explained at once. It is smaller for large images, and where so many would
+        fill more than half of the free memory. If memory runs out all the same, batches are halved.
     auto : bool
-        Whether many groupings are weighed and one is chosen without group labels, as ``groups.auto`` does in a run.
-        It weighs scopes, clusterings and numbers of clusters itself, so those and the representation are left at
-        their defaults; heatmaps are of the given explainer, size, composite and target.
+        Whether one grouping is chosen among many without group labels, as ``groups.auto`` does in a run. It compares
+        scopes, clusterings and numbers of clusters itself, so leave those and the representation at their defaults.
+        The explainer, size, composite and target of the heatmaps are the given ones.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class ExMap:
     outputs_ : Outputs
         Features and logits. Both are set by :meth:`infer`.
     choice_ : AutoChoice
-        With `auto`: what was chosen and why (``choice_.record``), and whether there is a shortcut to be repaired at all
+        With `auto`: what was chosen and why (``choice_.record``), and whether there is a shortcut to repair at all
         (``choice_.repair``). Set by :meth:`infer`.
 
     Examples
@@ -105,8 +105,8 @@ class ExMap:
         model : torch.nn.Module
             Any classifier: see :func:`exmap.model.logits_of` for what it may return.
         split : Split
-            Usually the validation split. Its true groups are not looked at. With `auto`, images that the model was not
-            trained on: it is right on those it was.
+            Usually the validation split. Its true groups are not used. With `auto`, give images that the model was not
+            trained on, because it has learned those by heart.
         listen : Listener
 
         Raises

@@ -83,7 +83,6 @@ def audit(
         from exmap.audit import audit_settings, run_audit
         from exmap.data.words import data_settings_of
         from exmap.errors import SettingsError
-        from exmap.pipeline.disk import slug
         from exmap.pipeline.store import sole_writer
     try:
         numbers = [int(number) for number in listed(outputs)]
@@ -103,12 +102,19 @@ def audit(
         seed=seed,
     )
     settings = with_engine(settings, engine, address)
-    folder = out or Path("audits") / f"{slug(Path(model).name)}-{slug(Path(data).name)}"
+    folder = out or Path("audits") / f"{_in_a_name(model)}-{_in_a_name(data)}"
     console = console_of()
     with sole_writer(folder), at_work(console, "the same command continues from the last finished step") as (bars, say):
         made = run_audit(folder, settings, source=data, program=program, listen=bars, say=say)
     _show(console, folder, made)
     sys.exit(FOUND if fail_on_shortcut and made.findings.found else 0)
+
+
+def _in_a_name(word: str) -> str:
+    """Return the last part of a word for the name of a folder: ``my_model-build`` of ``nets/my_model.py:build``."""
+    from exmap.pipeline.disk import slug
+
+    return slug(Path(word).name.replace(".py:", "-").replace(":", "-"))
 
 
 def _show(console: Console, folder: Path, made: Audit) -> None:

@@ -114,7 +114,10 @@ def check_model(
             help="A run folder, torchvision:NAME, timm:NAME, hf:FOLDER, PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION.",
         ),
     ],
-    weights: Annotated[Path | None, typer.Option("--weights", help="A safetensors file.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="A safetensors file, or one that torch.save wrote; nothing in it is executed."),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", help="A .npy file of float images, (n, C, H, W). Default: random images.")
     ] = None,

@@ -141,7 +141,7 @@ def auto(run_dir: RunDir, data_dir: DataDir = None, overrides: Override = None) 
 
 @app.command(rich_help_panel="The chain, and its stages one by one")
 def report(run_dir: RunDir, data_dir: DataDir = None, trust: Trust = False) -> None:
-    """Regenerate the report of a finished run: report.html, a single file to open or send by mail."""
+    """Regenerate the report of a finished run: report.html, one self-contained file."""
     from exmap.pipeline.looking import report_run
     from exmap.pipeline.runs import open_run
     from exmap.settings import change_settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,15 @@ class ClassOrder:
         by_chance = chance + 2 * math.sqrt(chance * (1 - chance) / self.images)
         return self.accuracy <= by_chance and self.best >= max(GOOD, self.accuracy + BETTER)
 
+    def in_words(self, class_names: Sequence[str]) -> str:
+        """Return how often the classifier is right, and with which order of its classes it would be far more often."""
+        names = [class_names[number] for number in self.order]
+        said = ",".join(names[:NAMED]) + (",..." if len(names) > NAMED else "")
+        return (
+            f"the classifier is right on {self.accuracy:.0%} of {self.images:,} images, no more than by chance, but "
+            f"would be on {self.best:.0%} with its classes in the order {said}"
+        )
+
 
 def class_order(predicted: IntArray, labels: IntArray, n_classes: int) -> ClassOrder:
     """Compare predictions with labels under the order of the classes that suits them best.
@@ -79,7 +89,7 @@ def class_order(predicted: IntArray, labels: IntArray, n_classes: int) -> ClassO
 
 
 def check_class_order(
-    model: nn.Module, split: Split, *, how: str, seed: int = 0, listen: Listener = silent
+    model: nn.Module, split: Split, *, how: str, chosen: bool = False, seed: int = 0, listen: Listener = silent
 ) -> ClassOrder:
     """Refuse a classifier that is right no more often than by chance, and would be with its classes in another order.
 
@@ -89,6 +99,8 @@ def check_class_order(
     split : Split
     how : str
         How the order of the classes is given, for the error.
+    chosen : bool
+        Whether the user chose the order, which is then not refused.
     seed : int
         Of the images that are looked at.
     listen : Listener
@@ -101,12 +113,8 @@ def check_class_order(
     rows = generator(seed, "class order").permutation(len(split))[:LOOKED_AT]
     some = split.rows(np.sort(rows))
     found = class_order(collect_outputs(model, some, listen=listen).predicted, some.labels, split.n_classes)
-    if found.is_wrong:
-        names = [split.class_names[number] for number in found.order]
-        said = ",".join(names[:NAMED]) + (",..." if len(names) > NAMED else "")
+    if found.is_wrong and not chosen:
         raise DataError(
-            f"the classifier is right on {found.accuracy:.0%} of {found.images:,} images, no more than by chance, but "
-            f"would be on {found.best:.0%} with its classes in the order {said}; give {how} in that order, or in the "
-            "order they have if it is right"
+            f"{found.in_words(split.class_names)}; give {how} in that order, or in the order they have if it is right"
         )
     return found

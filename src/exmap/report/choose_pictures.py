@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exmap.cluster import group_means, similarity_to_means
+from exmap.cluster.sampling import by_turns
 from exmap.data.missing import MissingImages
 from exmap.explain import reduce_heatmaps
 from exmap.groups import explained_vectors
@@ -47,7 +48,7 @@ def small_vectors(analysis: Analysis) -> NDArray[np.float32]:
 
 def rows_on_map(analysis: Analysis) -> IntArray:
     """Return the images on the map, ascending: right and wrong ones of every group by turns, so that none is missed."""
-    return np.sort(_by_turns(_cells(analysis), analysis.settings.seed)[:MOST_POINTS])
+    return np.sort(_by_turns(_cells(analysis), analysis)[:MOST_POINTS])
 
 
 def _cells(analysis: Analysis) -> IntArray:
@@ -55,14 +56,8 @@ def _cells(analysis: Analysis) -> IntArray:
     return np.asarray(2 * analysis.pseudo_groups.index + analysis.explained.correct)
 
 
-def _by_turns(cell: IntArray, seed: int) -> IntArray:
-    """Return all rows, the first of every cell first, in a random order within each."""
-    order = generator(seed, "report", "rows").permutation(len(cell))
-    turn = np.empty(len(cell), dtype=np.int64)
-    for value in np.unique(cell):
-        rows = order[cell[order] == value]
-        turn[rows] = np.arange(len(rows))
-    return np.asarray(order[np.argsort(turn[order], kind="stable")])
+def _by_turns(cells: IntArray, analysis: Analysis) -> IntArray:
+    return by_turns(cells, generator(analysis.settings.seed, "report", "rows"))
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ def make_sheets(
     """
     first = [row for each in exemplars for rows in (each.typical, each.borderline, each.wrong) for row in rows.tolist()]
     first += also
-    others = on_map[_by_turns(_cells(analysis)[on_map], analysis.settings.seed)].tolist()
+    others = on_map[_by_turns(_cells(analysis)[on_map], analysis)].tolist()
     fewest = len(set(first))
     rows = np.array(list(dict.fromkeys([*first, *others])), dtype=np.int64)[: max(MOST_PICTURES, fewest)]
     parts = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]

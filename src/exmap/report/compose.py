@@ -147,6 +147,7 @@ def _page(analysis: Analysis, places: NDArray[np.float32], pictures: Pictures, r
         chosen=chosen_groups(analysis, _samples(analysis, pictures)),
         cross_fitted=analysis.task.cross_fitted,
         measured=outcome.measured_images(analysis),
+        judged=outcome.was_judged(analysis),
     )
 
 

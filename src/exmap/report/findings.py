@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["findings_of"]
 
+NEEDS_TRAINING_IMAGES = (
+    " That needs the training images, which were not given here; in Python: exmap.analyze(model, images, "
+    'train=training_images, settings=["auto.repair=auto"]).'
+)
+
 
 def findings_of(
     analysis: Analysis, *, model: AuditedModel | None = None, source: str = "", saved: str = ""
@@ -209,6 +214,8 @@ def _repair(record: AutoRecord, fit: Fit | None, analysis: Analysis, saved: str)
     left_alone = "" if name is None else analysis.fits[name].left_alone
     kept = "" if name is None else repairs_in_words(analysis.fits[name].repairs)
     last_layer = story.last_layer(record) if record.found else ""
+    if last_layer and last is not None and last.last_layer_suffices is False and analysis.task.cross_fitted:
+        last_layer += NEEDS_TRAINING_IMAGES
     return RepairFinding(
         repaired=fit is not None,
         why=" ".join(filter(None, (story.verdict(record, left_alone), last_layer, kept))),

@@ -37,6 +37,7 @@ __all__ = [
     "same_groups",
     "shown_method",
     "unusual_method",
+    "was_judged",
     "worst_found",
 ]
 
@@ -131,16 +132,28 @@ def _what_was_done(analysis: Analysis, record: AutoRecord) -> str:
         return f"{done}."
     found = worst_found(analysis)
     if found is not None and found.after is not None:
-        worst = f"{_spoken(found.before.value)} to {_spoken(found.after.value)}"
-        return f"{done}, which takes the worst of them from {worst} on {measured_images(analysis)}."
+        worst = _change("the worst of them", found.before.value, found.after.value)
+        return f"{done}, which {worst} on {measured_images(analysis)}."
     by = "class" if before.by_class else "group"
-    worst = " to ".join(_spoken(result.worst_group_accuracy) for result in (before, after))
-    return f"{done}, which takes the worst {by} of the {measured_images(analysis)} from {worst}."
+    name = f"the worst {by} of the {measured_images(analysis)}"
+    return f"{done}, which {_change(name, before.worst_group_accuracy, after.worst_group_accuracy)}."
+
+
+def _change(name: str, before: float, after: float) -> str:
+    """Return what a repair does to an accuracy, as a part of a sentence."""
+    first, then = _spoken(before), _spoken(after)
+    return f"leaves {name} at {first}" if first == then else f"takes {name} from {first} to {then}"
 
 
 def measured_images(analysis: Analysis) -> str:
     """Return what the images are called that accuracies are measured on."""
     return HELD_OUT if analysis.task.cross_fitted else "test images"
+
+
+def was_judged(analysis: Analysis) -> bool:
+    """Return whether the first line states accuracies of classes: those by which the repair was judged."""
+    name = shown_method(analysis)
+    return name is not None and any(each.images for each in analysis.fits[name].harm)
 
 
 def worst_found(analysis: Analysis) -> Comparison | None:

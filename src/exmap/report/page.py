@@ -71,6 +71,12 @@ class Page:
         What repaired the classifier, where that is to be said; empty for the last layer on the groups found here.
     chosen : mapping of str to sequence of ChosenGroup
         By class, where the chosen groups are others than those shown.
+    cross_fitted : bool
+        Whether images are measured by what was fitted to the others.
+    measured : str
+        What the images are called that accuracies are measured on.
+    judged : bool
+        Whether the headline begins with accuracies of classes by which the repair was judged.
     """
 
     title: str
@@ -99,6 +105,7 @@ class Page:
     chosen: Mapping[str, Sequence[ChosenGroup]] = field(default_factory=dict)
     cross_fitted: bool = False
     measured: str = "test images"
+    judged: bool = False
 
     @property
     def retrained(self) -> bool:

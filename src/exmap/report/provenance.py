@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command_line", "made_with", "settings_text"]
 
-PLACES = {"data": ("dir",), "images": ("cache_dir",), "model": ("weights",)}  # on the machine; a report is mailed
+PLACES = {"data": ("dir",), "images": ("cache_dir",), "model": ("weights",)}  # on the machine; a report goes to others
 NOT_IN_COMMAND = ("seed", "preset", "edits")
 
 

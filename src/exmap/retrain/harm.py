@@ -269,8 +269,7 @@ def _verdict(found: Mapping[int, ClassHarm], last: Comparison | None = None, *, 
         said.append(f"{_named(rare)[:1].upper()}{_named(rare)[1:]} {_has(rare)} too few images to tell, {_keep(rare)}.")
     if cost := [each for each in classes if each.images and not each.kept and not each.harmed]:
         gains = last is not None and last.worst_after > last.worst_before
-        worst = f"{_percent(last.worst_before)} to {_percent(last.worst_after)}" if gains and last is not None else ""
-        said.append(f"Retraining costs {_each(cost)}{worst and f', while the worst group goes from {worst}'}.")
+        said.append(f"Retraining costs {_each(cost)}{', while the worst group improves' if gains else ''}.")
     if absent := [each for each in classes if not each.images]:
         done = _keep(absent) if absent[0].kept else "so it may never be predicted"
         said.append(f"No image to retrain on is of {_named(absent)}, {done}.")

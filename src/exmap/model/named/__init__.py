@@ -14,7 +14,18 @@ from torch import nn
 from exmap.data.preprocess import Preprocess
 from exmap.model.named import hugging_face, onnx_file, own_function, scripted, timm_model, vision
 from exmap.model.named.chosen import ChosenOutputs
-from exmap.model.named.words import FORMS, FUNCTION, KINDS, Facts, check_outputs, kind_of, quiet, rest_of
+from exmap.model.named.words import (
+    FORMS,
+    FUNCTION,
+    KINDS,
+    Facts,
+    check_outputs,
+    is_place,
+    kind_of,
+    quiet,
+    refuse_place,
+    rest_of,
+)
 from exmap.registry import MODELS
 from exmap.settings import ModelSettings
 
@@ -51,6 +62,7 @@ def _find(word: str) -> Any:
 
 MODELS.register_words(lambda word: kind_of(word) in KINDS, _find)
 MODELS.register_words(lambda word: kind_of(word) == FUNCTION, own_function.find, own=True)
+MODELS.register_words(is_place, refuse_place, forms=FORMS)
 
 
 def build_word(settings: ModelSettings, n_classes: int | None) -> Any:

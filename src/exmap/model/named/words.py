@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -15,7 +18,18 @@ from exmap.errors import SettingsError
 from exmap.importing import is_word
 from exmap.model.rows import rows_for
 
-__all__ = ["FORMS", "KINDS", "Facts", "check_outputs", "kind_of", "quiet", "rest_of", "with_rows"]
+__all__ = [
+    "FORMS",
+    "KINDS",
+    "Facts",
+    "check_outputs",
+    "is_place",
+    "kind_of",
+    "quiet",
+    "refuse_place",
+    "rest_of",
+    "with_rows",
+]
 
 FORMS = (
     "torchvision:NAME, timm:NAME, hf:FOLDER_OR_ID, onnx:FILE, torchscript:FILE, PACKAGE.MODULE:FUNCTION or "
@@ -23,6 +37,8 @@ FORMS = (
 )
 KINDS = ("torchvision", "timm", "hf", "onnx", "torchscript")
 FUNCTION = "function"
+NAMED = 5  # functions in a sentence
+WEIGHTS = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth", ".safetensors", ".tar"})
 
 Builder = Callable[..., nn.Module]
 
@@ -61,6 +77,48 @@ def kind_of(word: str) -> str:
 def rest_of(word: str) -> str:
     """Return what stands behind the kind."""
     return word.partition(":")[2]
+
+
+def is_place(word: str) -> bool:
+    """Return whether a word is a file or a folder without what it is, as people name their model at first."""
+    return Path(word).suffix.lower() in {".py", ".onnx", *WEIGHTS} or os.path.isdir(word)
+
+
+def refuse_place(word: str) -> NoReturn:
+    """Say how a file or a folder is named as a model.
+
+    Raises
+    ------
+    SettingsError
+    """
+    path = Path(word)
+    suffix = path.suffix.lower()
+    if suffix == ".py":
+        known = _functions_in(path)
+        example = f"{word}:{known[-1] if known else 'build'}"
+        more = f"; {path.name} has {', '.join(known[-NAMED:])}" if known else ""
+        raise SettingsError(
+            f"a model in a Python file is named by the function or class that makes it, such as {example}, got "
+            f"{word}{more}"
+        )
+    if suffix == ".onnx":
+        raise SettingsError(f"an ONNX file is named with onnx: before it, got {word}; give onnx:{word}")
+    if suffix in WEIGHTS:
+        raise SettingsError(
+            f"{word} is a file of weights, and the model that they belong to is needed, too: give the file by "
+            f"model.weights (--weights) and the model as {FORMS} (torchscript:{word} if torch.jit.save wrote the file)"
+        )
+    raise SettingsError(f"a folder that save_pretrained wrote is named with hf: before it, got {word}; give hf:{word}")
+
+
+def _functions_in(path: Path) -> list[str]:
+    """Return the names of the functions and classes of a Python file in their order; it is not run."""
+    try:
+        parts = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [part.name for part in parts if isinstance(part, kinds) and not part.name.startswith("_")]
 
 
 @contextmanager
