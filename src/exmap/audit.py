@@ -184,9 +184,11 @@ def run_audit(
     if order.is_wrong:
         say(f"Warning: {order.in_words(split.class_names)}; check --classes, or the names that the model states")
     else:
+        _, height, width = split.images.shape
         say(
-            f"The classifier is right on {order.accuracy:.1%} of {order.images:,} images. If you know another figure, "
-            "check the preprocessing and the order of the classes first."
+            f"The classifier is right on {order.accuracy:.1%} of {order.images:,} images, which it is given as "
+            f"{width} x {height} pixels. If you know another figure, check the preprocessing (--transform) and the "
+            "order of the classes first."
         )
     runner.bring_up(step for step in runner.graph.until("report") if step.name != TRAIN)
     publish(run, runner.graph)

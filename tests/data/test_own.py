@@ -438,6 +438,14 @@ def test_splits_beside_classes_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_set_beside_splits_is_offered_by_its_name(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"train/cat": 2, "train/dog": 2, "holdout/cat": 2, "holdout/dog": 2})
+    assert folder_refused(tmp_path) == (
+        f"{tmp_path} must hold a folder per split or a folder per class, but train is a split's name and holdout is "
+        f"not; move one of them, or name one set of images: {tmp_path / 'holdout'}"
+    )
+
+
 def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
     assert folder(class_folders(tmp_path, {"train": 6, "bus": 6})).class_names == ("bus", "train")
 

@@ -237,9 +237,10 @@ def _split_folders(below: Sequence[Path], junk: Junk) -> list[Path]:
             junk.pass_over("folders without images", path)
         others = [path for path in others if path not in empty]
     if named and others:
+        sets = [path for path in others if Junk(junk.root).folders(path)]
         raise DataError(
             f"{junk.root} must hold a folder per split or a folder per class, but {named[0].name} is a split's name "
-            f"and {others[0].name} is not; move one of them"
+            f"and {others[0].name} is not; move one of them{f', or name one set of images: {sets[0]}' if sets else ''}"
         )
     return named
 
