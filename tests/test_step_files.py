@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from torch import nn
 
@@ -102,6 +103,18 @@ def test_outputs_come_back_as_they_were_written(tmp_path: Path) -> None:
     read = load_outputs(tmp_path)
     assert np.array_equal(read.features, outputs(5).features)
     assert np.array_equal(read.predicted, outputs(5).predicted)
+
+
+def test_a_mapped_file_is_known_by_a_path_from_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run")
+    folder.mkdir()
+    features, logits = outputs_file(folder)((5, 4), (5, 3))
+    features[:], logits[:] = 1, 2
+    save_outputs(Outputs(features, logits), folder)
+    np.testing.assert_array_equal(load_outputs(folder).logits, np.full((5, 3), 2))
 
 
 def test_outputs_stay_on_disk_in_the_file_that_safetensors_would_write(tmp_path: Path) -> None:

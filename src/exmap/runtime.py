@@ -180,6 +180,7 @@ def make_fabric(settings: RuntimeSettings) -> Fabric:
     """
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)  # we say what is trained in
     if launched() and settings.processes != _launch()["WORLD_SIZE"]:
         raise SettingsError(
             f"runtime.devices={settings.devices} on runtime.num_nodes={settings.num_nodes} must be the processes that "

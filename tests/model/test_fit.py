@@ -19,7 +19,7 @@ from exmap.records import Progress, silent
 from exmap.runtime import make_fabric, torch_seed
 from exmap.settings import RuntimeSettings, TrainSettings
 
-FABRIC = make_fabric(RuntimeSettings(accelerator="cpu"))
+FABRIC = make_fabric(RuntimeSettings(accelerator="cpu", precision="32-true"))
 Row = dict[str, object]
 
 

@@ -20,7 +20,7 @@ from exmap.records import Progress
 from exmap.runtime import make_fabric
 from exmap.settings import RuntimeSettings, TrainSettings
 
-FABRIC = make_fabric(RuntimeSettings(accelerator="cpu"))
+FABRIC = make_fabric(RuntimeSettings(accelerator="cpu", precision="32-true"))
 SAID = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
 CPU_ERROR = RuntimeError(SAID)
 GPU_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

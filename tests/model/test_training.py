@@ -15,8 +15,8 @@ from exmap.runtime import torch_seed
 from exmap.settings import RuntimeSettings, TrainSettings
 from hanging import at_most
 
-TWO = RuntimeSettings(accelerator="cpu", devices=2)
-ONE = RuntimeSettings(accelerator="cpu")
+TWO = RuntimeSettings(accelerator="cpu", devices=2, precision="32-true")
+ONE = RuntimeSettings(accelerator="cpu", precision="32-true")
 SETTINGS = TrainSettings(epochs=1, batch_size=16, learning_rate=0.05, select="last")
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
@@ -24,6 +23,11 @@ from exmap.cluster.sharing import sharing
 from exmap.errors import NumericalError
 from exmap.records import Progress
 from exmap.runtime import worker_threads
+
+if TYPE_CHECKING:
+    import torch  # imported where it is used: names of clusterers are known without it
+
+    Parts = list[tuple[slice, torch.Tensor]]
 
 __all__ = ["largest_pairs"]
 
@@ -39,7 +43,6 @@ MOST_RESTARTS, MOST_ROUNDS = 10_000, 1_000
 
 Product = Callable[[NDArray[Any]], NDArray[Any]]
 Block = NDArray[np.float32]  # of vectors, shape (N, width)
-Parts = list[tuple[slice, torch.Tensor]]
 
 
 def largest_pairs(
@@ -143,6 +146,8 @@ def _filtered(
 
 def _compressed(part: sparse.csr_array) -> torch.Tensor:
     """Return a matrix as torch multiplies it, which shares its memory."""
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that sparse matrices are new
         return torch.sparse_csr_tensor(
@@ -156,6 +161,8 @@ def _lifted(parts: Parts, block: Block, bound: float) -> Block:
     Eigenvalues in [-1, bound] are mapped into [-1, 1]; those above grow with their distance to it, and keep their
     order. The degree is such that 1 becomes about `LIFT`.
     """
+    import torch
+
     bound = max(bound, -0.9)
     middle, radius = (bound - 1) / 2, (bound + 1) / 2
     degree = int(np.clip(np.arccosh(LIFT) / np.arccosh((1 - middle) / radius), 1, HIGHEST))
@@ -171,6 +178,8 @@ def _lifted(parts: Parts, block: Block, bound: float) -> Block:
 
 def _multiplied(parts: Parts, block: Block) -> Block:
     """Return the product of a matrix and a block of vectors."""
+    import torch
+
     now, result = torch.from_numpy(block), torch.empty(block.shape)
     for rows, part in parts:
         torch.addmm(result[rows], part, now, beta=0, out=result[rows])

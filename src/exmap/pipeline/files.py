@@ -49,7 +49,7 @@ def save_outputs(outputs: Outputs, folder: Path) -> None:
     path, there = folder / OUTPUTS, _file_of(outputs)
     if there is None:
         save_arrays({"features": outputs.features, "logits": outputs.logits}, path)
-    elif there != path:
+    elif not (path.is_file() and there.samefile(path)):  # the array names its file from the root on
         shutil.copyfile(there, path)
     else:
         for array in (outputs.features, outputs.logits):
